@@ -1,0 +1,8 @@
+"""`microseg simulate` as a script, for `ray job submit --working-dir . -- python jobs/simulate.py configs/NAME.yaml`."""
+
+import sys
+
+from microseg_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["simulate", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""`microseg tile` as a script, for `ray job submit --working-dir . -- python jobs/tile.py configs/NAME.yaml`."""
+
+import sys
+
+from microseg_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["tile", *sys.argv[1:]]))

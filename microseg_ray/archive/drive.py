@@ -1,0 +1,214 @@
+"""The course of a run: prepare every micrograph, work off the shards, finish each micrograph with its last shard.
+
+An `Executor` decides where a task runs; the plain loop here is the reference, the actor pool in `segmentation` the
+other. The order of tasks never shows in the bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from microseg_ray.archive.run import Run
+from microseg_ray.archive.worker import ArchiveWorker, FinishTask, Outcome, Prepared, PrepareTask, ShardTask, Task, WorkerConfig
+from microseg_ray.catalog import Failure
+from microseg_ray.errors import MicrosegError, StoreError
+from microseg_ray.sources import fingerprint
+from microseg_ray.stores import MaskStore
+
+__all__ = ["Executor", "Input", "Ledger", "PlainLoop", "Progress", "drive", "is_done"]
+
+# Uncompressed bytes per pixel of mask and pyramid together: 1 + 1/4 + 1/16 + ...
+PYRAMID = 4 / 3
+
+
+class Executor(Protocol):
+    """Runs tasks somewhere; the consumer may append to `pending` between two outcomes."""
+
+    def run(self, pending: deque[Task]) -> Iterator[Outcome]:
+        """Yield one outcome for every task, in any order."""
+
+
+@dataclass(frozen=True)
+class PlainLoop:
+    """Tasks one after another in this process: what every other executor must equal, byte for byte."""
+
+    worker: ArchiveWorker
+
+    def run(self, pending: deque[Task]) -> Iterator[Outcome]:
+        """Yield outcomes in the order of the tasks."""
+        while pending:
+            yield self.worker.do(pending.popleft())
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file of the archive: its path below the archive's root, and where it lies."""
+
+    name: str
+    path: str
+
+
+@dataclass
+class Progress:
+    """Where a run stands; handed to the reporter after every outcome."""
+
+    micrographs: int
+    opened: int = 0
+    shards: int = 0
+    shards_done: int = 0
+    finished: int = 0
+    failed: int = 0
+    pixels: int = 0
+
+
+@dataclass
+class Ledger:
+    """What a run came to.
+
+    Attributes:
+        failures: Quarantined inputs.
+        computed: Shards computed now.
+        kept: Micrographs that were complete already.
+        prepared: What preparing found, by name.
+        details: Tracebacks of the engine's own failures.
+    """
+
+    failures: list[Failure] = field(default_factory=list)
+    computed: int = 0
+    kept: list[str] = field(default_factory=list)
+    prepared: dict[str, Prepared] = field(default_factory=dict)
+    details: list[str] = field(default_factory=list)
+
+
+def is_done(run: Run, item: Input, config: WorkerConfig) -> bool:
+    """Whether a micrograph's mask is complete and bound to this run and to the file as it is now."""
+    path = run.store_path(item.name)
+    if not path.exists():
+        return False
+    try:
+        store = MaskStore.open(path)
+        bound = {**config.identity, "fingerprint": fingerprint(item.path, config.fingerprint)}
+        same = all(store.identity.get(key) == value for key, value in bound.items())
+        wanted = None if config.pixel_size_um is None else list(config.pixel_size_um)
+        sized = wanted is None or store.note.get("pixel_size_um") == wanted
+        return same and sized and store.finished and not store.missing()
+    except (MicrosegError, OSError):
+        return False
+
+
+def drive(
+    run: Run,
+    inputs: Sequence[Input],
+    config: WorkerConfig,
+    executor: Callable[[], Executor],
+    report: Callable[[Progress], None],
+) -> Ledger:
+    """Do all that is missing.
+
+    Args:
+        run: The run folder.
+        inputs: The archive.
+        config: What workers are told.
+        executor: Makes the executor; called only if there is something to do.
+        report: Told after every outcome.
+
+    Returns:
+        The ledger.
+
+    Raises:
+        StoreError: The disk cannot hold the result, or a task failed in a way that makes going on senseless.
+    """
+    ledger = Ledger()
+    progress = Progress(len(inputs))
+    todo = [item for item in inputs if not is_done(run, item, config)]
+    ledger.kept = sorted({item.name for item in inputs} - {item.name for item in todo})
+    progress.opened = progress.finished = len(ledger.kept)
+    report(progress)
+    if not todo:
+        return ledger
+    pool = executor()
+    paths = {item.name: item.path for item in todo}
+    pending: deque[Task] = deque(PrepareTask(item.name, item.path, str(run.store_path(item.name))) for item in todo)
+    for outcome in pool.run(pending):
+        progress.opened += 1
+        if _noted(outcome, ledger, progress) and outcome.prepared is not None:
+            ledger.prepared[outcome.task.name] = outcome.prepared
+        report(progress)
+    _refuse_full_disk(run, ledger, config)
+    left = {name: len(found.missing) for name, found in ledger.prepared.items()}
+    pending = deque(_shards(run, ledger, paths))
+    progress.shards = len(pending)
+    pending.extend(_finish(run, name, ledger, paths) for name in sorted(left) if not left[name] and not ledger.prepared[name].finished)
+    progress.finished += sum(1 for name in left if not left[name] and ledger.prepared[name].finished)
+    for outcome in pool.run(pending):
+        task = outcome.task
+        if _noted(outcome, ledger, progress):
+            match task:
+                case ShardTask():
+                    ledger.computed += 1
+                    progress.shards_done += 1
+                    left[task.name] -= 1
+                    if not left[task.name]:
+                        pending.appendleft(_finish(run, task.name, ledger, paths))
+                case _:
+                    progress.finished += 1
+        report(progress)
+    return ledger
+
+
+def _noted(outcome: Outcome, ledger: Ledger, progress: Progress) -> bool:
+    """Book a failure; whether the outcome is good."""
+    if outcome.ok:
+        return True
+    if outcome.fatal:
+        raise StoreError(f"{outcome.task.path}: {outcome.reason}; the run stops here and can be resumed with the same command")
+    progress.failed += 1
+    ledger.failures.append(Failure(outcome.task.name, outcome.task.stage, outcome.reason))
+    if outcome.detail:
+        ledger.details.append(f"{outcome.task.name} ({outcome.task.stage})\n{outcome.detail}")
+    return False
+
+
+def _shards(run: Run, ledger: Ledger, paths: dict[str, str]) -> Iterator[ShardTask]:
+    """All missing shards, the largest micrographs first: a huge one begun last would keep one worker busy alone."""
+    order = sorted(ledger.prepared.items(), key=lambda item: (-item[1].shape[0] * item[1].shape[1], item[0]))
+    for name, found in order:
+        for shard in found.missing:
+            yield ShardTask(name, paths[name], str(run.store_path(name)), found.shape, found.limits, shard)
+
+
+def _finish(run: Run, name: str, ledger: Ledger, paths: dict[str, str]) -> FinishTask:
+    found = ledger.prepared[name]
+    return FinishTask(
+        name,
+        paths[name],
+        str(run.store_path(name)),
+        found.shape,
+        found.limits,
+        found.pixel_size_um,
+        found.pixel_size_source,
+    )
+
+
+def disk_bytes(prepared: Sequence[Prepared], config: WorkerConfig) -> int:
+    """Most bytes that the missing shards can take on disk."""
+    extra = {"none": 0, "margin": 1, "entropy": 1, "probabilities": 2 * len(config.classes)}[config.plan.extra]
+    share = sum(found.shape[0] * found.shape[1] * len(found.missing) / found.shards for found in prepared)
+    return int(share * (PYRAMID + extra))
+
+
+def _refuse_full_disk(run: Run, ledger: Ledger, config: WorkerConfig) -> None:
+    need = disk_bytes(list(ledger.prepared.values()), config)
+    free = shutil.disk_usage(Path(run.folder)).free
+    # Masks compress several-fold; float16 probabilities hardly.
+    certain = need if config.plan.extra == "probabilities" else need // 20
+    if certain > free:
+        raise StoreError(
+            f"{run.folder}: the results take up to {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            "free some space, give another output, or set extra: none"
+        )

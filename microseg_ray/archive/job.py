@@ -1,0 +1,96 @@
+"""From a job's settings to what is the same for the whole run: inputs, plan, identity, what workers are told."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.archive.drive import Input
+from microseg_ray.archive.plan import RunPlan, engine_plan
+from microseg_ray.archive.run import RunIdentity
+from microseg_ray.archive.worker import WorkerConfig
+from microseg_ray.catalog import relative_name
+from microseg_ray.models.card import ModelCard, read_card_and_digest
+from microseg_ray.sources import list_files, listing_root
+
+if TYPE_CHECKING:
+    from microseg_ray.settings import EngineSettings
+
+__all__ = ["Job", "archive_inputs", "prepare_job", "worker_config"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run before its first task.
+
+    Attributes:
+        inputs: The archive.
+        plan: Tiles, halo, memory, verdict.
+        config: What workers are told.
+        identity: What results are bound to.
+        record: What goes into run.json beside the identity.
+    """
+
+    inputs: list[Input]
+    plan: RunPlan
+    config: WorkerConfig
+    identity: RunIdentity
+    record: dict[str, Any]
+
+
+def archive_inputs(archive: str) -> list[Input]:
+    """The micrographs of an archive (folder, glob or file), named by their path below its root.
+
+    Raises:
+        InputError: There is nothing.
+    """
+    root = listing_root(archive)
+    return [Input(relative_name(path, root), str(path)) for path in list_files(archive)]
+
+
+def worker_config(settings: EngineSettings, card: ModelCard, digest: str, plan: RunPlan) -> WorkerConfig:
+    """What workers of this run are told."""
+    device = "cuda" if settings.gpu else "cpu"
+    threads = settings.threads or 1
+    pixels = {**asdict(plan.engine), "precision": settings.precision, "device": device, "threads": threads}
+    size = settings.pixel_size_um
+    return WorkerConfig(
+        checkpoint=str(Path(settings.checkpoint).absolute()),
+        precision=settings.precision,
+        device=device,
+        threads=threads,
+        plan=plan.engine,
+        identity={"model_digest": digest, "pixels": pixels},
+        classes=card.classes,
+        channels=card.in_channels,
+        scaling=card.scaling,
+        fingerprint=settings.fingerprint,
+        pixel_size_um=(float(size), float(size)) if isinstance(size, float | int) else size,
+        verdict=plan.verdict,
+        decoded_limit=int(settings.memory * 1024**3),
+    )
+
+
+def prepare_job(settings: EngineSettings) -> Job:
+    """Read the checkpoint's card, list the archive, decide the plan.
+
+    Raises:
+        InputError: The archive is missing or empty.
+        CheckpointError: The checkpoint cannot be used.
+        SettingsError: Settings that cannot work together or do not fit the memory.
+    """
+    card, digest = read_card_and_digest(settings.checkpoint)
+    plan = engine_plan(settings, card)
+    inputs = archive_inputs(settings.archive)
+    config = worker_config(settings, card, digest, plan)
+    record = {
+        "settings": settings.resolved(),
+        "archive": str(listing_root(settings.archive)),
+        "checkpoint": config.checkpoint,
+        "classes": [item.model_dump() for item in card.classes],
+        "verdict": plan.verdict,
+        "verdict_reason": plan.reason,
+        "fingerprint": config.fingerprint,
+    }
+    return Job(inputs, plan, config, RunIdentity(digest, config.identity["pixels"]), record)

@@ -1,0 +1,167 @@
+"""The command line: `microseg JOB [CONFIG.yaml] [--option value ...]`. The only place that starts Ray.
+
+Exit codes: 0 all done; 1 an error that stopped the job; 2 wrong usage or config; 3 finished, but some inputs were
+quarantined; 130 interrupted, to be resumed with the same command.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from microseg_ray.errors import MicrosegError, SettingsError
+from microseg_ray.settings import JOBS, JobSettings, RaySettings, load_settings
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["main", "run_job", "start_ray"]
+
+DONE, STOPPED, USAGE, QUARANTINED, INTERRUPTED = 0, 1, 2, 3, 130
+# Outputs that a Ray job would write into its throw-away working directory.
+OUTPUT_KEYS = ("output", "run")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one job.
+
+    Args:
+        arguments: Without the program's name; default: the command line.
+
+    Returns:
+        The exit code.
+
+    Example:
+        >>> main(["no-such-job"])
+        2
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if not given or given[0] in {"-h", "--help", "help"}:
+        _usage(Console())
+        return DONE if given else USAGE
+    if given[0] in {"-V", "--version"}:
+        from microseg_ray import __version__
+
+        Console(highlight=False).print(f"microseg {__version__}")
+        return DONE
+    job, rest = given[0], given[1:]
+    try:
+        if job not in JOBS:
+            raise SettingsError(f"microseg: no job {job!r}; there are {', '.join(JOBS)}")
+        return run_job(job, rest)
+    except SettingsError as error:
+        errors.print(f"[bold red]settings:[/] {_plain(error)}")
+        return USAGE
+    except MicrosegError as error:
+        errors.print(f"[bold red]error:[/] {_plain(error)}")
+        return STOPPED
+    except OSError as error:
+        errors.print(f"[bold red]error:[/] {_plain(error)}")
+        return STOPPED
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on from here")
+        return INTERRUPTED
+
+
+def run_job(job: str, arguments: list[str]) -> int:
+    """Load the settings of a job and run it; raises what the job raises.
+
+    Args:
+        job: A name in `settings.JOBS`.
+        arguments: Config and options.
+
+    Returns:
+        The exit code.
+    """
+    from microseg_ray import jobs
+
+    config: Path | None = None
+    if job != "info" and arguments and not arguments[0].startswith("-"):
+        config, arguments = Path(arguments[0]), arguments[1:]
+    if "--help" in arguments or "-h" in arguments:
+        _job_help(JOBS[job])
+        return DONE
+    settings = load_settings(JOBS[job], arguments, config)
+    _refuse_lost_output(settings)
+    step: Callable[[Any, Callable[[], None]], int] = jobs.STEPS[job]
+    return step(settings, lambda: start_ray(getattr(settings, "ray", RaySettings())))
+
+
+def start_ray(settings: RaySettings) -> None:
+    """Join the cluster that the settings or the environment name, or start a Ray of our own; once per process.
+
+    An embedded Ray listens on this machine only, without dashboard and usage statistics, and ends with the process.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # Train V2 warns at every start otherwise.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level="WARNING")
+        return
+    ray.init(
+        address="local",
+        num_cpus=settings.num_cpus or os.cpu_count(),
+        object_store_memory=settings.object_store_memory,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+
+
+def _refuse_lost_output(settings: JobSettings) -> None:
+    """Inside `ray job submit` the working directory is a copy that is thrown away: relative outputs would vanish."""
+    if not os.environ.get("RAY_JOB_ID") and "runtime_resources" not in Path.cwd().parts:
+        return
+    for key in OUTPUT_KEYS:
+        value = getattr(settings, key, None)
+        if isinstance(value, str) and not os.path.isabs(value):  # noqa: PTH117 - may be a URL
+            raise SettingsError(
+                f"{settings.job}.{key}: {value!r} is relative, and a Ray job's working directory is thrown away with the job; "
+                f"give an absolute path that all nodes see, as in --{key} /shared/{value}"
+            )
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _usage(console: Console) -> None:
+    console.print("usage: microseg JOB [CONFIG.yaml] [--option value ...]\n\njobs:", highlight=False, markup=False)
+    for name, cls in JOBS.items():
+        text = (cls.__doc__ or "").strip().splitlines()[0].partition(": ")[2]
+        console.print(f"  {name:<10} {text}", highlight=False, markup=False)
+    console.print("\n`microseg JOB --help` lists a job's options.", highlight=False, markup=False)
+
+
+def _job_help(cls: type[JobSettings]) -> None:
+    from pydantic_settings import CliApp
+
+    try:
+        CliApp.run(cls, cli_args=["--help"])
+    except SystemExit:
+        return
+
+
+def _plain(error: BaseException) -> str:
+    from rich.markup import escape
+
+    return escape(str(error) or type(error).__name__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

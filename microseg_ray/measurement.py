@@ -1,0 +1,124 @@
+"""Counts to areas: the numbers that people publish, and the tables that hold them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from microseg_ray.settings import ClassSpec
+
+__all__ = ["AREA_SCHEMA", "AreaRow", "Measured", "area_rows", "write_areas"]
+
+AREA_SCHEMA = pa.schema(
+    [
+        ("micrograph", pa.string()),
+        ("class_index", pa.int64()),
+        ("class_name", pa.string()),
+        ("pixel_count", pa.int64()),
+        ("measured_pixel_count", pa.int64()),
+        ("area_fraction", pa.float64()),
+        ("area_um2", pa.float64()),
+        ("pixel_size_um_y", pa.float64()),
+        ("pixel_size_um_x", pa.float64()),
+        ("pixel_size_source", pa.string()),
+        ("model_digest", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of one finished micrograph.
+
+    Attributes:
+        micrograph: Its path below the archive.
+        counts: (class,) int64 pixels.
+        pixel_size_um: (y, x) in micrometres, or None.
+        pixel_size_source: Where the pixel size comes from; empty when None.
+        model_digest: Identity of the model.
+    """
+
+    micrograph: str
+    counts: NDArray[np.int64]
+    pixel_size_um: tuple[float, float] | None
+    pixel_size_source: str
+    model_digest: str
+
+
+@dataclass(frozen=True)
+class AreaRow:
+    """One class in one micrograph; the columns of areas.csv.
+
+    `area_fraction` is `pixel_count / measured_pixel_count`, None where nothing was measured; `area_um2` is None without
+    a pixel size. An area fraction on a section is what is measured; a volume fraction is a stereological estimate from
+    it (ASTM E562, E1245) and is not called so here.
+    """
+
+    micrograph: str
+    class_index: int
+    class_name: str
+    pixel_count: int
+    measured_pixel_count: int
+    area_fraction: float | None
+    area_um2: float | None
+    pixel_size_um_y: float | None
+    pixel_size_um_x: float | None
+    pixel_size_source: str
+    model_digest: str
+
+
+def area_rows(measured: Measured, classes: tuple[ClassSpec, ...]) -> list[AreaRow]:
+    """Areas of every class of one micrograph.
+
+    Example:
+        >>> import numpy as np
+        >>> from microseg_ray.settings import ClassSpec
+        >>> counts = np.array([300, 100])
+        >>> rows = area_rows(Measured("a.tif", counts, (0.5, 0.5), "option", "f0"), (ClassSpec(name="matrix"), ClassSpec(name="pore")))
+        >>> rows[1].area_fraction, rows[1].area_um2
+        (0.25, 25.0)
+    """
+    total = int(measured.counts.sum())
+    size = measured.pixel_size_um
+    return [
+        AreaRow(
+            micrograph=measured.micrograph,
+            class_index=index,
+            class_name=item.name,
+            pixel_count=int(count),
+            measured_pixel_count=total,
+            area_fraction=int(count) / total if total else None,
+            area_um2=None if size is None else int(count) * size[0] * size[1],
+            pixel_size_um_y=None if size is None else size[0],
+            pixel_size_um_x=None if size is None else size[1],
+            pixel_size_source=measured.pixel_size_source,
+            model_digest=measured.model_digest,
+        )
+        for index, (item, count) in enumerate(zip(classes, measured.counts, strict=True))
+    ]
+
+
+def write_areas(folder: Path, rows: Iterable[AreaRow]) -> None:
+    """Write areas.csv and areas.parquet, each whole or not at all.
+
+    Args:
+        folder: The run folder.
+        rows: All rows, in the order in which they are to stand.
+    """
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=AREA_SCHEMA)
+    csv, parquet = folder / "areas.csv.partial", folder / "areas.parquet.partial"
+    pa.csv.write_csv(table, csv)
+    pq.write_table(table, parquet)
+    csv.replace(folder / "areas.csv")
+    parquet.replace(folder / "areas.parquet")

@@ -1,0 +1,289 @@
+"""Metrics of predicted masks against true ones, from one confusion matrix that can be merged in any order.
+
+Everything is counted in int64 and divided once at the end, so workers may count parts in any order and get the same
+numbers. What cannot be computed (a class that neither the truth nor the prediction holds) is nan, never 0 or 1, and is
+left out of means.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from microseg_ray.settings import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from rich.table import Table
+
+__all__ = ["ConfusionMatrix", "classification_report", "mean_of"]
+
+_CHUNK = 1 << 20
+_CLASS_METRICS = ("iou", "precision", "recall", "f1")
+
+
+class ConfusionMatrix:
+    """Pixel counts of each true class (rows) that were predicted as each class (columns).
+
+    Args:
+        counts: Integers (K, K), none negative.
+
+    Attributes:
+        counts: int64 (K, K).
+
+    Raises:
+        ValueError: Not a square of non-negative integers, or more than 255 classes.
+
+    Example:
+        >>> matrix = ConfusionMatrix.zeros(2)
+        >>> matrix.update(np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 1]], np.uint8))
+        >>> matrix.counts.tolist(), matrix.iou.tolist()
+        ([[1, 1], [0, 1]], [0.5, 0.5])
+    """
+
+    def __init__(self, counts: NDArray[np.integer[Any]]) -> None:
+        if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or not 1 <= len(counts) <= IGNORE_INDEX:
+            raise ValueError(f"a confusion matrix is (K, K) with K from 1 to {IGNORE_INDEX}, not {counts.shape}")
+        if not np.issubdtype(counts.dtype, np.integer) or (counts < 0).any():
+            raise ValueError("a confusion matrix holds counts: integers, none negative")
+        self.counts: NDArray[np.int64] = counts.astype(np.int64)
+
+    @classmethod
+    def zeros(cls, classes: int) -> ConfusionMatrix:
+        """An empty matrix of `classes` classes.
+
+        Example:
+            >>> ConfusionMatrix.zeros(3).counts.sum().item()
+            0
+        """
+        return cls(np.zeros((classes, classes), np.int64))
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.counts)
+
+    def update(
+        self,
+        target: NDArray[np.generic],
+        prediction: NDArray[np.generic],
+        unmeasured: Literal["error", "ignore"] = "error",
+    ) -> None:
+        """Add the pixels of one pair of masks.
+
+        Args:
+            target: True classes, integers of any shape; 255 is not labelled and not counted.
+            prediction: Predicted classes, integers of the same shape.
+            unmeasured: What to do where a labelled pixel's prediction is 255: an `error`, or `ignore` the pixel.
+
+        Raises:
+            ValueError: Shapes differ, not integers, or a value that is no class; nothing is added then.
+
+        Example:
+            >>> ConfusionMatrix.zeros(2).update(np.array([7]), np.array([0]))
+            Traceback (most recent call last):
+                ...
+            ValueError: target holds the value 7 in 1 pixels: classes are 0 to 1, and 255 is not labelled; check ...
+        """
+        if target.shape != prediction.shape:
+            raise ValueError(f"target of shape {target.shape} and prediction of {prediction.shape} do not match")
+        truth, guess = _as_bytes(target, "target"), _as_bytes(prediction, "prediction")
+        pairs = np.zeros(1 << 16, np.int64)
+        for start in range(0, truth.size, _CHUNK):
+            both = truth[start : start + _CHUNK].astype(np.uint16) << 8 | guess[start : start + _CHUNK]
+            pairs += np.bincount(both, minlength=len(pairs))
+        table = pairs.reshape(256, 256)
+        table[IGNORE_INDEX] = 0
+        if unmeasured == "ignore":
+            table[:, IGNORE_INDEX] = 0
+        for axis, name in ((1, "target"), (0, "prediction")):
+            held = table.sum(axis=axis)
+            strange = np.flatnonzero(held[self.classes :]) + self.classes
+            if strange.size:
+                value = int(strange[0])
+                hint = " (not measured; unmeasured='ignore' leaves such pixels out)" if value == IGNORE_INDEX else ""
+                raise ValueError(
+                    f"{name} holds the value {value} in {held[value]} pixels{hint}: classes are 0 to {self.classes - 1}, "
+                    f"and {IGNORE_INDEX} is not labelled; check the order and number of the classes"
+                )
+        self.counts += table[: self.classes, : self.classes]
+
+    def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        if not isinstance(other, ConfusionMatrix):
+            return NotImplemented
+        if other.classes != self.classes:
+            raise ValueError(f"confusion matrices of {self.classes} and {other.classes} classes cannot be added")
+        return ConfusionMatrix(self.counts + other.counts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ConfusionMatrix) and np.array_equal(self.counts, other.counts)
+
+    __hash__ = None  # type: ignore[assignment]  # update() changes it
+
+    def __repr__(self) -> str:
+        return f"ConfusionMatrix({self.counts.tolist()})"
+
+    @property
+    def support(self) -> NDArray[np.int64]:
+        """Labelled pixels of each class, int64 (K,)."""
+        totals: NDArray[np.int64] = self.counts.sum(axis=1)
+        return totals
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of the labelled pixels that are right; nan where none is labelled."""
+        total = int(self.counts.sum())
+        return int(np.trace(self.counts)) / total if total else float("nan")
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union (Jaccard index) of each class, float64 (K,)."""
+        return _ratio(self._hits, self.support + self._predicted - self._hits)
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """Share of a class's predicted pixels that are right, float64 (K,); nan where it is never predicted."""
+        return _ratio(self._hits, self._predicted)
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """Share of a class's true pixels that are found, float64 (K,); nan where it does not occur."""
+        return _ratio(self._hits, self.support)
+
+    @property
+    def f1(self) -> NDArray[np.float64]:
+        """F1 score (Dice coefficient) of each class, float64 (K,)."""
+        return _ratio(2 * self._hits, self.support + self._predicted)
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean of `iou` over the classes where it is defined; nan where none is."""
+        return _mean(self.iou)
+
+    @property
+    def _hits(self) -> NDArray[np.int64]:
+        return np.diagonal(self.counts)
+
+    @property
+    def _predicted(self) -> NDArray[np.int64]:
+        totals: NDArray[np.int64] = self.counts.sum(axis=0)
+        return totals
+
+    def as_metrics(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """The metrics in the shape of `metrics.json`: plain floats and integers, None for nan.
+
+        Raises:
+            ValueError: The number of names is not that of the classes.
+
+        Example:
+            >>> ConfusionMatrix(np.array([[2, 0], [0, 0]])).as_metrics(["clay", "pore"])["classes"]["pore"]["iou"]
+        """
+        _check_names(self, class_names)
+        columns = {name: getattr(self, name) for name in _CLASS_METRICS}
+        classes = {
+            name: {key: _plain(values[index]) for key, values in columns.items()}
+            | {"support": int(self.support[index])}
+            for index, name in enumerate(class_names)
+        }
+        return {"pixel_accuracy": _plain(self.pixel_accuracy), "mean_iou": _plain(self.mean_iou), "classes": classes}
+
+
+def mean_of(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Averages over images of dictionaries that `as_metrics` gave, each image counting the same.
+
+    None (undefined in that image) is left out; a value that is undefined in all stays None. `support` is added up.
+
+    Example:
+        >>> one, two = ConfusionMatrix(np.array([[1, 1], [0, 0]])), ConfusionMatrix(np.array([[1, 0], [0, 1]]))
+        >>> both = mean_of([one.as_metrics(["clay", "pore"]), two.as_metrics(["clay", "pore"])])
+        >>> both["pixel_accuracy"], both["classes"]["clay"]["support"]
+        (0.75, 3)
+    """
+    names = dict.fromkeys(name for image in metrics for name in image["classes"])
+    classes: dict[str, dict[str, Any]] = {}
+    for name in names:
+        held = [image["classes"][name] for image in metrics if name in image["classes"]]
+        classes[name] = {key: _mean_defined([one[key] for one in held]) for key in _CLASS_METRICS}
+        classes[name]["support"] = sum(one["support"] for one in held)
+    overall = {key: _mean_defined([image[key] for image in metrics]) for key in ("pixel_accuracy", "mean_iou")}
+    return overall | {"classes": classes}
+
+
+def classification_report(matrix: ConfusionMatrix, names: Sequence[str]) -> Table:
+    """A table for the terminal: each class, the accuracy, and the macro and support-weighted averages.
+
+    The numbers are those of scikit-learn's `classification_report` with `zero_division=nan`, and the IoU beside them.
+    Undefined values are shown as `-` and are left out of the averages.
+
+    Raises:
+        ValueError: The number of names is not that of the classes.
+
+    Example:
+        >>> table = classification_report(ConfusionMatrix(np.array([[3, 1], [0, 4]])), ["clay", "pore"])
+        >>> table.row_count, [column.header for column in table.columns]
+        (5, ['class', 'precision', 'recall', 'f1', 'iou', 'support'])
+    """
+    from rich.table import Table
+
+    _check_names(matrix, names)
+    columns = (matrix.precision, matrix.recall, matrix.f1, matrix.iou)
+    table = Table(title="classification report")
+    table.add_column("class")
+    for header in ("precision", "recall", "f1", "iou", "support"):
+        table.add_column(header, justify="right")
+    for index, name in enumerate(names):
+        table.add_row(name, *(_shown(values[index]) for values in columns), str(matrix.support[index]))
+    table.add_section()
+    total = str(matrix.support.sum())
+    table.add_row("accuracy", "", "", _shown(matrix.pixel_accuracy), "", total)
+    table.add_row("macro average", *(_shown(_mean(values)) for values in columns), total)
+    table.add_row("weighted average", *(_shown(_mean(values, matrix.support)) for values in columns), total)
+    return table
+
+
+def _as_bytes(mask: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
+    if mask.dtype == np.bool_:
+        return mask.ravel().view(np.uint8) if mask.flags.c_contiguous else mask.ravel().astype(np.uint8)
+    if not np.issubdtype(mask.dtype, np.integer):
+        raise ValueError(f"{name} is {mask.dtype}; a mask holds class indices, which are integers")
+    if mask.dtype != np.uint8 and mask.size:
+        for value in (int(mask.min()), int(mask.max())):
+            if not 0 <= value <= IGNORE_INDEX:
+                raise ValueError(f"{name} holds the value {value}; classes are 0 to {IGNORE_INDEX - 1}")
+    return mask.ravel().astype(np.uint8, copy=False)
+
+
+def _check_names(matrix: ConfusionMatrix, names: Sequence[str]) -> None:
+    if len(names) != matrix.classes:
+        raise ValueError(f"{len(names)} class names for {matrix.classes} classes")
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    ratio = np.full(len(whole), np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio
+
+
+def _mean(values: NDArray[np.float64], weights: NDArray[np.int64] | None = None) -> float:
+    """Mean over what is defined; nan where nothing is. Where all weights are zero, unweighted, as scikit-learn does."""
+    defined = ~np.isnan(values)
+    if not defined.any():
+        return float("nan")
+    scale = None if weights is None or not weights[defined].any() else weights[defined]
+    return float(np.average(values[defined], weights=scale))
+
+
+def _mean_defined(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _shown(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4f}"

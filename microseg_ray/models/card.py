@@ -1,0 +1,232 @@
+"""The model card: everything that inference needs to know beside the weights. No torch in here.
+
+A checkpoint is a folder of two files, `model.safetensors` (weights) and `model.json` (the card and the SHA-256 of the
+weights). Both are plain data; nothing in them can run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, ValidationError
+
+from microseg_ray.errors import CheckpointError
+from microseg_ray.settings import ClassSpec, Frozen, Scaling
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = [
+    "CARD_FILE",
+    "FORMAT_VERSION",
+    "WEIGHTS_FILE",
+    "ModelCard",
+    "ReceptiveField",
+    "checkpoint_digest",
+    "current_versions",
+    "read_card",
+    "read_card_and_digest",
+]
+
+CARD_FILE = "model.json"
+WEIGHTS_FILE = "model.safetensors"
+FORMAT_VERSION = 1
+DIGEST_KEY = "weights_sha256"
+"""Beside the card in `model.json`: safetensors has no checksum of its own, and a flipped bit loads silently."""
+
+_MAX_CARD_BYTES = 16 << 20
+_ADVICE = "give a folder that the train job wrote, such as OUTPUT/best"
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of what makes a model: `microseg_ray`, `torch`, `numpy` and `python`.
+
+    Example:
+        >>> sorted(current_versions())
+        ['microseg_ray', 'numpy', 'python', 'torch']
+    """
+    versions = {"python": platform.python_version()}
+    for name in ("microseg_ray", "torch", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+class ReceptiveField(Frozen):
+    """What a model sees around a pixel.
+
+    `radius`: pixels beyond a stride x stride block of outputs that its logits can depend on. `stride`: pixels that tile
+    origins and sides are multiples of. `tile_dependent`: layers that see the whole tile, whatever the radius says.
+
+    Example:
+        >>> ReceptiveField(radius=44, stride=8).halo
+        48
+    """
+
+    radius: int = Field(ge=0)
+    stride: int = Field(ge=1)
+    tile_dependent: tuple[str, ...] = ()
+
+    @property
+    def halo(self) -> int:
+        """The radius rounded up to the stride: with this halo tiles predict what the whole image does."""
+        return -(-self.radius // self.stride) * self.stride
+
+
+class Footprint(Frozen):
+    """What a model takes in memory: bytes of its parameters, and of its activations per input pixel.
+
+    `fp32` and `bf16`: bytes per pixel of the input at the fullest moment of a forward pass; 0 where not measured.
+
+    Example:
+        >>> Footprint(parameter_bytes=1000, fp32=640.0, bf16=320.0).bf16
+        320.0
+    """
+
+    parameter_bytes: int = Field(default=0, ge=0)
+    fp32: float = Field(default=0.0, ge=0)
+    bf16: float = Field(default=0.0, ge=0)
+
+
+class ModelCard(Frozen):
+    """Everything that inference needs to know about a model, but its weights.
+
+    `options` are the architecture's own; `pixel_size_um` is the (y, x) pixel size in micrometres that it was trained at,
+    if known; `training` and `metrics` are kept for the reader.
+
+    Example:
+        >>> card = ModelCard(
+        ...     architecture="unet",
+        ...     options={"width": 4, "depth": 2},
+        ...     in_channels=1,
+        ...     classes=(ClassSpec(name="clay"), ClassSpec(name="pore")),
+        ...     receptive_field=ReceptiveField(radius=20, stride=4),
+        ... )
+        >>> card.scaling.kind, len(card.classes)
+        ('dtype', 2)
+    """
+
+    format_version: int = FORMAT_VERSION
+    architecture: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+    in_channels: int = Field(ge=1, le=4096)
+    classes: tuple[ClassSpec, ...] = Field(min_length=1, max_length=255)
+    scaling: Scaling = Scaling()
+    pixel_size_um: tuple[float, float] | None = None
+    receptive_field: ReceptiveField
+    footprint: Footprint = Footprint()
+    training: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=current_versions)
+
+
+def read_card(folder: str | os.PathLike[str]) -> ModelCard:
+    """The card of a checkpoint.
+
+    Raises:
+        CheckpointError: Folder or file missing, not valid JSON, keys unknown, missing or impossible, or a newer format;
+            the message names folder, file and key.
+
+    Example:
+        >>> read_card("/nowhere")
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.CheckpointError: /nowhere: no such checkpoint folder; give a folder that the train job ...
+    """
+    return read_card_and_digest(folder)[0]
+
+
+def read_card_and_digest(folder: str | os.PathLike[str]) -> tuple[ModelCard, str]:
+    """The card of a checkpoint and the SHA-256 that its weights must have.
+
+    Raises:
+        CheckpointError: As `read_card`.
+
+    Example:
+        >>> read_card_and_digest("/nowhere")
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.CheckpointError: /nowhere: no such checkpoint folder; give a folder that the train job ...
+    """
+    where = f"{folder}: {CARD_FILE}"
+    try:
+        document = json.loads(read_part(folder, CARD_FILE, _MAX_CARD_BYTES))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{where} is not valid JSON ({error}); copy the checkpoint again or train anew"
+        ) from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{where} must hold keys, not a {type(document).__name__}; {_ADVICE}")
+    written = document.get("format_version")
+    if not isinstance(written, int) or isinstance(written, bool) or not 1 <= written <= FORMAT_VERSION:
+        raise CheckpointError(
+            f"{where}: format_version {written!r} is not one that this microseg_ray reads (1 to {FORMAT_VERSION}); "
+            "install the microseg_ray that wrote it"
+        )
+    digest = document.pop(DIGEST_KEY, None)
+    if not isinstance(digest, str):
+        raise CheckpointError(f"{where}: {DIGEST_KEY} is missing, so the weights cannot be checked; {_ADVICE}")
+    try:
+        return ModelCard.model_validate(document), digest
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise CheckpointError(f"{where}: {key}: {problem['msg']}; {_ADVICE}") from error
+
+
+def checkpoint_digest(folder: str | os.PathLike[str]) -> str:
+    """The identity of a checkpoint: SHA-256 over both of its files, as 64 hex digits.
+
+    Raises:
+        CheckpointError: Folder or file missing or unreadable.
+
+    Example:
+        >>> checkpoint_digest("/nowhere")
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.CheckpointError: /nowhere: no such checkpoint folder; give a folder that the train job ...
+    """
+    digest = hashlib.sha256()
+    for name in (WEIGHTS_FILE, CARD_FILE):
+        content = read_part(folder, name)
+        # The length keeps two files from flowing into each other.
+        digest.update(f"{name}:{len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def read_part(folder: str | os.PathLike[str], name: str, limit: int | None = None) -> bytes:
+    """The bytes of one file of a checkpoint.
+
+    Raises:
+        CheckpointError: Folder or file missing, unreadable, or larger than `limit` bytes.
+
+    Example:
+        >>> read_part("/nowhere", "model.json")
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.CheckpointError: /nowhere: no such checkpoint folder; give a folder that the train job ...
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        kept = sorted(root.parent.glob(f".{root.name}.*.old")) if root.name else []
+        advice = f"a save was interrupted here: rename {kept[-1]} to {root}" if kept else _ADVICE
+        raise CheckpointError(f"{folder}: no such checkpoint folder; {advice}")
+    path = root / name
+    try:
+        if limit is not None and path.stat().st_size > limit:
+            raise CheckpointError(f"{folder}: {name} is larger than {limit} bytes; {_ADVICE}")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder}: {name} is missing, so this is no whole checkpoint; {_ADVICE}") from error
+    except OSError as error:
+        raise CheckpointError(f"{folder}: {name} cannot be read ({error.strerror}); check its permissions") from error

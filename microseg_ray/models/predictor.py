@@ -1,0 +1,275 @@
+"""A model made ready to predict: one scaling, one precision, the same bytes every time on the same machine."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from microseg_ray.models.card import ModelCard, checkpoint_digest
+from microseg_ray.models.checkpoint import load_checkpoint
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["Precision", "Predictor", "load_predictor", "scale_intensities"]
+
+Precision = Literal["bf16", "fp32"]
+
+_DTYPES = (np.uint8, np.uint16, np.float32)
+_STRIP_PIXELS = 1 << 16
+"""Pixels whose logits are compared at once on the CPU: few enough to stay in its cache."""
+
+
+class Predictor:
+    """Predicts batches of tiles: source integers in, classes or probabilities out.
+
+    Scaling `(value - low) / (high - low)` happens here, in float32, on the device; nothing is clipped. Batch norms are
+    folded into the convolutions before them, tensors are channels_last. With the same device, the same `threads` and
+    the same batches the same bytes come out.
+
+    Args:
+        model: Module from float32 (n, c, y, x) to logits (n, K, y, x); it is copied.
+        card: Describes the model.
+        precision: `bf16` runs the convolutions in bfloat16 (autocast) and the head in float32; `fp32` runs all in float32.
+        device: `cpu`, `cuda`, `cuda:1` ...
+        threads: Threads that torch uses in this process from now on; None leaves them as they are.
+
+    Attributes:
+        classes: Number of classes K.
+        stride: Pixels that the sides of a tile must be multiples of.
+        digest: The checkpoint's identity, or "" where the model was not loaded by `load_predictor`.
+
+    Raises:
+        ValueError: Unknown precision or fewer than one thread.
+
+    Example:
+        >>> from microseg_ray.models import build_model
+        >>> from microseg_ray.models.card import ReceptiveField
+        >>> from microseg_ray.settings import ClassSpec
+        >>> card = ModelCard(
+        ...     architecture="unet",
+        ...     in_channels=1,
+        ...     classes=(ClassSpec(name="clay"), ClassSpec(name="pore")),
+        ...     receptive_field=ReceptiveField(radius=10, stride=2),
+        ... )
+        >>> predictor = Predictor(build_model("unet", 1, 2, {"width": 2, "depth": 1}), card, precision="fp32")
+        >>> tiles = np.zeros((3, 1, 8, 8), np.uint8)
+        >>> predictor.masks(tiles, (0, 255)).shape
+        (3, 8, 8)
+        >>> predictor.scores(tiles, (0, 255)).shape, predictor.logits(tiles, (0, 255)).dtype
+        ((3, 2, 8, 8), dtype('float32'))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        card: ModelCard,
+        precision: Precision = "bf16",
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        if precision not in ("bf16", "fp32"):
+            raise ValueError(f"precision {precision!r} is unknown; known are bf16, fp32")
+        if threads is not None:
+            if threads < 1:
+                raise ValueError(f"threads {threads} is not possible; it must be at least 1")
+            torch.set_num_threads(threads)
+        self.card = card
+        self.classes = len(card.classes)
+        self.stride = card.receptive_field.stride
+        self.digest = ""
+        self.precision = precision
+        self.device = torch.device(device)
+        # A wrapper, so that a model that is one layer can be moved and folded like any other.
+        prepared = fold_norms(nn.Sequential(copy.deepcopy(model)).eval()).requires_grad_(requires_grad=False)
+        self._model = prepared.to(self.device)
+        for parameter in self._model.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+    def masks(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> NDArray[np.uint8]:
+        """The class of each pixel: that of the largest logit, the lower class on a tie.
+
+        Args:
+            batch: uint8, uint16 or float32 (n, c, y, x) as read from the source; y and x multiples of `stride`.
+            limits: Intensities (low, high) that become 0 and 1.
+
+        Returns:
+            uint8 (n, y, x).
+
+        Raises:
+            ValueError: Wrong shape, type or channels, or low not below high.
+        """
+        with self._context():
+            return largest(self._forward(batch, limits)).cpu().numpy()
+
+    def scores(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> NDArray[np.float32]:
+        """Probabilities of the classes: the softmax of the logits.
+
+        Args and errors are those of `masks`.
+
+        Returns:
+            float32 (n, K, y, x), contiguous.
+        """
+        with self._context():
+            return self._forward(batch, limits).contiguous().softmax(dim=1).cpu().numpy()
+
+    def logits(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> NDArray[np.float32]:
+        """The model's output before the softmax.
+
+        Args and errors are those of `masks`.
+
+        Returns:
+            float32 (n, K, y, x), contiguous.
+        """
+        with self._context():
+            return self._forward(batch, limits).contiguous().cpu().numpy()
+
+    @contextlib.contextmanager
+    def _context(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            if self.device.type == "cuda":
+                # One algorithm for one shape; and fp32 means float32, not TF32.
+                flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+                stack.enter_context(flags)
+            if self.precision == "bf16":
+                stack.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
+            yield
+
+    def _forward(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> Tensor:
+        channels = self.card.in_channels
+        if batch.ndim != 4 or batch.shape[1] != channels:
+            raise ValueError(f"batch of shape {batch.shape}: the model needs (n, {channels}, y, x)")
+        if batch.dtype.newbyteorder("=") not in _DTYPES:
+            raise ValueError(f"batch of {batch.dtype}: tiles are uint8, uint16 or float32")
+        native = np.require(batch, dtype=batch.dtype.newbyteorder("="), requirements=["C", "W"])
+        images = _uploaded(native, self.device)
+        logits: Tensor = self._model(scale_intensities(images, limits).contiguous(memory_format=torch.channels_last))
+        if logits.shape[1] != self.classes:
+            raise ValueError(f"the model gives {logits.shape[1]} classes, its card names {self.classes}")
+        return logits.float()
+
+
+def load_predictor(
+    folder: str | os.PathLike[str],
+    *,
+    precision: Precision = "bf16",
+    threads: int | None = None,
+    device: str = "cpu",
+) -> Predictor:
+    """The predictor of a checkpoint, with the checkpoint's digest.
+
+    Args:
+        folder: Checkpoint folder.
+        precision: As in `Predictor`.
+        threads: As in `Predictor`.
+        device: As in `Predictor`.
+
+    Raises:
+        CheckpointError: As `load_checkpoint`.
+
+    Example:
+        >>> load_predictor("/nowhere")
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.CheckpointError: /nowhere: no such checkpoint folder; give a folder that the train job ...
+    """
+    model, card = load_checkpoint(folder)
+    predictor = Predictor(model, card, precision, device, threads)
+    predictor.digest = checkpoint_digest(folder)
+    return predictor
+
+
+def scale_intensities(images: Tensor, limits: tuple[float, float] | Tensor) -> Tensor:
+    """Intensities as the numbers that a model sees: (value - low) / (high - low) in float32, not clipped.
+
+    Training and prediction both use this.
+
+    Args:
+        images: (n, c, y, x) of any real type.
+        limits: One (low, high) for all, or a tensor (n, 2) with those of each image.
+
+    Raises:
+        ValueError: low is not below high, as for a blank micrograph under percentile scaling.
+
+    Example:
+        >>> scale_intensities(torch.full((1, 1, 1, 1), 51, dtype=torch.uint8), (0, 255)).item()
+        0.20000000298023224
+    """
+    if isinstance(limits, tuple):
+        low, high = limits
+        if not low < high:
+            raise ValueError(f"intensity limits ({low}, {high}): low must be below high; is the micrograph blank?")
+        return images.to(torch.float32).sub(low).div_(high - low)
+    each = limits.to(device=images.device, dtype=torch.float32)
+    if each.shape != (len(images), 2):
+        raise ValueError(f"intensity limits of shape {tuple(each.shape)}: {len(images)} images need ({len(images)}, 2)")
+    if not bool((each[:, 0] < each[:, 1]).all()):
+        raise ValueError(f"intensity limits {each.tolist()}: low must be below high; is a micrograph blank?")
+    lows, highs = each[:, 0, None, None, None], each[:, 1, None, None, None]
+    return images.to(torch.float32).sub(lows).div_(highs - lows)
+
+
+def largest(logits: Tensor) -> Tensor:
+    """The class with the largest logit, uint8 (n, y, x); the lower class on a tie.
+
+    On the CPU a running maximum over strips that stay in the cache, 3 to 30 times faster than `argmax`
+    (class-first argmax: 110 ms a megapixel of 4 classes; this: 5).
+
+    Example:
+        >>> largest(torch.tensor([1.0, 3.0, 3.0]).reshape(1, 3, 1, 1)).item()
+        1
+    """
+    if logits.device.type != "cpu":
+        return logits.argmax(dim=1).to(torch.uint8)
+    count, classes, height, width = logits.shape
+    masks = torch.zeros((count, height, width), dtype=torch.uint8)
+    rows = max(1, _STRIP_PIXELS // max(width, 1))
+    for image, mask in zip(logits, masks, strict=True):
+        for top in range(0, height, rows):
+            strip = image[:, top : top + rows].contiguous()
+            best, chosen = strip[0].clone(), mask[top : top + rows]
+            larger = torch.empty_like(best, dtype=torch.bool)
+            for index in range(1, classes):
+                torch.gt(strip[index], best, out=larger)
+                # Classes only rise here, so the larger number is the later winner.
+                torch.maximum(chosen, larger.view(torch.uint8).mul(index), out=chosen)
+                torch.maximum(best, strip[index], out=best)
+    return masks
+
+
+def fold_norms(model: nn.Module) -> nn.Module:
+    """Fold each batch norm that follows a convolution in a Sequential into it, in place; for evaluation only.
+
+    Example:
+        >>> fold_norms(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval())[1]
+        Identity()
+    """
+    for parent in list(model.modules()):
+        if not isinstance(parent, nn.Sequential):
+            continue
+        for place in range(len(parent) - 1):
+            layer, norm = parent[place], parent[place + 1]
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+                parent[place] = fuse_conv_bn_eval(layer, norm)
+                parent[place + 1] = nn.Identity()
+    return model
+
+
+def _uploaded(batch: NDArray[np.generic], device: torch.device) -> Tensor:
+    """The batch on the device as it is; scaling it there moves a quarter of the bytes."""
+    if batch.dtype == np.uint16 and device.type != "cpu":
+        # Devices have few kernels for uint16.
+        return torch.from_numpy(batch.view(np.int16)).to(device).to(torch.int32).bitwise_and_(0xFFFF)
+    return torch.from_numpy(batch).to(device)

@@ -1,0 +1,222 @@
+"""The segment job: an archive through a pool of Ray actors into a run.
+
+Plain actors, each with two calls in flight, rather than Ray Data: measured in benchmarks/pool.py and decided in
+docs/decisions/0003. A row is coordinates; pixels never travel.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from microseg_ray.archive import ArchiveWorker, Outcome, Run, RunPlan, Task, prepare_job
+from microseg_ray.archive.drive import Executor, Ledger, PlainLoop, Progress, drive
+
+if TYPE_CHECKING:
+    from microseg_ray.measurement import AreaRow
+    from microseg_ray.archive.worker import WorkerConfig
+    from microseg_ray.settings import SegmentSettings
+
+__all__ = ["ActorPool", "Segmented", "segment"]
+
+CALLS_IN_FLIGHT = 2
+# Large tensors would otherwise be mapped and unmapped for every tile: 200,000 page faults each (docs/decisions/0004).
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30), "MALLOC_TOP_PAD_": str(64 << 20)}
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What the segment job came to."""
+
+    run: Run
+    plan: RunPlan
+    ledger: Ledger
+    areas: list[AreaRow]
+
+
+@dataclass
+class _Slot:
+    """One actor and what it is doing."""
+
+    actor: Any
+    tasks: dict[Any, Task] = field(default_factory=dict)
+    alone: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+
+class _Remote:
+    """The actor: an `ArchiveWorker` in a process of its own."""
+
+    def __init__(self, worker_class: type[ArchiveWorker], config: WorkerConfig) -> None:
+        self._worker = worker_class(config)
+
+    def do(self, task: Task) -> Outcome:
+        return self._worker.do(task)
+
+
+class ActorPool:
+    """Runs tasks on Ray actors, two calls deep; owns its failures.
+
+    A worker that dies or stalls is replaced. Its tasks are tried again, each alone on a worker, so that the next death
+    has one cause; a task that was there at `attempts` deaths comes back as a failed row.
+
+    Args:
+        config: What workers are told.
+        workers: Actors.
+        gpu: Give each actor a GPU.
+        attempts: Deaths after which a task is given up.
+        timeout: Seconds without any result after which a worker counts as stalled.
+        worker_class: For tests that inject failures.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        *,
+        workers: int,
+        gpu: bool = False,
+        attempts: int = 3,
+        timeout: float = 900.0,
+        worker_class: type[ArchiveWorker] = ArchiveWorker,
+    ) -> None:
+        self._attempts_allowed = attempts
+        self._timeout = timeout
+        self._attempts: dict[Task, int] = {}
+        self._suspects: deque[Task] = deque()
+        cpus = float(ray.cluster_resources().get("CPU", 1.0))
+        environment = {**ALLOCATOR, "OMP_NUM_THREADS": str(config.threads)}
+        remote = ray.remote(_Remote).options(
+            num_cpus=max(0.01, min(float(config.threads), cpus / workers)),
+            num_gpus=1 if gpu else 0,
+            max_concurrency=CALLS_IN_FLIGHT,
+            max_restarts=0,
+            runtime_env={"env_vars": environment},
+        )
+        self._spawn: Callable[[], Any] = lambda: remote.remote(worker_class, config)
+        self._slots = [_Slot(self._spawn()) for _ in range(workers)]
+
+    def run(self, pending: deque[Task]) -> Iterator[Outcome]:
+        """Yield one outcome for every task; the consumer may append to `pending` meanwhile."""
+        while True:
+            self._feed(pending)
+            waiting = {reference: slot for slot in self._slots for reference in slot.tasks}
+            if not waiting:
+                return
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=1.0)
+            if ready:
+                yield from self._collect(ready[0], waiting[ready[0]])
+            yield from self._check_stalled()
+
+    def close(self) -> None:
+        """End all actors."""
+        for slot in self._slots:
+            ray.kill(slot.actor)
+        self._slots = []
+
+    def _feed(self, pending: deque[Task]) -> None:
+        for index, slot in enumerate(self._slots):
+            if self._suspects and not slot.tasks:
+                slot.alone = True
+                self._submit(slot, self._suspects.popleft())
+            # While suspects wait, the first worker takes nothing new, so that it comes free for them.
+            elif not (slot.alone and slot.tasks) and not (self._suspects and index == 0):
+                slot.alone = False
+                while pending and len(slot.tasks) < CALLS_IN_FLIGHT:
+                    self._submit(slot, pending.popleft())
+
+    def _submit(self, slot: _Slot, task: Task) -> None:
+        if not slot.tasks:
+            slot.since = time.monotonic()
+        slot.tasks[slot.actor.do.remote(task)] = task
+
+    def _collect(self, reference: Any, slot: _Slot) -> Iterator[Outcome]:
+        try:
+            outcome: Outcome = ray.get(reference)
+        except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+            yield from self._replace(slot, f"its worker died ({_first_line(error)})")
+            return
+        except ray.exceptions.RayError as error:
+            outcome = Outcome(slot.tasks[reference], ok=False, reason=_first_line(error), detail=str(error))
+        del slot.tasks[reference]
+        slot.since = time.monotonic()
+        yield outcome
+
+    def _check_stalled(self) -> Iterator[Outcome]:
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.tasks and now - slot.since > self._timeout:
+                ray.kill(slot.actor)
+                yield from self._replace(slot, f"no result within shard_timeout ({self._timeout:g} s)")
+
+    def _replace(self, slot: _Slot, reason: str) -> Iterator[Outcome]:
+        tasks = list(slot.tasks.values())
+        slot.tasks.clear()
+        slot.actor = self._spawn()
+        for task in tasks:
+            self._attempts[task] = self._attempts.get(task, 0) + 1
+            if self._attempts[task] >= self._attempts_allowed:
+                yield Outcome(task, ok=False, reason=f"given up after {self._attempts[task]} tries: {reason}")
+            else:
+                self._suspects.append(task)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def segment(
+    settings: SegmentSettings,
+    report: Callable[[Progress], None] = lambda _: None,
+    start_ray: Callable[[], None] = lambda: None,
+    worker_class: type[ArchiveWorker] = ArchiveWorker,
+) -> Segmented:
+    """Segment an archive, or what is missing of it.
+
+    Args:
+        settings: The job's settings; `workers: 0` runs in this process, without Ray.
+        report: Told after every task.
+        start_ray: Called before the first actor is made, and only if there is something to do.
+        worker_class: For tests that inject failures.
+
+    Returns:
+        The run, its ledger and its areas.
+
+    Raises:
+        InputError: The archive is missing or empty.
+        CheckpointError: The checkpoint cannot be used.
+        RunMismatchError: The output holds a run of another model or other settings.
+        StoreError: The disk is full.
+    """
+    job = prepare_job(settings)
+    run = Run.create(settings.output, job.identity, job.record, overwrite=settings.overwrite)
+    pools: list[ActorPool] = []
+
+    def executor() -> Executor:
+        if settings.workers == 0:
+            return PlainLoop(worker_class(job.config))
+        start_ray()
+        pools.append(
+            ActorPool(
+                job.config,
+                workers=settings.workers,
+                gpu=settings.gpu,
+                attempts=settings.attempts,
+                timeout=settings.shard_timeout,
+                worker_class=worker_class,
+            )
+        )
+        return pools[0]
+
+    with run.locked():
+        try:
+            ledger = drive(run, job.inputs, job.config, executor, report)
+        finally:
+            for pool in pools:
+                pool.close()
+        areas = run.write_tables([item.name for item in job.inputs], ledger.failures)
+    return Segmented(run, job.plan, ledger, areas)

@@ -1,0 +1,366 @@
+"""Micrograph: one image file behind one interface, and the guards that every format shares."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+import numpy as np
+
+from microseg_ray.errors import InputError
+from microseg_ray.geometry import Box
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from microseg_ray.sources.pixel_size import PixelSize
+
+__all__ = [
+    "MAX_CHUNK_BYTES",
+    "MAX_DECODED_BYTES",
+    "MAX_PIXELS",
+    "Micrograph",
+    "MicrographInfo",
+    "Pixels",
+    "bound_decoded",
+    "bound_ratio",
+    "bound_shape",
+    "equal_channels",
+    "reading",
+    "without_alpha",
+]
+
+Format = Literal["tiff", "png", "jpeg", "zarr"]
+
+MAX_PIXELS = 1 << 38
+"""Pixels of the largest micrograph that is believed (a square of 524 288): above it the header is damaged or hostile."""
+
+MAX_DECODED_BYTES = 8 << 30
+"""Bytes that an open micrograph may hold where its format cannot be read by region."""
+
+MAX_CHUNK_BYTES = 1 << 30
+"""Bytes of the largest tile, strip or chunk of a file that is read by region."""
+
+_BOMB_FLOOR = 256 << 20  # below this a high compression ratio is a blank image, not a bomb
+_GRAY_CHECK_BYTES = 16 << 20  # an RGB file up to this size is checked whole when it is opened
+_GRAY_WINDOWS, _GRAY_WINDOW = 3, 64
+_DTYPES = {"uint8", "uint16", "float32"}
+_DTYPE_ADVICE = {
+    "bool": "save it as 8-bit gray; if it is a mask, give it as one",
+    "int8": "save it as 8-bit unsigned gray",
+    "int16": "save it as 16-bit unsigned gray, or as 32-bit float",
+    "uint32": "save it as 16-bit gray, or as 32-bit float",
+    "int32": "save it as 16-bit gray, or as 32-bit float",
+    "float16": "save it as 32-bit float",
+    "float64": "save it as 32-bit float",
+}
+
+
+@dataclass(frozen=True)
+class MicrographInfo:
+    """What is known of a micrograph before a pixel is read.
+
+    Attributes:
+        path: The file or zarr folder, as it was given.
+        format: "tiff", "png", "jpeg" or "zarr".
+        shape: (height, width) in pixels.
+        channels: 1 for gray, also where the file stores it as RGB(A) with equal channels; 3 for colour.
+        dtype: "uint8", "uint16" or "float32".
+        pixel_size_um: (y, x) in micrometres, or None where the file does not say.
+        pixel_size_source: Which entry of the file says so; "" where none does.
+        lazy: Whether reading a region decodes only what the region needs.
+        decoded_bytes: Bytes that an open handle may hold (not lazy) or that one tile, strip or chunk takes (lazy).
+
+    Example:
+        >>> info = MicrographInfo("a.png", "png", (2, 3), 1, "uint8", None, "", lazy=False, decoded_bytes=6)
+        >>> info.pixels
+        6
+    """
+
+    path: str
+    format: Format
+    shape: tuple[int, int]
+    channels: int
+    dtype: str
+    pixel_size_um: tuple[float, float] | None
+    pixel_size_source: str
+    lazy: bool
+    decoded_bytes: int
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the whole micrograph."""
+        return self.shape[0] * self.shape[1]
+
+
+class Pixels(Protocol):
+    """What a family of formats provides: numbers by region, alpha already dropped, palettes already looked up."""
+
+    format: Format
+    shape: tuple[int, int]
+    channels: int
+    dtype: np.dtype[Any]
+    lazy: bool
+    decoded_bytes: int
+    pixel_size: PixelSize | None
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Pixels of a box inside the micrograph: (channels, y, x), possibly a view, in any byte order."""
+        ...
+
+    def close(self) -> None:
+        """Release file handles and memory; twice is fine."""
+        ...
+
+
+class Micrograph:
+    """An open micrograph; made by `open_micrograph`, used in the process that opened it, a context manager.
+
+    Args:
+        path: Where the pixels come from, for messages.
+        pixels: The reader of the file's format.
+
+    Raises:
+        InputError: The dtype is none that a model can see, or the shape is not believable.
+
+    Example:
+        >>> import tempfile, pathlib, numpy as np
+        >>> from PIL import Image
+        >>> from microseg_ray.sources import open_micrograph
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "a.png"
+        ...     Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)).save(path)
+        ...     with open_micrograph(path) as micrograph:
+        ...         micrograph.info.shape, micrograph.read(Box(1, 1, 3, 3)).tolist()
+        ((3, 4), [[[5, 6], [9, 10]]])
+    """
+
+    def __init__(self, path: str, pixels: Pixels) -> None:
+        self._path, self._pixels = path, pixels
+        dtype = pixels.dtype.newbyteorder("=").name
+        if dtype not in _DTYPES:
+            advice = _DTYPE_ADVICE.get(dtype, "save it as 8-bit or 16-bit gray or RGB, or as 32-bit float")
+            raise InputError(path, f"pixels are {dtype}; micrographs are uint8, uint16 or float32", advice)
+        # An RGB file that shows gray is one channel; lazily read files are believed after a look, and checked at each read.
+        self._gray_rgb = pixels.channels == 3 and self._looks_gray()
+        size = pixels.pixel_size
+        self.info = MicrographInfo(
+            path=path,
+            format=pixels.format,
+            shape=pixels.shape,
+            channels=1 if self._gray_rgb else pixels.channels,
+            dtype=dtype,
+            pixel_size_um=None if size is None else (size.y, size.x),
+            pixel_size_source="" if size is None else size.source,
+            lazy=pixels.lazy,
+            decoded_bytes=pixels.decoded_bytes,
+        )
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Pixels of a region.
+
+        Args:
+            box: A box inside the micrograph.
+
+        Returns:
+            A fresh array (channels, y, x) of the micrograph's dtype, in native byte order and C order.
+
+        Raises:
+            InputError: The data are damaged; hold NaN or infinity (it says where); or an RGB file that was taken for
+                gray is coloured in this region.
+            ValueError: The box leaves the micrograph.
+        """
+        if not Box.of_shape(self.info.shape).contains(box):
+            raise ValueError(f"{self._path}: {box} leaves the micrograph of {self.info.shape} (height, width)")
+        raw = self._read_raw(box)
+        if self._gray_rgb:
+            self._require_gray(raw, box)
+            raw = raw[:1]
+        pixels = np.array(raw, dtype=self.info.dtype, order="C", copy=True)
+        if pixels.dtype.kind == "f":
+            self._require_finite(pixels, box)
+        return pixels
+
+    def close(self) -> None:
+        """Release file handles and memory; twice is fine."""
+        self._pixels.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_raw(self, box: Box) -> NDArray[Any]:
+        shape = (self._pixels.channels, *box.shape)
+        if box.area == 0:
+            return np.empty(shape, self._pixels.dtype)
+        with reading(self._path, f"rows {box.y0} to {box.y1 - 1}, columns {box.x0} to {box.x1 - 1} cannot be read"):
+            raw = self._pixels.read(box)
+        if raw.shape != shape:
+            raise InputError(self._path, f"{box} was read as {raw.shape}, not {shape}", "the file is damaged")
+        return raw
+
+    def _looks_gray(self) -> bool:
+        height, width = self._pixels.shape
+        nbytes = height * width * 3 * self._pixels.dtype.itemsize
+        if not self._pixels.lazy or nbytes <= _GRAY_CHECK_BYTES:
+            return equal_channels(self._read_raw(Box(0, 0, height, width)))
+        return all(
+            equal_channels(self._read_raw(Box(y0, x0, min(y0 + _GRAY_WINDOW, height), min(x0 + _GRAY_WINDOW, width))))
+            for y0 in _spread(height, _GRAY_WINDOWS, _GRAY_WINDOW)
+            for x0 in _spread(width, _GRAY_WINDOWS, _GRAY_WINDOW)
+        )
+
+    def _require_gray(self, raw: NDArray[Any], box: Box) -> None:
+        if equal_channels(raw):
+            return
+        differs = np.argwhere((raw[0] != raw[1]) | (raw[1] != raw[2]))[0]
+        y, x = box.y0 + int(differs[0]), box.x0 + int(differs[1])
+        raise InputError(
+            self._path,
+            f"the RGB image looked gray when it was opened, but is coloured at (y, x) = ({y}, {x}) in {box}",
+            "remove coloured labels from the image, or convert it to gray",
+        )
+
+    def _require_finite(self, pixels: NDArray[Any], box: Box) -> None:
+        finite = np.isfinite(pixels).all(axis=0)
+        if finite.all():
+            return
+        y, x = (int(value) for value in np.argwhere(~finite)[0])
+        value = next(float(v) for v in pixels[:, y, x] if not np.isfinite(v))
+        raise InputError(
+            self._path,
+            f"the intensity at (y, x) = ({box.y0 + y}, {box.x0 + x}) is {value}",
+            "replace NaN and infinity by measured values, or crop them away",
+        )
+
+
+@contextmanager
+def reading(path: str, what: str) -> Iterator[None]:
+    """Turn whatever a library raises on a bad file into an `InputError`.
+
+    Example:
+        >>> with reading("a.tif", "the tile at (0, 0) cannot be decoded"):
+        ...     raise KeyError("no codec")
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.InputError: a.tif: the tile at (0, 0) cannot be decoded (KeyError: 'no codec'); ...
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file or folder", "check the path") from error
+    except PermissionError as error:
+        raise InputError(path, "the file may not be read", "check its permissions") from error
+    except MemoryError as error:
+        raise InputError(
+            path, f"{what}: not enough memory", "save it tiled, so that it can be read by region"
+        ) from error
+    except Exception as error:
+        # Decoders raise anything on damaged bytes, and the job must go on with the rest.
+        text = " ".join(str(error).split())[:200]
+        reason = f"{what} ({type(error).__name__}: {text})"
+        raise InputError(
+            path, reason, "the file is damaged or unusual; copy it again, or save it again as TIFF"
+        ) from error
+
+
+def bound_shape(path: str, shape: tuple[int, int]) -> None:
+    """Refuse an empty image and one larger than any microscope makes.
+
+    Raises:
+        InputError: A side is zero, or there are more than `MAX_PIXELS` pixels.
+
+    Example:
+        >>> bound_shape("a.tif", (0, 7))
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.InputError: a.tif: the image has 0 x 7 (height x width) pixels; ...
+    """
+    height, width = shape
+    claim = f"{height} x {width} (height x width) pixels"
+    if min(shape) < 1:
+        raise InputError(path, f"the image has {claim}", "export it again; there is nothing to segment")
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            path, f"the header claims {claim}, more than {MAX_PIXELS}", "the header is damaged; copy the file again"
+        )
+
+
+def bound_decoded(path: str, nbytes: int, what: str) -> None:
+    """Refuse to hold more than `MAX_DECODED_BYTES` for an image that cannot be read by region.
+
+    Raises:
+        InputError: It is more.
+
+    Example:
+        >>> bound_decoded("a.png", 1 << 20, "PNG")
+    """
+    if nbytes > MAX_DECODED_BYTES:
+        raise InputError(
+            path,
+            f"{what} can only be decoded whole, which takes {nbytes / 2**30:.1f} GiB (allowed: {MAX_DECODED_BYTES >> 30})",
+            "save it as a tiled TIFF or OME-Zarr, which are read by region",
+        )
+
+
+def bound_ratio(path: str, decoded: int, stored: int, most: float, what: str) -> None:
+    """Refuse a few stored bytes that claim to be a large image: damaged, or a decompression bomb.
+
+    Args:
+        path: For the message.
+        decoded: Bytes that the header claims.
+        stored: Bytes in the file.
+        most: The ratio that the codec can reach.
+        what: What is claimed so large.
+
+    Raises:
+        InputError: More than 256 MiB are claimed, at a ratio above `most`.
+
+    Example:
+        >>> bound_ratio("a.tif", decoded=1 << 30, stored=1 << 29, most=1100, what="the strip")
+    """
+    if decoded > _BOMB_FLOOR and decoded > most * stored:
+        raise InputError(
+            path,
+            f"{what} claims {decoded / 2**20:.0f} MiB of pixels from {stored} bytes; no such compression exists",
+            "the header is damaged; copy the file again",
+        )
+
+
+def equal_channels(pixels: NDArray[Any]) -> bool:
+    """Whether all channels of a (channels, y, x) array are equal, that is, whether it shows gray.
+
+    Example:
+        >>> equal_channels(np.zeros((3, 2, 2))), equal_channels(np.arange(3).reshape(3, 1, 1))
+        (True, False)
+    """
+    # NaN equals NaN here, so that a float file says "NaN at ..." and not "coloured".
+    nan = pixels.dtype.kind == "f"
+    return all(np.array_equal(pixels[0], other, equal_nan=nan) for other in pixels[1:])
+
+
+def without_alpha(samples: int) -> int:
+    """How many of a pixel's samples are intensities: gray + alpha is 1, RGB + alpha is 3.
+
+    Example:
+        >>> [without_alpha(samples) for samples in (1, 2, 3, 4)]
+        [1, 1, 3, 3]
+    """
+    return samples - (samples in {2, 4})
+
+
+def _spread(length: int, count: int, size: int) -> list[int]:
+    """Starts of `count` windows of `size`, evenly spread over an axis; fewer where it is short."""
+    count = max(1, min(count, length // size))
+    room = max(0, length - size)
+    return [0] if count == 1 else [room * index // (count - 1) for index in range(count)]

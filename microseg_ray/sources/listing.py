@@ -1,0 +1,159 @@
+"""Which files a folder, a glob or a path means, and what identifies a file's content."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from microseg_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["SUFFIXES", "fingerprint", "list_files", "listing_root"]
+
+SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".png", ".jpg", ".jpeg", ".zarr")
+"""Suffixes that a folder or a glob is searched for, in lower case; a file that is named itself may have any."""
+
+_READ_BYTES = 1 << 20
+
+
+def list_files(where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """The micrographs (or masks) that a user means by a folder, a glob or a single file.
+
+    A folder is searched with all its subfolders. Hidden files and folders are skipped, and so is what lies inside a
+    `.zarr` folder, which is itself one entry. A glob may use `**`. Local paths only; remote URLs are not supported yet.
+
+    Args:
+        where: Folder, glob or file; a path that exists is never read as a glob, so names may hold `[`.
+        suffixes: Lower-case suffixes to look for in folders and globs.
+
+    Returns:
+        Absolute paths, sorted by their posix form.
+
+    Raises:
+        InputError: Nothing is there, or nothing with one of the suffixes.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("b.tif", "a (1)#2.PNG", ".hidden.png", "notes.txt"):
+        ...         (Path(folder) / name).touch()
+        ...     [path.name for path in list_files(folder)]
+        ['a (1)#2.PNG', 'b.tif']
+    """
+    start = _absolute(where)
+    if start.is_dir() and start.suffix.lower() != ".zarr" and not _is_zarr(start):
+        found = [path for path in _walk(start) if path.suffix.lower() in suffixes]
+    elif start.exists():
+        return [start]
+    elif glob.has_magic(str(start)):
+        root = listing_root(where)
+        hits = (Path(hit) for hit in glob.glob(str(start), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        found = [path for path in hits if path.suffix.lower() in suffixes and _is_entry(path, root)]
+    else:
+        raise InputError(start, "no such file or folder", "check the path" + _url_hint(where))
+    if not found:
+        raise InputError(start, "no images found", f"supported are {', '.join(suffixes)}")
+    return sorted(set(found), key=lambda path: path.as_posix())
+
+
+def listing_root(where: str | os.PathLike[str]) -> Path:
+    """The folder that names are relative to: the folder given, the parent of a file, the fixed part of a glob.
+
+    The root does not depend on which files exist, so a file that is added later does not rename the others.
+
+    Example:
+        >>> listing_root("/data/batch_*/images/*.tif").as_posix()
+        '/data'
+    """
+    start = _absolute(where)
+    if start.is_dir() and start.suffix.lower() != ".zarr" and not _is_zarr(start):
+        return start
+    if start.exists() or not glob.has_magic(str(start)):
+        return start.parent
+    fixed = start
+    while glob.has_magic(str(fixed)):
+        fixed = fixed.parent
+    return fixed
+
+
+def fingerprint(path: str | os.PathLike[str], kind: Literal["stat", "content"]) -> str:
+    """What identifies an input file, so that a changed file is noticed.
+
+    Args:
+        path: A file, or a folder (zarr), which counts with all files inside, in sorted order.
+        kind: `stat` looks at size and time of the last change, `content` at every byte.
+
+    Returns:
+        `stat:<size>:<mtime_ns>` or `sha256:<hex>`; for a folder `stat:<total size>:<sha256 of names, sizes, times>`.
+
+    Raises:
+        InputError: The file is missing or may not be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "a.bin"
+        ...     _ = path.write_bytes(b"abc")
+        ...     fingerprint(path, "content")[:20], fingerprint(path, "stat").split(":")[1]
+        ('sha256:ba7816bf8f01c', '3')
+    """
+    path = Path(path)
+    try:
+        if not path.is_dir():
+            stat = path.stat()
+            return f"stat:{stat.st_size}:{stat.st_mtime_ns}" if kind == "stat" else f"sha256:{_digest(path)}"
+        files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+        listing = hashlib.sha256()
+        total = 0
+        for name, file in files:
+            stat = file.stat()
+            total += stat.st_size
+            token = str(stat.st_mtime_ns) if kind == "stat" else _digest(file)
+            listing.update(f"{name}\0{stat.st_size}\0{token}\n".encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+    return f"stat:{total}:{listing.hexdigest()}" if kind == "stat" else f"sha256:{listing.hexdigest()}"
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _absolute(where: str | os.PathLike[str]) -> Path:
+    # Not resolve(): a symlink to a file keeps the name that the user gave it.
+    return Path(os.path.abspath(Path(where).expanduser()))  # noqa: PTH100
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        here = Path(folder)
+        yield from (here / name for name in files if not name.startswith("."))
+        visible = [name for name in folders if not name.startswith(".")]
+        stores = [name for name in visible if name.lower().endswith(".zarr")]
+        yield from (here / name for name in stores)
+        folders[:] = sorted(set(visible) - set(stores))
+
+
+def _is_entry(path: Path, root: Path) -> bool:
+    """Whether a hit of a glob is a file or a zarr folder, and is not inside a zarr folder or hidden."""
+    inside = path.relative_to(root).parts
+    if any(part.startswith(".") for part in inside) or any(part.lower().endswith(".zarr") for part in inside[:-1]):
+        return False
+    return not path.is_dir() or path.suffix.lower() == ".zarr"
+
+
+def _is_zarr(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
+
+
+def _url_hint(where: str | os.PathLike[str]) -> str:
+    return "; remote URLs are not supported yet, copy the files here" if "://" in str(where) else ""

@@ -1,0 +1,78 @@
+"""read_mask: a label image as class indices, exactly as the file stores them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from microseg_ray.errors import InputError
+from microseg_ray.geometry import Box
+from microseg_ray.sources.base import bound_decoded, equal_channels, reading
+from microseg_ray.sources.opening import open_pixels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["read_mask"]
+
+
+def read_mask(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """The labels of a whole mask.
+
+    Palette images keep their indices, 1-bit images are 0 and 1, gray PNGs of 2 and 4 bits keep the stored numbers.
+
+    Args:
+        path: PNG, TIFF, a zarr array, or an OME-Zarr group such as the mask of a run (its full-resolution level).
+
+    Returns:
+        uint8 (y, x), class indices; 255 is the ignore index.
+
+    Raises:
+        InputError: JPEG, colour, fractions, numbers outside 0 to 255, or whatever makes a micrograph unreadable.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "a.png"
+        ...     Image.fromarray(np.array([[0, 1], [2, 255]], np.uint8)).save(path)
+        ...     read_mask(path).tolist()
+        [[0, 1], [2, 255]]
+    """
+    name = os.fspath(path)
+    pixels = open_pixels(name, labels=True)
+    try:
+        height, width = pixels.shape
+        bound_decoded(name, height * width * pixels.channels * pixels.dtype.itemsize, "a mask")
+        with reading(name, "the mask cannot be read"):
+            raw = pixels.read(Box(0, 0, height, width))
+    finally:
+        pixels.close()
+    if raw.shape[0] > 1 and not equal_channels(raw):
+        y, x = (int(value) for value in np.argwhere((raw != raw[0]).any(axis=0))[0])
+        raise InputError(
+            name,
+            f"the mask is a colour image, with {tuple(raw[:, y, x].tolist())} at (y, x) = ({y}, {x})",
+            "convert colours to class indices first (microseg annotate)",
+        )
+    return _as_labels(name, raw[0])
+
+
+def _as_labels(name: str, raw: NDArray[Any]) -> NDArray[np.uint8]:
+    if raw.dtype.kind not in "buif":
+        raise InputError(name, f"labels are {raw.dtype}", "save the mask as 8-bit integers")
+    if raw.dtype.kind != "b" and raw.dtype != np.uint8:
+        # NaN compares false everywhere, so it is caught here too.
+        wrong = ~((raw >= 0) & (raw <= 255))
+        if raw.dtype.kind == "f":
+            wrong |= raw != np.rint(raw)
+        if wrong.any():
+            y, x = (int(value) for value in np.argwhere(wrong)[0])
+            raise InputError(
+                name,
+                f"the label at (y, x) = ({y}, {x}) is {raw[y, x].item()!r}, not a whole number from 0 to 255",
+                "save class indices; instance labels must become classes first",
+            )
+    return np.array(raw, dtype=np.uint8, order="C", copy=True)

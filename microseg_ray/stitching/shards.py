@@ -1,0 +1,263 @@
+"""The engine's step: the pixels of one mask shard from a micrograph, through a model, to class indices.
+
+The model is a callable object given from outside (`Predictor`); nothing here knows torch or Ray. What is computed for
+a shard depends on the grid alone: never on which worker does it, in which order, or what was done before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from microseg_ray.geometry import Box, Tile, TileGrid, ceil_to
+from microseg_ray.stitching.windows import Blend, argmax_first, window
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["EnginePlan", "Extra", "Predictor", "ShardPixels", "engine_grid", "predict_shard", "shard_window"]
+
+Extra = Literal["none", "margin", "entropy", "probabilities"]
+Limits = tuple[float, float]
+
+
+class Predictor(Protocol):
+    """What the engine asks of a model; `models.predictor.Predictor` is one."""
+
+    classes: int
+
+    def masks(self, batch: NDArray[Any], limits: Limits) -> NDArray[np.uint8]:
+        """Class indices (n, y, x) uint8 of tiles (n, channel, y, x) in the source's dtype."""
+
+    def scores(self, batch: NDArray[Any], limits: Limits) -> NDArray[np.float32]:
+        """Probabilities (n, class, y, x) float32 of the same."""
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """Everything besides model and micrograph that decides the pixels.
+
+    Attributes:
+        tile: Largest tile side in pixels.
+        halo: Halo in pixels (with `blend="crop"`).
+        stride: The model's stride.
+        shard: Side of a mask shard in pixels.
+        batch: Tiles per forward pass, at most.
+        blend: How overlapping tiles are joined.
+        overlap: Share of a tile that neighbours share, for blends other than `crop`.
+        tta: Average over the 8 symmetries of the square.
+        extra: Per-pixel output beside the class.
+    """
+
+    tile: int
+    halo: int
+    stride: int
+    shard: int
+    batch: int = 4
+    blend: Blend = "crop"
+    overlap: float = 0.5
+    tta: bool = False
+    extra: Extra = "none"
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether class indices straight from the model are not enough."""
+        return self.blend != "crop" or self.tta or self.extra != "none"
+
+
+@dataclass(frozen=True)
+class ShardPixels:
+    """The result of one shard.
+
+    Attributes:
+        mask: (y, x) uint8 class indices.
+        extra: (y, x) uint8 margin or entropy, or (class, y, x) float16 probabilities, or None.
+    """
+
+    mask: NDArray[np.uint8]
+    extra: NDArray[Any] | None
+
+
+@lru_cache(maxsize=8)
+def engine_grid(shape: tuple[int, int], plan: EnginePlan) -> TileGrid:
+    """The tiles of one micrograph: cores nest in shards for `crop`, one global overlapping grid for the blends.
+
+    Example:
+        >>> grid = engine_grid((3000, 3000), EnginePlan(tile=1024, halo=96, stride=16, shard=2048))
+        >>> len(grid), grid.tile_shape
+        (25, (880, 880))
+    """
+    if plan.blend == "crop":
+        return TileGrid(shape, plan.tile, plan.halo, plan.stride, shard=plan.shard)
+    half = min(int(plan.tile * plan.overlap / 2), (plan.tile - plan.stride) // 2)
+    return TileGrid(shape, plan.tile, half, plan.stride)
+
+
+def shard_window(grid: TileGrid, box: Box, plan: EnginePlan) -> tuple[Box, list[Tile]]:
+    """What a shard needs: the box of real pixels to read in one go, and its tiles in row-major order."""
+    tiles = grid.tiles_owning(box) if plan.blend == "crop" else grid.tiles_touching(box)
+    region = tiles[0].visible
+    for tile in tiles[1:]:
+        region = region.union(tile.visible)
+    return region, tiles
+
+
+def predict_shard(
+    pixels: NDArray[Any], predictor: Predictor, grid: TileGrid, box: Box, plan: EnginePlan, limits: Limits
+) -> ShardPixels:
+    """Segment one shard.
+
+    Args:
+        pixels: (channel, y, x) of the region that `shard_window` names, in the source's dtype.
+        predictor: The model.
+        grid: `engine_grid` of the micrograph.
+        box: The shard.
+        plan: Everything else that decides the pixels.
+        limits: Intensities (low, high) of the micrograph's scaling.
+
+    Returns:
+        The shard's mask and, where asked for, its extra output.
+
+    Example:
+        >>> class Threshold:
+        ...     classes = 2
+        ...     def masks(self, batch, limits):
+        ...         return (batch[:, 0] > 127).astype(np.uint8)
+        >>> image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+        >>> plan = EnginePlan(tile=8, halo=2, stride=1, shard=16)
+        >>> grid, box = engine_grid((16, 16), plan), Box(0, 0, 16, 16)
+        >>> region, tiles = shard_window(grid, box, plan)
+        >>> result = predict_shard(image[(..., *region.slices)], Threshold(), grid, box, plan, (0, 255))
+        >>> bool((result.mask == (image[0] > 127)).all())
+        True
+    """
+    region, tiles = shard_window(grid, box, plan)
+    if not plan.needs_scores:
+        mask = np.empty(box.shape, np.uint8)
+        for batch, members in _batches(pixels, region, tiles, plan.batch):
+            for predicted, tile in zip(predictor.masks(batch, limits), members, strict=True):
+                mask[tile.core.relative_to(box).slices] = predicted[tile.core_in_tile.slices]
+        return ShardPixels(mask, None)
+    scores = _blended(pixels, region, predictor, tiles, box, plan, limits)
+    return ShardPixels(argmax_first(scores), extra_output(scores, plan.extra))
+
+
+def _batches(
+    pixels: NDArray[Any], region: Box, tiles: list[Tile], size: int
+) -> Iterator[tuple[NDArray[Any], list[Tile]]]:
+    """Tiles in batches whose composition depends on the grid alone; one buffer serves them all."""
+    height, width = tiles[0].box.shape
+    buffer = np.empty((min(size, len(tiles)), pixels.shape[0], height, width), pixels.dtype)
+    for start in range(0, len(tiles), size):
+        members = tiles[start : start + size]
+        for slot, tile in enumerate(members):
+            buffer[slot] = padded_tile(pixels[(..., *tile.visible.relative_to(region).slices)], (height, width))
+        yield buffer[: len(members)], members
+
+
+def padded_tile(pixels: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """Reflect at the bottom and right up to the tile's shape; at most one stride is missing."""
+    below, right = shape[0] - pixels.shape[-2], shape[1] - pixels.shape[-1]
+    if below == 0 and right == 0:
+        return pixels
+    return np.pad(pixels, ((0, 0), (0, below), (0, right)), mode="reflect")
+
+
+def _blended(
+    pixels: NDArray[Any],
+    region: Box,
+    predictor: Predictor,
+    tiles: list[Tile],
+    box: Box,
+    plan: EnginePlan,
+    limits: Limits,
+) -> NDArray[np.float32]:
+    """(class, y, x) scores of the shard: cropped, or averaged over the tiles in row-major order."""
+    scores = np.zeros((predictor.classes, *box.shape), np.float32)
+    total = np.zeros(box.shape, np.float32)
+    for batch, members in _batches(pixels, region, tiles, plan.batch):
+        predicted = _symmetric_scores(predictor, batch, limits) if plan.tta else predictor.scores(batch, limits)
+        for tile_scores, tile in zip(predicted, members, strict=True):
+            if plan.blend == "crop":
+                scores[(..., *tile.core.relative_to(box).slices)] = tile_scores[(..., *tile.core_in_tile.slices)]
+                continue
+            shared = tile.visible.intersection(box)
+            here, there = shared.relative_to(box).slices, shared.relative_to(tile.box).slices
+            weights = window(plan.blend, tile.box.shape)[there]
+            scores[(..., *here)] += tile_scores[(..., *there)] * weights
+            total[here] += weights
+    if plan.blend != "crop":
+        scores /= total
+    return scores
+
+
+def _symmetric_scores(predictor: Predictor, batch: NDArray[Any], limits: Limits) -> NDArray[np.float32]:
+    """The mean of the scores over the 8 symmetries of the square, each turned back."""
+    total: NDArray[np.float32] | None = None
+    for turns in range(4):
+        for mirror in (False, True):
+            seen = np.rot90(batch, turns, axes=(-2, -1))
+            seen = seen[..., ::-1] if mirror else seen
+            scores = predictor.scores(np.ascontiguousarray(seen), limits)
+            scores = scores[..., ::-1] if mirror else scores
+            scores = np.rot90(scores, -turns, axes=(-2, -1))
+            total = scores.copy() if total is None else np.add(total, scores, out=total)
+    if total is None:
+        raise AssertionError("eight symmetries")
+    total /= np.float32(8)
+    return total
+
+
+def extra_output(scores: NDArray[np.float32], extra: Extra) -> NDArray[Any] | None:
+    """The per-pixel confidence of a shard.
+
+    Args:
+        scores: (class, y, x) probabilities.
+        extra: `margin` = top-1 minus top-2, `entropy` = Shannon entropy over log(classes); both 0 to 254 for 0 to 1
+            (255 stays "not measured"). `probabilities` = the scores as float16.
+
+    Returns:
+        (y, x) uint8, (class, y, x) float16, or None.
+
+    Example:
+        >>> extra_output(np.array([[[1.0, 0.5]], [[0.0, 0.5]]], np.float32), "margin").tolist()
+        [[254, 0]]
+    """
+    match extra:
+        case "none":
+            return None
+        case "probabilities":
+            return scores.astype(np.float16)
+        case "margin":
+            if len(scores) == 1:
+                share = scores[0]
+            else:
+                top = np.partition(scores, len(scores) - 2, axis=0)
+                share = top[-1] - top[-2]
+        case "entropy":
+            safe = np.clip(scores, 1e-12, 1.0)
+            share = -(safe * np.log(safe)).sum(axis=0) / np.log(max(2, len(scores)))
+    return np.asarray(np.rint(np.clip(share, 0, 1) * 254), dtype=np.uint8)
+
+
+def shard_bytes(plan: EnginePlan, channels: int, itemsize: int, classes: int) -> int:
+    """Peak bytes of numpy arrays that `predict_shard` holds, without the model's own.
+
+    Args:
+        plan: The plan.
+        channels: Channels of the micrograph.
+        itemsize: Bytes per pixel and channel.
+        classes: Number of classes.
+    """
+    margin = plan.halo if plan.blend == "crop" else plan.tile
+    region = (ceil_to(plan.shard, plan.stride) + 2 * margin) ** 2 * channels * itemsize
+    batch = plan.batch * plan.tile**2 * (channels * itemsize + 1)
+    if not plan.needs_scores:
+        return region + batch + plan.shard**2
+    scores = plan.batch * plan.tile**2 * classes * 4 * (2 if plan.tta else 1)
+    # Sum and weights, then the argmax's working copies and the extra output's.
+    return region + batch + scores + plan.shard**2 * (classes * 4 * 2 + 4 + 4 + 2)

@@ -1,0 +1,18 @@
+"""What lies on disk: the tile store for training, the mask store with its ledger of counts."""
+
+from __future__ import annotations
+
+from microseg_ray.stores.mask_store import EXTRAS, MaskSpec, MaskStore, count_classes
+from microseg_ray.stores.pyramid import mode_downsample
+from microseg_ray.stores.tile_store import TileSpec, TileStore, write_table
+
+__all__ = [
+    "EXTRAS",
+    "MaskSpec",
+    "MaskStore",
+    "TileSpec",
+    "TileStore",
+    "count_classes",
+    "mode_downsample",
+    "write_table",
+]

@@ -1,0 +1,281 @@
+"""The train job: `fitting.fit` on Ray Train workers, or in this process.
+
+The state of a fit lives in OUTPUT (docs/decisions/0002): a worker or a driver that dies is started again and goes on from
+there, whoever starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from microseg_ray.errors import MicrosegError
+from microseg_ray.settings import TrainSettings
+
+__all__ = ["TrainProgress", "Trained", "train", "train_loop_per_worker"]
+
+PROGRESS_FILE = ".progress.json"
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """Where a fit stands, for a progress bar.
+
+    Attributes:
+        epoch: The running epoch, from 1.
+        epochs: Epochs in all.
+        step: Steps done in it.
+        steps: Steps of an epoch.
+        last: The last finished epoch's report as plain values, or None.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    last: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the train job came to.
+
+    Attributes:
+        best: Checkpoint of the best epoch.
+        last: Checkpoint of the last epoch.
+        history: One mapping per epoch, as in metrics.csv.
+    """
+
+    best: Path
+    last: Path
+    history: list[dict[str, Any]]
+
+
+Report = Callable[[TrainProgress], None]
+
+
+def train(
+    settings: TrainSettings, report: Report = lambda _: None, start_ray: Callable[[], None] = lambda: None
+) -> Trained:
+    """Train a model on a tile store, or go on with an interrupted fit.
+
+    Args:
+        settings: The job's settings; `workers: 0` runs in this process, without Ray.
+        report: Told where the fit stands, about once a second.
+        start_ray: Called before Ray is used.
+
+    Returns:
+        The checkpoints and the history.
+
+    Raises:
+        SettingsError: The output holds another fit, or settings do not suit the tile store.
+        StoreError: The tile store cannot be read.
+        MicrosegError: A worker failed more often than `max_failures`.
+    """
+    output = Path(settings.output).absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    _check_early(settings)
+    if settings.overwrite:
+        for name in ("best", "last", "events"):
+            shutil.rmtree(output / name, ignore_errors=True)
+        for name in ("state.pt", "metrics.csv"):
+            (output / name).unlink(missing_ok=True)
+    # From here on a restarted worker must resume, not start afresh again.
+    settings = settings.model_copy(update={"overwrite": False, "output": str(output), "tiles": str(Path(settings.tiles).absolute())})
+    (output / "settings.json").write_text(json.dumps(settings.resolved(), indent=2) + "\n", encoding="utf-8")
+    if settings.workers == 0:
+        train_loop_per_worker({"settings": settings.resolved(), "ray": False}, report)
+    else:
+        start_ray()
+        with _watched(output, report):
+            _on_ray_train(settings)
+    return Trained(output / "best", output / "last", _history(output))
+
+
+def _check_early(settings: TrainSettings) -> None:
+    """Find what is wrong with the settings before any worker is started."""
+    from microseg_ray.fitting import Crew, check_fit
+
+    check_fit(settings, Crew(world=max(1, settings.workers)))
+
+
+def train_loop_per_worker(config: dict[str, Any], report: Report = lambda _: None) -> None:
+    """What each Ray Train worker runs; without Ray, what this process runs.
+
+    Args:
+        config: `settings`: resolved `TrainSettings`; `ray`: whether Ray Train runs this.
+        report: Told where the fit stands (in this process only).
+    """
+    import torch
+
+    from microseg_ray.fitting import Crew, EpochReport, fit
+
+    settings = TrainSettings.model_construct(**_typed(config["settings"]))
+    crew = Crew(device="cuda" if settings.gpu and torch.cuda.is_available() else "cpu")
+    if config["ray"]:
+        import ray.train
+
+        context = ray.train.get_context()
+        crew = Crew(context.get_world_rank(), context.get_world_size(), str(ray.train.torch.get_device()))
+    chief = crew.rank == 0
+    output = Path(settings.output)
+    teller = _Teller(output, settings.epochs, report)
+    events = _Events(output / "events") if chief else None
+
+    def on_epoch(row: EpochReport) -> None:
+        if events is not None:
+            events.add(row)
+        if chief:
+            teller.epoch(asdict(row))
+        if config["ray"]:
+            import ray.train
+
+            ray.train.report({**_scalars(row), "epoch": row.epoch})
+
+    fit(settings, crew, on_epoch, teller.step if chief else lambda *_: None)
+    if events is not None:
+        events.close()
+
+
+def _typed(values: dict[str, Any]) -> dict[str, Any]:
+    """Resolved settings back as their types: through validation, whatever the worker's environment holds."""
+    from pydantic import TypeAdapter
+
+    return {
+        name: TypeAdapter(info.annotation).validate_python(values[name])
+        for name, info in TrainSettings.model_fields.items()
+        if name in values
+    }
+
+
+def _scalars(row: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in asdict(row).items() if isinstance(value, float | int)}
+
+
+class _Teller:
+    """Tells progress: to a callback here, and to a file that the driver reads when the worker is elsewhere."""
+
+    def __init__(self, output: Path, epochs: int, report: Report) -> None:
+        self._path = output / PROGRESS_FILE
+        self._epochs = epochs
+        self._report = report
+        self._last: dict[str, Any] | None = None
+        self._told = 0.0
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        now = time.monotonic()
+        if now - self._told >= POLL_SECONDS or step == steps:
+            self._told = now
+            self._tell(TrainProgress(epoch, self._epochs, step, steps, self._last))
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self._last = row
+        self._tell(TrainProgress(row["epoch"], self._epochs, 1, 1, row))
+
+    def _tell(self, progress: TrainProgress) -> None:
+        self._report(progress)
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(progress)), encoding="utf-8")
+        partial.replace(self._path)
+
+
+class _Events:
+    """TensorBoard events, a scalar per metric and epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def add(self, row: Any) -> None:
+        for name, value in _scalars(row).items():
+            if name != "epoch":
+                self._writer.add_scalar(name, value, row.epoch)
+        for index, value in enumerate(row.class_iou):
+            if value is not None:
+                self._writer.add_scalar(f"class_iou/{index}", value, row.epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _on_ray_train(settings: TrainSettings) -> None:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    cpus = float(ray.cluster_resources().get("CPU", 1.0))
+    share = max(0.1, min(float(settings.threads or cpus), cpus / settings.workers))
+    trainer = TorchTrainer(
+        train_loop_per_worker,
+        train_loop_config={"settings": settings.resolved(), "ray": True},
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers, use_gpu=settings.gpu, resources_per_worker={"CPU": share, **({"GPU": 1} if settings.gpu else {})}
+        ),
+        # A new name each time: the fit's own state decides what is resumed, not Ray's snapshot of an older run.
+        run_config=RunConfig(
+            name=f"fit-{uuid.uuid4().hex[:12]}",
+            storage_path=str(Path(settings.output) / "ray"),
+            failure_config=FailureConfig(max_failures=settings.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise MicrosegError(f"train: workers failed more than max_failures ({settings.max_failures}) times: {_cause(error)}") from error
+    finally:
+        shutil.rmtree(Path(settings.output) / "ray", ignore_errors=True)
+
+
+def _cause(error: BaseException) -> str:
+    """The last line that says what happened; Ray wraps it in pages of traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+@contextmanager
+def _watched(output: Path, report: Report) -> Iterator[None]:
+    """Pass on what the chief worker writes about its progress while Ray Train blocks."""
+    stop = threading.Event()
+    path = output / PROGRESS_FILE
+    path.unlink(missing_ok=True)
+
+    def watch() -> None:
+        seen = ""
+        while True:
+            ended = stop.wait(POLL_SECONDS)
+            try:
+                text = path.read_text(encoding="utf-8")
+            except OSError:
+                text = ""
+            if text and text != seen:
+                seen = text
+                report(TrainProgress(**json.loads(text)))
+            if ended:
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        path.unlink(missing_ok=True)
+
+
+def _history(output: Path) -> list[dict[str, Any]]:
+    import csv
+
+    with (output / "metrics.csv").open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
