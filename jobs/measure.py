@@ -1,4 +1,4 @@
-"""`microseg measure` as a script, for `ray job submit --working-dir . -- python jobs/measure.py configs/NAME.yaml`."""
+"""`microseg measure` as a script, for `ray job submit --working-dir . -- python jobs/measure.py --run /shared/NAME`."""
 
 import sys
 

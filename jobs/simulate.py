@@ -1,4 +1,4 @@
-"""`microseg simulate` as a script, for `ray job submit --working-dir . -- python jobs/simulate.py configs/NAME.yaml`."""
+"""`microseg simulate` as a script, for `ray job submit --working-dir . -- python jobs/simulate.py --output /shared/NAME`."""
 
 import sys
 

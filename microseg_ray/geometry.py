@@ -32,9 +32,12 @@ of a micrograph are padded for that, by less than one stride: tiles lie inside t
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["Box", "Tile", "TileGrid", "ceil_to", "floor_to"]
 
@@ -191,8 +194,7 @@ class TileGrid:
 
     Without `shard`, tiles stand at one pitch (tile - 2 * halo) and only the last of each axis is shifted inward; this
     is the grid of training tiles and of blending. With `shard`, cores nest inside the shards, so that a shard can be
-    computed by itself and nothing is computed twice; each shard is cut into equal cores and the tile shrinks to what
-    those cores need.
+    computed by itself and nothing is computed twice; the tile shrinks to the smallest that needs no more tiles.
 
     Args:
         shape: (height, width) of the micrograph, at least 1 x 1.
@@ -227,8 +229,8 @@ class TileGrid:
     def __post_init__(self) -> None:
         tile, halo = _pair(self.tile), _pair(self.halo)
         shard = None if self.shard is None else _pair(self.shard)
-        if min(self.shape) < 1:
-            raise ValueError(f"shape {self.shape}: a micrograph has at least 1 x 1 pixels")
+        if len(self.shape) != 2 or min(self.shape) < 1:
+            raise ValueError(f"shape {self.shape}: must be (height, width), at least 1 x 1 pixels")
         if self.stride < 1:
             raise ValueError(f"stride {self.stride}: must be at least 1")
         if min(halo) < 0:
@@ -338,62 +340,51 @@ def _regular_axis(length: int, tile: int, halo: int, stride: int) -> tuple[int, 
     padded = ceil_to(length, stride)
     if padded <= tile:
         return padded, [_Interval(0, 0, length)]
+    # Where the pitch is rounded down, the real halo is larger than asked for.
     pitch = floor_to(tile - 2 * halo, stride)
     if pitch < 1:
         raise ValueError(f"a tile of {tile} px leaves no core: it must exceed 2 x halo ({halo}) by a stride ({stride})")
-    # Where the pitch was rounded down the real halo is larger than asked for; the split keeps both sides large enough.
-    lead = tile - pitch - halo
     intervals: list[_Interval] = []
-    core_start = start = 0
-    while True:
-        last = start + tile >= padded
-        begin = padded - tile if last else start
-        core_stop = length if last else start + pitch + lead
-        if core_start < core_stop:
-            intervals.append(_Interval(begin, core_start, core_stop))
-        if last:
-            return tile, intervals
-        core_start, start = core_stop, start + pitch
+    core_start = 0
+    # All tiles but the last, which is shifted inward; each core ends `halo` before its tile does.
+    for start in range(0, padded - tile, pitch):
+        core_stop = start + tile - halo
+        intervals.append(_Interval(start, core_start, core_stop))
+        core_start = core_stop
+    return tile, [*intervals, _Interval(padded - tile, core_start, length)]
 
 
 def _sharded_axis(length: int, tile: int, halo: int, stride: int, shard: int) -> tuple[int, list[_Interval]]:
     padded = ceil_to(length, stride)
     halo = ceil_to(halo, stride)
-    whole = padded <= tile
-    if not whole and tile - 2 * halo < stride:
+    smallest = min(2 * halo + stride, padded)
+    if tile < smallest:
         raise ValueError(f"a tile of {tile} px leaves no core: it must exceed 2 x halo ({halo}) by a stride ({stride})")
-    cuts: list[tuple[int, int]] = []
-    used = 0
-    for begin in range(0, length, shard):
-        end = min(begin + shard, length)
-        need, cores = _equal_cores(begin, end, padded, tile, halo, stride)
-        used = max(used, need)
-        cuts += cores
-    starts = (min(max(0, core_start - halo), padded - used) for core_start, _ in cuts)
-    return used, [_Interval(start, *core) for start, core in zip(starts, cuts, strict=True)]
+
+    def cut(side: int) -> list[_Interval]:
+        return [
+            interval
+            for begin in range(0, length, shard)
+            for interval in _shard_cores(
+                begin, min(begin + shard, length), min(begin + shard + halo, padded), side, halo
+            )
+        ]
+
+    # The smallest tile that needs no more tiles than the largest one allowed; a larger tile never needs more.
+    sides = range(smallest, min(tile, padded) + 1, stride)
+    side = sides[bisect_left(sides, -len(cut(sides[-1])), key=lambda side: -len(cut(side)))]
+    return side, cut(side)
 
 
-def _equal_cores(
-    begin: int, end: int, padded: int, tile: int, halo: int, stride: int
-) -> tuple[int, list[tuple[int, int]]]:
-    """Cut [begin, end) of an axis into the fewest cores whose tiles fit, all needing about the same tile size."""
-    # At the micrograph's own border no halo is needed: the network's own padding falls there in a whole-image pass too.
-    before, after = min(halo, begin), min(halo, max(0, padded - ceil_to(end, stride)))
-    span = ceil_to(end, stride) - begin + before + after
-    tiles = max(1, -(-(span - 2 * halo) // (tile - 2 * halo)) if span > tile else 1)
-    need = ceil_to(-(-(span + 2 * halo * (tiles - 1)) // tiles), stride)
-    cores: list[tuple[int, int]] = []
-    start = begin
-    while start < end:
-        stop = min(end, (start if start > begin else begin - before + halo) + need - 2 * halo)
-        if (
-            end - stop <= 0
-            or ceil_to(end, stride) + after - max(0, start - (halo if start > begin else before)) <= need
-        ):
-            stop = end
-        cores.append((start, stop))
-        start = stop
-    return need, cores
+def _shard_cores(begin: int, end: int, reach: int, side: int, halo: int) -> Iterator[_Interval]:
+    """Cut [begin, end) of an axis into cores, each as long as a tile of `side` allows; no tile goes beyond `reach`."""
+    core_start = begin
+    while core_start < end:
+        # At the micrograph's own border there is no halo: the network's own padding falls there in a whole-image pass too.
+        start = max(0, min(core_start - halo, reach - side))
+        core_stop = end if start + side >= reach else start + side - halo
+        yield _Interval(start, core_start, core_stop)
+        core_start = core_stop
 
 
 def _touching(size: int, intervals: list[_Interval], begin: int, end: int) -> range:

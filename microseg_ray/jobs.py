@@ -14,9 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from microseg_ray.settings import (
+    DemoSettings,
     EvaluateSettings,
     InfoSettings,
     MeasureSettings,
+    ReportSettings,
     SegmentSettings,
     SimulateSettings,
     TileSettings,
@@ -41,7 +43,7 @@ class Bar:
     def __init__(self, bar: Progress | None) -> None:
         self._bar = bar
         self._tasks: dict[str, Any] = {}
-        self._told: dict[str, float] = {}
+        self._told: dict[str, tuple[float, str]] = {}
 
     def update(self, what: str, done: int, total: int, detail: str = "") -> None:
         """Show that `done` of `total` are done."""
@@ -50,10 +52,12 @@ class Bar:
                 self._tasks[what] = self._bar.add_task(what, total=total, detail="")
             self._bar.update(self._tasks[what], completed=done, total=total, detail=detail)
             return
-        now = time.monotonic()
-        if now - self._told.get(what, 0.0) >= LOG_SECONDS or (done == total and done > 0):
-            self._told[what] = now
-            console.print(f"{what}: {done} of {total} {detail}".rstrip(), markup=False)
+        now, line = time.monotonic(), f"{what}: {done} of {total} {detail}".rstrip()
+        told, last = self._told.get(what, (now if done < total else 0.0, ""))
+        self._told.setdefault(what, (told, last))
+        if line != last and (now - told >= LOG_SECONDS or (done == total and done > 0)):
+            self._told[what] = (now, line)
+            console.print(line, markup=False)
 
 
 @contextmanager
@@ -253,6 +257,38 @@ def info(settings: InfoSettings, _start: StartRay) -> int:
     return QUARANTINED if failures else DONE
 
 
+def report(settings: ReportSettings, _start: StartRay) -> int:
+    """Write the HTML page of a run."""
+    from microseg_ray.report import report_run
+
+    console.print(escape(str(report_run(settings.run))))
+    return DONE
+
+
+def demo(settings: DemoSettings, start: StartRay) -> int:
+    """Everything on simulated micrographs, measured areas beside the true ones."""
+    from microseg_ray import demo as demonstration
+    from microseg_ray.metrics import classification_report
+
+    began = time.monotonic()
+    with progress_bar() as bar:
+        shown = demonstration.demo(settings, bar.update, start)
+    table = Table("micrograph", "class", "measured fraction", "true fraction", "difference", "area um2")
+    for row in shown.segmented.areas:
+        true = shown.truth[row.micrograph, row.class_name]
+        measured = row.area_fraction or 0.0
+        area = "-" if row.area_um2 is None else f"{row.area_um2:.1f}"
+        table.add_row(row.micrograph, row.class_name, f"{measured:.5f}", f"{true:.5f}", f"{measured - true:+.5f}", area)
+    console.print(table)
+    console.print(classification_report(shown.evaluation.pooled, shown.evaluation.classes))
+    engine = shown.segmented.plan
+    console.print(f"seams: {engine.verdict}; tile {engine.engine.tile}, halo {engine.engine.halo}")
+    console.print(f"held-out mean IoU: {shown.evaluation.pooled.mean_iou:.4f}")
+    console.print(f"page: {escape(str(shown.page))}")
+    console.print(f"demo finished in {time.monotonic() - began:.0f} s")
+    return _quarantine(shown.segmented.ledger.failures, shown.segmented.run.folder / "failures.csv")
+
+
 STEPS: dict[str, Callable[[Any, StartRay], int]] = {
     "simulate": simulate,
     "tile": tile,
@@ -260,5 +296,7 @@ STEPS: dict[str, Callable[[Any, StartRay], int]] = {
     "evaluate": evaluate,
     "segment": segment,
     "measure": measure,
+    "report": report,
     "info": info,
+    "demo": demo,
 }

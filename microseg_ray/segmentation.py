@@ -16,6 +16,7 @@ import ray
 
 from microseg_ray.archive import ArchiveWorker, Outcome, Run, RunPlan, Task, prepare_job
 from microseg_ray.archive.drive import Executor, Ledger, PlainLoop, Progress, drive
+from microseg_ray.workers import worker_environment
 
 if TYPE_CHECKING:
     from microseg_ray.measurement import AreaRow
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["ActorPool", "Segmented", "segment"]
 
 CALLS_IN_FLIGHT = 2
-# Large tensors would otherwise be mapped and unmapped for every tile: 200,000 page faults each (docs/decisions/0004).
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30), "MALLOC_TOP_PAD_": str(64 << 20)}
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,12 @@ class ActorPool:
         self._attempts: dict[Task, int] = {}
         self._suspects: deque[Task] = deque()
         cpus = float(ray.cluster_resources().get("CPU", 1.0))
-        environment = {**ALLOCATOR, "OMP_NUM_THREADS": str(config.threads)}
         remote = ray.remote(_Remote).options(
             num_cpus=max(0.01, min(float(config.threads), cpus / workers)),
             num_gpus=1 if gpu else 0,
             max_concurrency=CALLS_IN_FLIGHT,
             max_restarts=0,
-            runtime_env={"env_vars": environment},
+            runtime_env={"env_vars": worker_environment(config.threads)},
         )
         self._spawn: Callable[[], Any] = lambda: remote.remote(worker_class, config)
         self._slots = [_Slot(self._spawn()) for _ in range(workers)]

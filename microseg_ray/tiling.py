@@ -291,7 +291,12 @@ def _in_process(report: Report) -> Mapper:
 
 def _on_ray_data(report: Report, workers: int) -> Mapper:
     """The same steps as rows of a Ray dataset; JSON keeps ragged lists out of Arrow's type inference."""
+    import logging
+
     import ray.data
+
+    # Execution plans and progress belong to Ray's developers; the job's own bar says what a user wants to know.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     def run(
         step: Callable[[dict[str, Any]], dict[str, Any]], requests: Sequence[dict[str, Any]], stage: str
@@ -306,7 +311,7 @@ def _on_ray_data(report: Report, workers: int) -> Mapper:
             return {"order": row["order"], "result": json.dumps(step(json.loads(row["request"])))}
 
         rows = [{"order": order, "request": json.dumps(request)} for order, request in enumerate(requests)]
-        dataset = ray.data.from_items(rows, override_num_blocks=blocks).map(on_row, concurrency=workers)
+        dataset = ray.data.from_items(rows, override_num_blocks=blocks).map(on_row, compute=ray.data.TaskPoolStrategy(size=min(workers, blocks)))
         results: list[dict[str, Any]] = [{} for _ in requests]
         for done, row in enumerate(dataset.iter_rows(), 1):
             results[row["order"]] = json.loads(row["result"])

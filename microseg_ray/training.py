@@ -19,6 +19,7 @@ from typing import Any
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.settings import TrainSettings
+from microseg_ray.workers import worker_environment
 
 __all__ = ["TrainProgress", "Trained", "train", "train_loop_per_worker"]
 
@@ -215,10 +216,11 @@ def _on_ray_train(settings: TrainSettings) -> None:
     from ray.train.torch import TorchTrainer
 
     cpus = float(ray.cluster_resources().get("CPU", 1.0))
-    share = max(0.1, min(float(settings.threads or cpus), cpus / settings.workers))
+    threads = settings.threads or max(1, int(cpus / settings.workers))
+    share = max(0.1, min(float(threads), cpus / settings.workers))
     trainer = TorchTrainer(
         train_loop_per_worker,
-        train_loop_config={"settings": settings.resolved(), "ray": True},
+        train_loop_config={"settings": {**settings.resolved(), "threads": threads}, "ray": True},
         scaling_config=ScalingConfig(
             num_workers=settings.workers, use_gpu=settings.gpu, resources_per_worker={"CPU": share, **({"GPU": 1} if settings.gpu else {})}
         ),
@@ -226,6 +228,7 @@ def _on_ray_train(settings: TrainSettings) -> None:
         run_config=RunConfig(
             name=f"fit-{uuid.uuid4().hex[:12]}",
             storage_path=str(Path(settings.output) / "ray"),
+            worker_runtime_env={"env_vars": worker_environment(threads)},
             failure_config=FailureConfig(max_failures=settings.max_failures),
         ),
     )

@@ -198,6 +198,13 @@ class Run:
             model_digest=self.identity.model_digest,
         )
 
+    def recalibrate(self, pixel_size_um: tuple[float, float]) -> None:
+        """Give all finished masks another pixel size; no pixel changes, so no inference is needed."""
+        for name in self.names():
+            store = MaskStore.open(self.store_path(name))
+            if store.finished:
+                store.recalibrate(pixel_size_um, "option pixel_size_um")
+
     def write_tables(self, names: Iterable[str], failures: Iterable[Failure]) -> list[AreaRow]:
         """Write areas.csv, areas.parquet and failures.csv from what is on disk.
 

@@ -89,7 +89,7 @@ def engine_grid(shape: tuple[int, int], plan: EnginePlan) -> TileGrid:
     Example:
         >>> grid = engine_grid((3000, 3000), EnginePlan(tile=1024, halo=96, stride=16, shard=2048))
         >>> len(grid), grid.tile_shape
-        (25, (880, 880))
+        (25, (848, 848))
     """
     if plan.blend == "crop":
         return TileGrid(shape, plan.tile, plan.halo, plan.stride, shard=plan.shard)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from microseg_ray.stores.mask_store import EXTRAS, MaskSpec, MaskStore, count_classes
+from microseg_ray.stores.mask_spec import EXTRAS, MaskSpec
+from microseg_ray.stores.mask_store import MaskStore, count_classes
 from microseg_ray.stores.pyramid import mode_downsample
 from microseg_ray.stores.tile_store import TileSpec, TileStore, write_table
 

@@ -15,33 +15,31 @@ the statistics in one.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import Crc32cCodec
 
 from microseg_ray.errors import StoreError
-from microseg_ray.geometry import Box, ceil_to
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec
+from microseg_ray.stores.mask_spec import MaskSpec, create_pixels
+from microseg_ray.stores.pyramid import build_pyramid, label_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["EXTRAS", "MaskSpec", "MaskStore", "count_classes"]
+    from microseg_ray.geometry import Box
 
-CHUNK = 512
+__all__ = ["MaskStore", "count_classes"]
+
 NOT_DONE = -1
-Extra = Literal["none", "margin", "entropy", "probabilities"]
-EXTRAS: tuple[Extra, ...] = ("margin", "entropy", "probabilities")
 
 
 def count_classes(mask: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
@@ -67,59 +65,6 @@ def count_classes(mask: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
         strange = sorted({int(value) for value in np.unique(mask)} - set(range(classes)) - {IGNORE_INDEX})
         raise StoreError(f"mask value {strange[0]} is no class: there are {classes} classes, 0 to {classes - 1}")
     return counts
-
-
-@dataclass(frozen=True)
-class MaskSpec:
-    """What a mask store is made for.
-
-    Attributes:
-        shape: (height, width) of the micrograph.
-        classes: Names and colours, in the order of the class index.
-        shard: Side of a shard in pixels: the unit of work, of writing and of resuming.
-        extra: Which per-pixel output is kept beside the class.
-    """
-
-    shape: tuple[int, int]
-    classes: tuple[ClassSpec, ...]
-    shard: int = 2048
-    extra: Extra = "none"
-
-    @property
-    def chunk(self) -> int:
-        """Side of a zarr chunk inside a shard."""
-        return min(CHUNK, self.shard)
-
-    @property
-    def shards(self) -> tuple[int, int]:
-        """Shards along (y, x)."""
-        return -(-self.shape[0] // self.shard), -(-self.shape[1] // self.shard)
-
-    def box(self, shard: tuple[int, int]) -> Box:
-        """The pixels of one shard, given its (y, x) index.
-
-        Example:
-            >>> MaskSpec((5000, 3000), (), shard=2048).box((2, 1))
-            Box(y0=4096, x0=2048, y1=5000, x1=3000)
-        """
-        y0, x0 = shard[0] * self.shard, shard[1] * self.shard
-        return Box(y0, x0, min(y0 + self.shard, self.shape[0]), min(x0 + self.shard, self.shape[1]))
-
-    def shard_of(self, box: Box) -> tuple[int, int]:
-        """The index of the shard that `box` is, exactly.
-
-        Raises:
-            StoreError: The box is not one whole shard: a partial write could be lost or read half-done.
-        """
-        shard = (box.y0 // self.shard, box.x0 // self.shard)
-        inside = shard[0] < self.shards[0] and shard[1] < self.shards[1]
-        if not inside or self.box(shard) != box:
-            near = self.box((min(shard[0], self.shards[0] - 1), min(shard[1], self.shards[1] - 1)))
-            raise StoreError(
-                f"{box} is not one whole shard of {self.shard} px: several writers of one shard lose data silently and a "
-                f"partial write cannot be told from a finished one; stitch the shard first, then write {near}"
-            )
-        return shard
 
 
 class MaskStore:
@@ -330,6 +275,25 @@ class MaskStore:
         ome = label_metadata(Path(self.path).stem, self.spec, levels, pixel_size_um)
         self._group.attrs.put({"microseg": self._record, "ome": ome})
 
+    def recalibrate(self, pixel_size_um: tuple[float, float], source: str) -> None:
+        """Change the pixel size of a finished store; no pixel changes.
+
+        Args:
+            pixel_size_um: (y, x) of the full resolution.
+            source: Where the value comes from.
+
+        Raises:
+            StoreError: The store is not finished.
+        """
+        from microseg_ray.stores.pyramid import label_metadata, level_shapes
+
+        if not self.finished:
+            raise StoreError(f"{self.path}: not finished yet; run segment again with --pixel_size_um")
+        note = {**self.note, "pixel_size_um": list(pixel_size_um), "pixel_size_source": source}
+        self._record = {**self._record, "note": note}
+        ome = label_metadata(Path(self.path).stem, self.spec, level_shapes(self.spec.shape), pixel_size_um)
+        self._group.attrs.put({"microseg": self._record, "ome": ome})
+
     @property
     def note(self) -> dict[str, Any]:
         """What `finish` was told."""
@@ -356,21 +320,3 @@ class MaskStore:
         """Remove what killed writers left; nobody writes here any more."""
         for partial in Path(self.path).rglob("*.partial"):
             partial.unlink(missing_ok=True)
-
-
-def _pixel_array(
-    group: zarr.Group, name: str, shape: tuple[int, ...], spec: MaskSpec, dtype: str = "uint8"
-) -> zarr.Array[Any]:
-    lead = shape[:-2]
-    sides = tuple(min(spec.shard, ceil_to(side, spec.chunk)) for side in shape[-2:])
-    return group.create_array(
-        name,
-        shape=shape,
-        shards=(*lead, *sides),
-        chunks=(*(1 for _ in lead), spec.chunk, spec.chunk),
-        dtype=dtype,
-        fill_value=IGNORE_INDEX if dtype == "uint8" else float("nan"),
-        compressors=[ZstdCodec(level=1, checksum=True)],
-        config={"write_empty_chunks": True},
-        dimension_names=("class", "y", "x")[-len(shape) :],
-    )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.stores.mask_store import MaskSpec
 
-__all__ = ["build_pyramid", "label_metadata", "mode_downsample"]
+__all__ = ["build_pyramid", "label_metadata", "level_shapes", "mode_downsample"]
 
 SMALLEST_LEVEL = 512
 
@@ -54,6 +54,19 @@ def mode_downsample(mask: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
     return winner
 
 
+def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
+    """Shapes of all levels of a pyramid, the full resolution first.
+
+    Example:
+        >>> level_shapes((1025, 600))
+        [(1025, 600), (513, 300), (257, 150)]
+    """
+    shapes = [shape]
+    while max(shapes[-1]) > SMALLEST_LEVEL:
+        shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
+    return shapes
+
+
 def build_pyramid(group: zarr.Group, spec: MaskSpec) -> list[tuple[int, int]]:
     """Write levels 1, 2, ... until one fits in a chunk; holds four shards at a time.
 
@@ -64,21 +77,19 @@ def build_pyramid(group: zarr.Group, spec: MaskSpec) -> list[tuple[int, int]]:
     Returns:
         Shapes of all levels, the full resolution first.
     """
-    shapes = [spec.shape]
-    while max(shapes[-1]) > SMALLEST_LEVEL:
-        finer, shape = shapes[-1], (-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2))
-        name = str(len(shapes))
+    shapes = level_shapes(spec.shape)
+    for index in range(1, len(shapes)):
+        finer, shape, name = shapes[index - 1], shapes[index], str(index)
         if name in group:
             del group[name]
         level = mask_store._pixel_array(group, name, shape, spec)  # noqa: SLF001 - the same store, split by meaning
-        source = group[str(len(shapes) - 1)]
+        source = group[str(index - 1)]
         for y0 in range(0, shape[0], spec.shard):
             for x0 in range(0, shape[1], spec.shard):
                 box = Box(y0, x0, min(y0 + spec.shard, shape[0]), min(x0 + spec.shard, shape[1]))
                 fine = Box(2 * box.y0, 2 * box.x0, min(2 * box.y1, finer[0]), min(2 * box.x1, finer[1]))
                 pixels = np.asarray(source[fine.slices])  # type: ignore[index]
                 level[box.slices] = mode_downsample(pixels, len(spec.classes))
-        shapes.append(shape)
     return shapes
 
 

@@ -1,0 +1,164 @@
+"""The demo: simulated micrographs with exact masks through every job, and the measured areas beside the true ones."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from microseg_ray import segmentation, tiling, training
+from microseg_ray.errors import SettingsError
+from microseg_ray.evaluation import Evaluation, evaluate
+from microseg_ray.report import report_run
+from microseg_ray.settings import (
+    DemoSettings,
+    EvaluateSettings,
+    ModelSettings,
+    OptimizerSettings,
+    SegmentSettings,
+    TileSettings,
+    TrainSettings,
+)
+from microseg_ray.simulation import simulate_archive, simulate_micrograph
+
+__all__ = ["Demonstrated", "demo"]
+
+MARKER = ".microseg_demo"
+TRAINING_SIDE = 768
+HELD_OUT = 2
+Report = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Demonstrated:
+    """What the demo came to.
+
+    Attributes:
+        segmented: The run over the held-out micrographs, the large one among them.
+        evaluation: Its masks against the exact ones.
+        truth: True area fraction by (micrograph, class name).
+        page: The HTML page.
+    """
+
+    segmented: segmentation.Segmented
+    evaluation: Evaluation
+    truth: dict[tuple[str, str], float]
+    page: Path
+
+
+def demo(settings: DemoSettings, report: Report, start_ray: Callable[[], None]) -> Demonstrated:
+    """Simulate, tile, train, segment, evaluate, report.
+
+    Args:
+        settings: The job's settings.
+        report: Told (stage, done, total, detail).
+        start_ray: Called before Ray is used.
+
+    Raises:
+        SettingsError: The output holds something that no demo wrote.
+    """
+    output = Path(settings.output).absolute()
+    _fresh_folder(output, overwrite=settings.overwrite)
+    learn, keep = output / "train", output / "archive"
+    simulate_archive(learn, settings.count, (TRAINING_SIDE, TRAINING_SIDE), settings.seed)
+    report("simulate", 1, 2, "")
+    # The held-out archive has other seeds: nothing in it was seen in training.
+    simulate_archive(keep, HELD_OUT, (1500, 1101), settings.seed + 1000)
+    large = simulate_archive(output / "large", 1, (settings.size, settings.size), settings.seed + 2000)
+    truth = _truth(keep) | _adopt(output / "large", keep, large)
+    report("simulate", 2, 2, "")
+    if settings.workers:
+        start_ray()
+    _train(settings, learn, output, report)
+    segmented = segmentation.segment(
+        _make(
+            SegmentSettings,
+            archive=str(keep / "images"),
+            checkpoint=str(output / "model" / "best"),
+            output=str(output / "run"),
+            workers=settings.workers,
+            ray=settings.ray,
+        ),
+        lambda progress: report("segment", progress.shards_done, progress.shards, "shards"),
+        start_ray,
+    )
+    evaluation = evaluate(
+        _make(EvaluateSettings, masks=str(keep / "masks"), predictions=str(output / "run"), output=str(output / "evaluation"))
+    )
+    page = report_run(segmented.run.folder, truth, title="microseg_ray demo: simulated sections, measured and true")
+    return Demonstrated(segmented, evaluation, truth, page)
+
+
+def _train(settings: DemoSettings, learn: Path, output: Path, report: Report) -> None:
+    classes = simulate_micrograph((8, 8), 0).classes
+    tiling.tile(
+        _make(
+            TileSettings,
+            images=str(learn / "images"),
+            masks=str(learn / "masks"),
+            output=str(output / "tiles"),
+            classes=classes,
+            splits={"val": 1 / settings.count},
+            tile=256,
+            overlap=32,
+            workers=settings.workers,
+            ray=settings.ray,
+        ),
+        lambda stage, done, total: report(f"tile ({stage})", done, total, ""),
+    )
+    training.train(
+        _make(
+            TrainSettings,
+            tiles=str(output / "tiles"),
+            output=str(output / "model"),
+            epochs=settings.epochs,
+            batch=8,
+            model=ModelSettings(width=12, depth=3),
+            optimizer=OptimizerSettings(learning_rate=4e-3),
+            # One worker with all cores: on two cores the second process only costs its start.
+            workers=min(1, settings.workers),
+            ray=settings.ray,
+        ),
+        lambda progress: report("train", progress.epoch, progress.epochs, _epoch(progress.last)),
+    )
+
+
+def _epoch(last: dict[str, object] | None) -> str:
+    return "" if last is None else f"validation mean IoU {last['val_mean_iou']:.4f}"
+
+
+def _make(cls, **values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN003, ANN202 - one line for five types
+    """Settings from here alone: the environment of another job must not reach into the demo."""
+    defaults = {name: info.get_default(call_default_factory=True) for name, info in cls.model_fields.items()}
+    return cls.model_construct(**{**defaults, **values})
+
+
+def _fresh_folder(output: Path, *, overwrite: bool) -> None:
+    if output.exists() and any(output.iterdir()):
+        if not (output / MARKER).exists() or not overwrite:
+            raise SettingsError(f"demo.output: {output} is not empty and no earlier demo's; give an empty folder")
+        shutil.rmtree(output)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / MARKER).touch()
+
+
+def _truth(folder: Path) -> dict[tuple[str, str], float]:
+    with (folder / "truth.csv").open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    return {(_file_name(row["micrograph"]), row["class"]): float(row["area_fraction"]) for row in rows}
+
+
+def _file_name(name: str) -> str:
+    return name if name.endswith(".tif") else f"{name}.tif"
+
+
+def _adopt(source: Path, archive: Path, written: list[tuple[Path, Path]]) -> dict[tuple[str, str], float]:
+    """Move the large micrograph into the archive under a name of its own."""
+    image, mask = written[0]
+    image.rename(archive / "images" / "large.tif")
+    mask.rename(archive / "masks" / "large.png")
+    found = {("large.tif", name): value for (_, name), value in _truth(source).items()}
+    shutil.rmtree(source)
+    return found

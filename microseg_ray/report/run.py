@@ -1,0 +1,87 @@
+"""From a run folder to its page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from microseg_ray.archive import Run
+from microseg_ray.errors import MicrosegError
+from microseg_ray.report.page import Panel, RunReport, write_run_report
+from microseg_ray.report.pictures import thumbnail
+from microseg_ray.sources import open_micrograph
+from microseg_ray.stores import MaskStore
+
+if TYPE_CHECKING:
+    from microseg_ray.settings import ClassSpec
+
+__all__ = ["report_run"]
+
+PANELS = 12
+SHOWN_SETTINGS = ("tile", "halo", "stride", "shard", "blend", "tta", "precision", "threads", "extra")
+
+
+def report_run(
+    folder: str | Path, truth: Mapping[tuple[str, str], float] | None = None, *, title: str = "", panels: int = PANELS
+) -> Path:
+    """Write RUN/report.html: identity, areas, quarantined inputs, overlays.
+
+    Args:
+        folder: The run folder.
+        truth: True area fraction by (micrograph, class name), shown beside the measured one.
+        title: Heading; default: the folder's name.
+        panels: Micrographs that are shown, at most.
+
+    Returns:
+        The page.
+
+    Raises:
+        StoreError: No run is there.
+    """
+    run = Run.open(folder)
+    areas = run.areas()
+    names = list(dict.fromkeys(str(row["micrograph"]) for row in areas))
+    page = run.folder / "report.html"
+    report = RunReport(
+        title=title or f"Run {run.folder.name}",
+        identity=_identity(run),
+        areas=areas,
+        failures=[vars(failure) for failure in run.failures()],
+        panels=[panel for name in names[:panels] if (panel := _panel(run, name)) is not None],
+        truth=None if truth is None else dict(truth),
+    )
+    write_run_report(page, report)
+    return page
+
+
+def _identity(run: Run) -> dict[str, str]:
+    document, pixels = run.document, run.identity.pixels
+    shown = {
+        "model digest": run.identity.model_digest,
+        "verdict": " ".join(filter(None, (str(document.get("verdict", "")), str(document.get("verdict_reason", ""))))),
+        "archive": str(document.get("archive", "")),
+        "checkpoint": str(document.get("checkpoint", "")),
+    }
+    shown |= {key: str(pixels[key]) for key in SHOWN_SETTINGS if key in pixels}
+    versions: Mapping[str, Any] = document.get("versions", {})
+    shown["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return shown
+
+
+def _panel(run: Run, name: str) -> Panel | None:
+    """Micrograph and mask made small; None where the micrograph is not there any more."""
+    classes: tuple[ClassSpec, ...] = run.classes
+    store = MaskStore.open(run.store_path(name))
+    shape = store.spec.shape
+    try:
+        with open_micrograph(Path(str(run.document["archive"])) / name) as micrograph:
+            image = thumbnail(micrograph.read, shape)
+    except MicrosegError:
+        return None
+    mask = thumbnail(lambda box: np.asarray(store.mask[box.slices])[None], shape, labels=True)[0]
+    size = store.note.get("pixel_size_um")
+    step = -(-max(shape) // 512)
+    return Panel(name, image, mask, classes, None if size is None else (size[0] * step, size[1] * step))
