@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  "$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); echo "make: $(PYTHON) cannot make an environment; on Debian and Ubuntu install its venv package (python3-venv)" >&2; exit 1; }; \
 	fi
 	@echo "installing into $(VENV) (some minutes the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: install

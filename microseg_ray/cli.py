@@ -6,10 +6,10 @@ quarantined; 130 interrupted, to be resumed with the same command.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from microseg_ray.errors import MicrosegError, SettingsError
 from microseg_ray.settings import JOBS, JobSettings, RaySettings, load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
 __all__ = ["main", "run_job", "start_ray"]
@@ -44,26 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
-    if not given or given[0] in {"-h", "--help", "help"}:
+    if not given or given[0] in {"-h", "--help", "help", "-V", "--version"}:
         _usage(Console())
         return DONE if given else USAGE
-    if given[0] in {"-V", "--version"}:
-        from microseg_ray import __version__
-
-        Console(highlight=False).print(f"microseg {__version__}")
-        return DONE
-    job, rest = given[0], given[1:]
     try:
-        if job not in JOBS:
-            raise SettingsError(f"microseg: no job {job!r}; there are {', '.join(JOBS)}")
-        return run_job(job, rest)
+        return run_job(given[0], given[1:])
     except SettingsError as error:
         errors.print(f"[bold red]settings:[/] {_plain(error)}")
         return USAGE
-    except MicrosegError as error:
-        errors.print(f"[bold red]error:[/] {_plain(error)}")
-        return STOPPED
-    except OSError as error:
+    except (MicrosegError, OSError) as error:
         errors.print(f"[bold red]error:[/] {_plain(error)}")
         return STOPPED
     except KeyboardInterrupt:
@@ -83,6 +73,8 @@ def run_job(job: str, arguments: list[str]) -> int:
     """
     from microseg_ray import jobs
 
+    if job not in JOBS:
+        raise SettingsError(f"microseg: no job {job!r}; there are {', '.join(JOBS)}")
     config: Path | None = None
     if job != "info" and arguments and not arguments[0].startswith("-"):
         config, arguments = Path(arguments[0]), arguments[1:]
@@ -111,7 +103,7 @@ def start_ray(settings: RaySettings) -> None:
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level="WARNING")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         return
     ray.init(
         address="local",
@@ -119,7 +111,7 @@ def start_ray(settings: RaySettings) -> None:
         object_store_memory=settings.object_store_memory,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
 
 
@@ -141,6 +133,9 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _usage(console: Console) -> None:
+    from microseg_ray import __version__
+
+    console.print(f"microseg {__version__}", highlight=False)
     console.print("usage: microseg JOB [CONFIG.yaml] [--option value ...]\n\njobs:", highlight=False, markup=False)
     for name, cls in JOBS.items():
         text = (cls.__doc__ or "").strip().splitlines()[0].partition(": ")[2]

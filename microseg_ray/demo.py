@@ -20,6 +20,7 @@ from microseg_ray.settings import (
     SegmentSettings,
     TileSettings,
     TrainSettings,
+    settings_from,
 )
 from microseg_ray.simulation import simulate_archive, simulate_micrograph
 
@@ -72,67 +73,60 @@ def demo(settings: DemoSettings, report: Report, start_ray: Callable[[], None]) 
     if settings.workers:
         start_ray()
     _train(settings, learn, output, report)
+    own = {"workers": settings.workers, "ray": settings.ray}
     segmented = segmentation.segment(
-        _make(
+        settings_from(
             SegmentSettings,
-            archive=str(keep / "images"),
-            checkpoint=str(output / "model" / "best"),
-            output=str(output / "run"),
-            workers=settings.workers,
-            ray=settings.ray,
+            {
+                "archive": str(keep / "images"),
+                "checkpoint": str(output / "model" / "best"),
+                "output": str(output / "run"),
+                **own,
+            },
         ),
         lambda progress: report("segment", progress.shards_done, progress.shards, "shards"),
         start_ray,
     )
-    evaluation = evaluate(
-        _make(EvaluateSettings, masks=str(keep / "masks"), predictions=str(output / "run"), output=str(output / "evaluation"))
-    )
+    compared = {"masks": str(keep / "masks"), "predictions": str(output / "run"), "output": str(output / "evaluation")}
+    evaluation = evaluate(settings_from(EvaluateSettings, compared))
     page = report_run(segmented.run.folder, truth, title="microseg_ray demo: simulated sections, measured and true")
     return Demonstrated(segmented, evaluation, truth, page)
 
 
 def _train(settings: DemoSettings, learn: Path, output: Path, report: Report) -> None:
-    classes = simulate_micrograph((8, 8), 0).classes
+    tiled = {
+        "images": str(learn / "images"),
+        "masks": str(learn / "masks"),
+        "output": str(output / "tiles"),
+        "classes": simulate_micrograph((8, 8), 0).classes,
+        "splits": {"val": 1 / settings.count},
+        "tile": 256,
+        "overlap": 32,
+        "workers": settings.workers,
+        "ray": settings.ray,
+    }
     tiling.tile(
-        _make(
-            TileSettings,
-            images=str(learn / "images"),
-            masks=str(learn / "masks"),
-            output=str(output / "tiles"),
-            classes=classes,
-            splits={"val": 1 / settings.count},
-            tile=256,
-            overlap=32,
-            workers=settings.workers,
-            ray=settings.ray,
-        ),
-        lambda stage, done, total: report(f"tile ({stage})", done, total, ""),
+        settings_from(TileSettings, tiled), lambda stage, done, total: report(f"tile ({stage})", done, total, "")
     )
+    trained = {
+        "tiles": str(output / "tiles"),
+        "output": str(output / "model"),
+        "epochs": settings.epochs,
+        "batch": 8,
+        "model": ModelSettings(width=12, depth=3),
+        "optimizer": OptimizerSettings(learning_rate=4e-3),
+        # One worker with all cores: on two cores a second process only costs its start.
+        "workers": min(1, settings.workers),
+        "ray": settings.ray,
+    }
     training.train(
-        _make(
-            TrainSettings,
-            tiles=str(output / "tiles"),
-            output=str(output / "model"),
-            epochs=settings.epochs,
-            batch=8,
-            model=ModelSettings(width=12, depth=3),
-            optimizer=OptimizerSettings(learning_rate=4e-3),
-            # One worker with all cores: on two cores the second process only costs its start.
-            workers=min(1, settings.workers),
-            ray=settings.ray,
-        ),
+        settings_from(TrainSettings, trained),
         lambda progress: report("train", progress.epoch, progress.epochs, _epoch(progress.last)),
     )
 
 
 def _epoch(last: dict[str, object] | None) -> str:
     return "" if last is None else f"validation mean IoU {last['val_mean_iou']:.4f}"
-
-
-def _make(cls, **values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN003, ANN202 - one line for five types
-    """Settings from here alone: the environment of another job must not reach into the demo."""
-    defaults = {name: info.get_default(call_default_factory=True) for name, info in cls.model_fields.items()}
-    return cls.model_construct(**{**defaults, **values})
 
 
 def _fresh_folder(output: Path, *, overwrite: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from microseg_ray.catalog import CatalogRow, Failure, build_catalog, write_failu
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.metrics import ConfusionMatrix, mean_of
 from microseg_ray.models.card import read_card, read_card_and_digest
-from microseg_ray.settings import ClassSpec, DataSettings, EvaluateSettings, SegmentSettings
+from microseg_ray.settings import ClassSpec, DataSettings, EvaluateSettings, SegmentSettings, settings_from
 from microseg_ray.sources import intensity_limits, open_micrograph, read_mask
 from microseg_ray.stores import MaskSpec
 
@@ -100,7 +101,9 @@ def _classes(settings: EvaluateSettings) -> tuple[ClassSpec, ...]:
         return read_card(settings.checkpoint).classes
     if settings.predictions is not None and (Path(settings.predictions) / "run.json").exists():
         return Run.open(settings.predictions).classes
-    raise SettingsError("evaluate.classes: name the classes in the order of the mask values, as in --classes '[\"clay\", \"pore\"]'")
+    raise SettingsError(
+        'evaluate.classes: name the classes in the order of the mask values, as in --classes \'["clay", "pore"]\''
+    )
 
 
 def _rows(settings: EvaluateSettings) -> tuple[list[CatalogRow], list[Failure]]:
@@ -127,7 +130,9 @@ def _rows(settings: EvaluateSettings) -> tuple[list[CatalogRow], list[Failure]]:
 def _rows_of_run(settings: EvaluateSettings, run: Run) -> tuple[list[CatalogRow], list[Failure]]:
     """A run's masks are named by their micrographs, suffix and all."""
     by_stem = {Path(name).stem.removesuffix(settings.image_suffix): run.store_path(name) for name in run.names()}
-    alone = settings.data.model_copy(update={"images": settings.masks, "masks": None, "mask_suffix": "", "image_suffix": ""})
+    alone = settings.data.model_copy(
+        update={"images": settings.masks, "masks": None, "mask_suffix": "", "image_suffix": ""}
+    )
     rows, failures = build_catalog(alone)
     paired = []
     for row in _of_split(settings, rows):
@@ -145,29 +150,30 @@ def _of_split(settings: EvaluateSettings, rows: list[CatalogRow]) -> list[Catalo
     chosen = [row for row in rows if row.split == settings.split]
     if not chosen:
         known = sorted({row.split for row in rows})
-        raise SettingsError(f"evaluate.split: no micrograph is in split {settings.split!r}; there are {', '.join(known)}")
+        raise SettingsError(
+            f"evaluate.split: no micrograph is in split {settings.split!r}; there are {', '.join(known)}"
+        )
     return chosen
 
 
 def _given(rows: list[CatalogRow]) -> Iterator[Pair]:
     for row in rows:
         if row.mask is not None:
-            yield row.name, (lambda path=row.mask: read_mask(path)), row.image
+            yield row.name, partial(read_mask, row.mask), row.image
 
 
 def _predicted(settings: EvaluateSettings, rows: list[CatalogRow]) -> Iterator[Pair]:
     """Masks that the checkpoint predicts, by the very steps of the segment job, in memory."""
     card, digest = read_card_and_digest(settings.checkpoint or "")
-    engine = SegmentSettings.model_construct(
-        **{name: info.get_default(call_default_factory=True) for name, info in SegmentSettings.model_fields.items()}
-        | {"checkpoint": settings.checkpoint, "archive": settings.images, "output": settings.output}
-        | {name: getattr(settings, name) for name in ("tile", "halo", "precision", "threads")}
-    )
+    chosen = {"archive": settings.images, "checkpoint": settings.checkpoint, "output": settings.output}
+    chosen |= {name: getattr(settings, name) for name in ("tile", "halo", "precision", "threads")}
+    engine = settings_from(SegmentSettings, chosen)
     plan = engine_plan(engine, card)
     worker = ArchiveWorker(worker_config(engine, card, digest, plan))
 
     def predict(path: Path) -> NDArray[np.uint8]:
         with open_micrograph(path) as micrograph:
+            worker.check(micrograph.info)
             shape, limits = micrograph.info.shape, intensity_limits(micrograph, card.scaling)
         spec = MaskSpec(shape, card.classes, plan.engine.shard)
         mask = np.empty(shape, np.uint8)
@@ -178,7 +184,7 @@ def _predicted(settings: EvaluateSettings, rows: list[CatalogRow]) -> Iterator[P
 
     for row in rows:
         if row.mask is not None:
-            yield row.name, (lambda path=row.image: predict(path)), row.mask
+            yield row.name, partial(predict, row.image), row.mask
 
 
 def _same_shape(
@@ -195,9 +201,9 @@ def _same_shape(
 
 def _write(output: Path, result: Evaluation) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    partial = output / "metrics.json.partial"
-    partial.write_text(json.dumps(result.document(), indent=2) + "\n", encoding="utf-8")
-    partial.replace(output / "metrics.json")
+    unfinished = output / "metrics.json.partial"
+    unfinished.write_text(json.dumps(result.document(), indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(output / "metrics.json")
     write_failures(output / "failures.csv", result.failures)
     import pyarrow as pa
     import pyarrow.csv
@@ -209,4 +215,3 @@ def _write(output: Path, result: Evaluation) -> None:
         line |= {f"iou_{key}": values["iou"] for key, values in figures["classes"].items()}
         table.append(line)
     pa.csv.write_csv(pa.Table.from_pylist(table), output / "per_image.csv")
-

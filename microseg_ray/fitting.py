@@ -13,7 +13,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,13 +32,16 @@ from microseg_ray.models.checkpoint import save_checkpoint
 from microseg_ray.models.footprint import measure_footprint
 from microseg_ray.models.predictor import largest, scale_intensities
 from microseg_ray.models.receptive_field import measure_receptive_field
-from microseg_ray.settings import TrainSettings
 from microseg_ray.stores import TileStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-__all__ = ["Crew", "EpochReport", "Fit", "check_fit", "fit", "identity_of"]
+    from microseg_ray.settings import TrainSettings
+
+__all__ = ["Crew", "EpochReport", "Fit", "check_fit", "fit", "identity_of", "saved_state"]
 
 STATE_FILE = "state.pt"
 # Below this a split is held in memory; above it tiles are read from disk batch by batch, one batch ahead.
@@ -121,10 +123,15 @@ def identity_of(settings: TrainSettings, store: TileStore) -> str:
         settings: The job's settings; where it runs and how many workers share a batch do not count.
         store: The tile store.
     """
+    return hashlib.sha256(json.dumps([_deciding(settings), store.digest], sort_keys=True).encode()).hexdigest()
+
+
+def _deciding(settings: TrainSettings) -> dict[str, Any]:
+    """The settings that decide the weights."""
     chosen = settings.resolved()
     for key in ("tiles", "output", "workers", "ray", "max_failures", "overwrite", "threads", "gpu"):
         chosen.pop(key)
-    return hashlib.sha256(json.dumps([chosen, store.digest], sort_keys=True).encode()).hexdigest()
+    return chosen
 
 
 def fit(
@@ -151,7 +158,7 @@ def fit(
     output = Path(settings.output).absolute()
     state = _fresh(settings, store, crew)
     identity = identity_of(settings, store)
-    _resume(state, output, identity, settings)
+    _resume(state, saved_state(settings, store))
     model = state.model
     wrapped = nn.parallel.DistributedDataParallel(model) if crew.distributed else model
     loss = _loss(settings, store).to(crew.device)
@@ -162,12 +169,13 @@ def fit(
     while state.epoch < settings.epochs:
         began = time.monotonic()
         mean_loss, seen = _epoch(wrapped, state, loss, train_data, settings, crew, on_step)
+        _agree(model, crew)
         judged = seen if val_data is None else _validate(model, val_data, settings, crew, len(store.spec.classes))
         row = _row(state, mean_loss, seen, None if val_data is None else judged, time.monotonic() - began)
         state.history.append(row)
         state.epoch += 1
         if crew.rank == 0:
-            _save(state, output, identity, card, judged.as_metrics([item.name for item in store.spec.classes]))
+            _save(state, settings, identity, card, judged.as_metrics([item.name for item in store.spec.classes]))
         report(row)
 
 
@@ -216,7 +224,9 @@ def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimiz
         case "adamw":
             return torch.optim.AdamW(groups, lr=chosen.learning_rate)
         case "sgd":
-            return torch.optim.SGD(groups, lr=chosen.learning_rate, momentum=chosen.momentum, nesterov=chosen.momentum > 0)
+            return torch.optim.SGD(
+                groups, lr=chosen.learning_rate, momentum=chosen.momentum, nesterov=chosen.momentum > 0
+            )
 
 
 def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
@@ -252,9 +262,7 @@ def _loss(settings: TrainSettings, store: TileStore) -> WeightedCrossEntropy:
         return WeightedCrossEntropy()
     if isinstance(weights, tuple):
         return WeightedCrossEntropy(weights)
-    table = store.table
-    counts = np.stack([np.asarray(table[f"count_{index}"]) for index in range(len(store.spec.classes))], axis=1)
-    return WeightedCrossEntropy(class_weights_from_counts(counts[store.rows("train")], weights))
+    return WeightedCrossEntropy(class_weights_from_counts(store.tile_counts("train"), weights))
 
 
 class _Tiles:
@@ -349,9 +357,7 @@ def _step(state: Fit, loss: WeightedCrossEntropy, logits: torch.Tensor, masks: t
     return value
 
 
-def _validate(
-    model: nn.Module, data: _Tiles, settings: TrainSettings, crew: Crew, classes: int
-) -> ConfusionMatrix:
+def _validate(model: nn.Module, data: _Tiles, settings: TrainSettings, crew: Crew, classes: int) -> ConfusionMatrix:
     model.eval()
     matrix = ConfusionMatrix.zeros(classes)
     places = np.arange(len(data.rows))[crew.rank :: crew.world]
@@ -372,6 +378,13 @@ def _merged(matrix: ConfusionMatrix, crew: Crew) -> ConfusionMatrix:
 def _autocast(settings: TrainSettings, crew: Crew) -> torch.autocast:
     kind = "cuda" if crew.device.startswith("cuda") else "cpu"
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=settings.precision == "bf16")
+
+
+def _agree(model: nn.Module, crew: Crew) -> None:
+    """Batch norms have seen each worker's own tiles last; the chief's statistics are the ones that are saved."""
+    if crew.distributed:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def _classes_of(model: nn.Module) -> int:
@@ -416,8 +429,9 @@ def _card(settings: TrainSettings, store: TileStore, model: nn.Module) -> ModelC
     return card
 
 
-def _save(state: Fit, output: Path, identity: str, card: ModelCard, metrics: dict[str, Any]) -> None:
+def _save(state: Fit, settings: TrainSettings, identity: str, card: ModelCard, metrics: dict[str, Any]) -> None:
     """Checkpoints first, then the state that counts them, then the tables: each whole or absent."""
+    output = Path(settings.output).absolute()
     output.mkdir(parents=True, exist_ok=True)
     row = state.history[-1]
     done = card.model_copy(update={"metrics": {"epoch": row.epoch, "selected_by": _selector(row), **metrics}})
@@ -431,6 +445,7 @@ def _save(state: Fit, output: Path, identity: str, card: ModelCard, metrics: dic
     torch.save(
         {
             "identity": identity,
+            "settings": _deciding(settings),
             "epoch": state.epoch,
             "model": model.state_dict(),
             "optimizer": state.optimizer.state_dict(),
@@ -448,19 +463,37 @@ def _selector(row: EpochReport) -> str:
     return "train mean IoU (no validation split)" if row.val_mean_iou is None else "validation mean IoU"
 
 
-def _resume(state: Fit, output: Path, identity: str, settings: TrainSettings) -> None:
-    path = output / STATE_FILE
+def saved_state(settings: TrainSettings, store: TileStore) -> dict[str, Any] | None:
+    """The state that an interrupted or finished fit left in the output, None where there is none.
+
+    Raises:
+        SettingsError: It cannot be read, or is of other settings or other tiles; the message says which.
+    """
+    path = Path(settings.output).absolute() / STATE_FILE
     if settings.overwrite or not path.exists():
-        return
+        return None
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch.load raises half a dozen types for a damaged file.
-        raise SettingsError(f"{path}: cannot be read ({error}); give another output, or --overwrite to start afresh") from error
-    if saved["identity"] != identity:
         raise SettingsError(
-            f"train.output: {output} holds a fit of other settings or other tiles; give another output, or --overwrite"
+            f"{path}: cannot be read ({error}); give another output, or --overwrite to start afresh"
+        ) from error
+    if saved["identity"] != identity_of(settings, store):
+        older, now = saved.get("settings", {}), _deciding(settings)
+        differing = [
+            f"{key}: {older[key]} there, {now[key]} now" for key in now if key in older and older[key] != now[key]
+        ]
+        raise SettingsError(
+            f"train.output: {path.parent} holds a fit of other settings or other tiles ({'; '.join(differing) or 'other tiles'}), "
+            "and fits are never mixed; give another output, or --overwrite to start afresh"
         )
+    return saved
+
+
+def _resume(state: Fit, saved: dict[str, Any] | None) -> None:
+    if saved is None:
+        return
     state.model.load_state_dict(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.epoch = int(saved["epoch"])
@@ -472,7 +505,16 @@ def write_history(path: Path, history: list[EpochReport], classes: list[str]) ->
     partial = path.with_suffix(".csv.partial")
     with partial.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle)
-        names = ["epoch", "loss", "train_mean_iou", "val_mean_iou", "pixel_accuracy", "learning_rate", "seconds", "best"]
+        names = [
+            "epoch",
+            "loss",
+            "train_mean_iou",
+            "val_mean_iou",
+            "pixel_accuracy",
+            "learning_rate",
+            "seconds",
+            "best",
+        ]
         writer.writerow([*names, *(f"iou_{name}" for name in classes)])
         for row in history:
             values = vars(row)

@@ -13,24 +13,27 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from microseg_ray.settings import (
-    DemoSettings,
-    EvaluateSettings,
-    InfoSettings,
-    MeasureSettings,
-    ReportSettings,
-    SegmentSettings,
-    SimulateSettings,
-    TileSettings,
-    TrainSettings,
-)
-
 if TYPE_CHECKING:
+    from microseg_ray.archive.drive import Progress as RunProgress
+    from microseg_ray.archive.forecast import Forecast
     from microseg_ray.catalog import Failure
+    from microseg_ray.settings import (
+        DemoSettings,
+        EvaluateSettings,
+        InfoSettings,
+        MeasureSettings,
+        PlanSettings,
+        ReportSettings,
+        SegmentSettings,
+        SimulateSettings,
+        TileSettings,
+        TrainSettings,
+        VerifySettings,
+    )
 
 __all__ = ["STEPS", "Bar", "progress_bar"]
 
-DONE, QUARANTINED = 0, 3
+DONE, STOPPED, QUARANTINED = 0, 1, 3
 SHOWN_FAILURES = 20
 LOG_SECONDS = 10.0
 StartRay = Callable[[], None]
@@ -113,7 +116,8 @@ def tile(settings: TileSettings, start: StartRay) -> int:
         table.add_row(line.split, str(line.micrographs), str(line.tiles), *(f"{share:.4f}" for share in line.fractions))
     console.print(table)
     spec = tiled.store.spec
-    console.print(f"{spec.tiles} tiles of {spec.side} px ({spec.channels} channel, {spec.dtype}) in {escape(str(tiled.store.folder))}")
+    where = escape(str(tiled.store.folder))
+    console.print(f"{spec.tiles} tiles of {spec.side} px ({spec.channels} channel, {spec.dtype}) in {where}")
     if tiled.left_out:
         console.print(f"{tiled.left_out} tiles without enough labelled pixels were left out")
     return _quarantine(tiled.failures, tiled.store.folder / "failures.csv")
@@ -176,7 +180,6 @@ def _shown(value: float | None) -> str:
 def segment(settings: SegmentSettings, start: StartRay) -> int:
     """Segment an archive and print its areas."""
     from microseg_ray import segmentation
-    from microseg_ray.archive.drive import Progress as RunProgress
 
     began = time.monotonic()
     with progress_bar() as bar:
@@ -187,7 +190,7 @@ def segment(settings: SegmentSettings, start: StartRay) -> int:
                 detail = f"{progress.finished} of {progress.micrographs} finished"
                 bar.update("shards", progress.shards_done, progress.shards, detail)
 
-        result = segmentation.segment(settings, report, start)
+        result = segmentation.segment(settings, report, start, on_forecast=print_forecast)
     ledger = result.ledger
     done = len({row.micrograph for row in result.areas})
     console.print(
@@ -202,6 +205,57 @@ def segment(settings: SegmentSettings, start: StartRay) -> int:
     for detail in ledger.details[:3]:
         console.print(detail, markup=False)
     return _quarantine(ledger.failures, result.run.folder / "failures.csv")
+
+
+def plan(settings: PlanSettings, start: StartRay) -> int:
+    """Print what segment would do; the exit code says whether something would be quarantined."""
+    from microseg_ray import segmentation
+
+    with progress_bar() as bar:
+        cost = segmentation.plan(
+            settings, lambda progress: bar.update("micrographs opened", progress.opened, progress.micrographs), start
+        )
+    print_forecast(cost)
+    return _quarantine(cost.failures, Path(settings.output) / "failures.csv (not written by plan)")
+
+
+def print_forecast(cost: Forecast) -> None:
+    """What a run will cost, as a table."""
+    engine = cost.plan.engine
+    reason = f" ({cost.plan.reason})" if cost.plan.reason else ""
+    table = Table("plan", "", show_header=False)
+    for name, value in (
+        (
+            "micrographs",
+            f"{cost.micrographs}, {cost.complete} complete already, {len(cost.failures)} to be quarantined",
+        ),
+        ("shards", f"{cost.missing} of {cost.shards} to compute, {engine.shard} px a side"),
+        (
+            "tiles",
+            f"about {cost.tiles}, at most {engine.tile} px, halo {engine.halo}, batch {engine.batch}, blend {engine.blend}",
+        ),
+        ("halo tax", f"{cost.halo_tax:.2f} pixels computed for each pixel kept"),
+        ("seams", f"{cost.plan.verdict}{reason}"),
+        ("memory", f"{cost.worker_bytes / 1024**3:.2f} GiB per worker, projected peak"),
+        ("disk", f"at most {cost.disk_bytes / 1e9:.3f} GB, {cost.free_bytes / 1e9:.1f} GB free"),
+    ):
+        table.add_row(name, escape(value))
+    console.print(table)
+
+
+def verify(settings: VerifySettings, _start: StartRay) -> int:
+    """Recompute random shards of a run and compare the bytes; 1 on any difference."""
+    from microseg_ray.verification import verify as check
+
+    with progress_bar() as bar:
+        found = check(settings, lambda done, total: bar.update("shards", done, total))
+    for problem in found.problems:
+        console.print(f"[red]{escape(problem)}[/]")
+    console.print(
+        f"{found.recomputed} shards recomputed, {found.equal} equal byte for byte; {found.recounted} shards recounted, "
+        f"{found.recounted - found.miscounted} agree with the ledger"
+    )
+    return STOPPED if found.problems else DONE
 
 
 def print_areas(rows: Sequence[Any], limit: int = 30) -> None:
@@ -222,11 +276,10 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
     from microseg_ray.archive import Run
 
     run = Run.open(settings.run)
-    size = settings.pixel_size_um
     failures = run.failures()
     with run.locked():
-        if size is not None:
-            run.recalibrate((float(size), float(size)) if isinstance(size, float | int) else size)
+        if settings.pixel_size_um is not None:
+            run.recalibrate(settings.pixel_size_um)
         rows = run.write_tables(run.names(), failures)
     print_areas(rows)
     return _quarantine(failures, run.folder / "failures.csv")
@@ -250,7 +303,8 @@ def info(settings: InfoSettings, _start: StartRay) -> int:
         source = f" ({seen.pixel_size_source})" if seen.pixel_size_um is not None else ""
         reading = "regions are read lazily" if seen.lazy else f"decoded whole, {seen.decoded_bytes / 1e6:.1f} MB"
         console.print(f"[bold]{escape(path)}[/]")
-        console.print(f"  {seen.format}, {seen.shape[0]} x {seen.shape[1]} px (height x width), {seen.channels} channel, {seen.dtype}")
+        side = f"{seen.shape[0]} x {seen.shape[1]} px (height x width)"
+        console.print(f"  {seen.format}, {side}, {seen.channels} channel, {seen.dtype}")
         console.print(f"  pixel size (y x x): {size}{escape(source)}; {reading}")
     for failure in failures:
         console.print(f"[yellow]{escape(failure.path)}[/]: {escape(failure.reason)}")
@@ -294,7 +348,9 @@ STEPS: dict[str, Callable[[Any, StartRay], int]] = {
     "tile": tile,
     "train": train,
     "evaluate": evaluate,
+    "plan": plan,
     "segment": segment,
+    "verify": verify,
     "measure": measure,
     "report": report,
     "info": info,

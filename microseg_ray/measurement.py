@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -85,7 +85,8 @@ def area_rows(measured: Measured, classes: tuple[ClassSpec, ...]) -> list[AreaRo
         >>> import numpy as np
         >>> from microseg_ray.settings import ClassSpec
         >>> counts = np.array([300, 100])
-        >>> rows = area_rows(Measured("a.tif", counts, (0.5, 0.5), "option", "f0"), (ClassSpec(name="matrix"), ClassSpec(name="pore")))
+        >>> classes = (ClassSpec(name="matrix"), ClassSpec(name="pore"))
+        >>> rows = area_rows(Measured("a.tif", counts, (0.5, 0.5), "option", "f0"), classes)
         >>> rows[1].area_fraction, rows[1].area_um2
         (0.25, 25.0)
     """

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from microseg_ray.archive import ArchiveWorker, Outcome, Run, RunPlan, Task, prepare_job
-from microseg_ray.archive.drive import Executor, Ledger, PlainLoop, Progress, drive
+from microseg_ray.archive.drive import Executor, Ledger, PlainLoop, Progress, survey, work
+from microseg_ray.archive.forecast import Forecast, forecast
+from microseg_ray.archive.run import sole_writer
 from microseg_ray.workers import worker_environment
 
 if TYPE_CHECKING:
-    from microseg_ray.measurement import AreaRow
-    from microseg_ray.archive.worker import WorkerConfig
-    from microseg_ray.settings import SegmentSettings
+    from collections.abc import Callable, Iterator
 
-__all__ = ["ActorPool", "Segmented", "segment"]
+    from microseg_ray.archive.worker import WorkerConfig
+    from microseg_ray.measurement import AreaRow
+    from microseg_ray.settings import EngineSettings, PlanSettings, SegmentSettings
+
+__all__ = ["ActorPool", "Segmented", "plan", "segment"]
 
 CALLS_IN_FLIGHT = 2
 
@@ -62,7 +66,7 @@ class ActorPool:
     """Runs tasks on Ray actors, two calls deep; owns its failures.
 
     A worker that dies or stalls is replaced. Its tasks are tried again, each alone on a worker, so that the next death
-    has one cause; a task that was there at `attempts` deaths comes back as a failed row.
+    has one cause; a task that was there at `attempts` deaths, the last time alone, comes back as a failed row.
 
     Args:
         config: What workers are told.
@@ -135,7 +139,11 @@ class ActorPool:
     def _collect(self, reference: Any, slot: _Slot) -> Iterator[Outcome]:
         try:
             outcome: Outcome = ray.get(reference)
-        except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        except (
+            ray.exceptions.RayActorError,
+            ray.exceptions.WorkerCrashedError,
+            ray.exceptions.OutOfMemoryError,
+        ) as error:
             yield from self._replace(slot, f"its worker died ({_first_line(error)})")
             return
         except ray.exceptions.RayError as error:
@@ -153,11 +161,13 @@ class ActorPool:
 
     def _replace(self, slot: _Slot, reason: str) -> Iterator[Outcome]:
         tasks = list(slot.tasks.values())
+        certain = len(tasks) == 1
         slot.tasks.clear()
         slot.actor = self._spawn()
         for task in tasks:
             self._attempts[task] = self._attempts.get(task, 0) + 1
-            if self._attempts[task] >= self._attempts_allowed:
+            # Never given up for what a neighbour may have done.
+            if certain and self._attempts[task] >= self._attempts_allowed:
                 yield Outcome(task, ok=False, reason=f"given up after {self._attempts[task]} tries: {reason}")
             else:
                 self._suspects.append(task)
@@ -167,11 +177,68 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
+@contextmanager
+def _executors(
+    settings: EngineSettings, config: WorkerConfig, start_ray: Callable[[], None], worker_class: type[ArchiveWorker]
+) -> Iterator[Callable[[], Executor]]:
+    """Gives the executor on first need, so that a run with nothing to do starts neither Ray nor workers."""
+    made: list[Executor] = []
+
+    def executor() -> Executor:
+        if not made and settings.workers == 0:
+            made.append(PlainLoop(worker_class(config)))
+        elif not made:
+            start_ray()
+            made.append(
+                ActorPool(
+                    config,
+                    workers=settings.workers,
+                    gpu=settings.gpu,
+                    attempts=settings.attempts,
+                    timeout=settings.shard_timeout,
+                    worker_class=worker_class,
+                )
+            )
+        return made[0]
+
+    try:
+        yield executor
+    finally:
+        for pool in made:
+            pool.close()
+
+
+def plan(
+    settings: PlanSettings,
+    report: Callable[[Progress], None] = lambda _: None,
+    start_ray: Callable[[], None] = lambda: None,
+) -> Forecast:
+    """What `segment` with the same settings would do; changes nothing.
+
+    Args:
+        settings: The job's settings.
+        report: Told after every micrograph.
+        start_ray: Called before Ray is used.
+
+    Raises:
+        InputError: The archive is missing or empty.
+        CheckpointError: The checkpoint cannot be used.
+        RunMismatchError: The output holds a run of another model or other settings.
+        SettingsError: Settings that cannot work or do not fit the memory.
+    """
+    job = prepare_job(settings)
+    run = Run.at(settings.output, job.identity, overwrite=settings.overwrite)
+    with _executors(settings, job.config, start_ray, ArchiveWorker) as executor:
+        ledger, _ = survey(run, job.inputs, job.config, executor, report, dry=True)
+    return forecast(ledger.prepared, len(ledger.kept), ledger.failures, job.plan, run.folder, len(job.config.classes))
+
+
 def segment(
     settings: SegmentSettings,
     report: Callable[[Progress], None] = lambda _: None,
     start_ray: Callable[[], None] = lambda: None,
     worker_class: type[ArchiveWorker] = ArchiveWorker,
+    on_forecast: Callable[[Forecast], None] = lambda _: None,
 ) -> Segmented:
     """Segment an archive, or what is missing of it.
 
@@ -180,6 +247,7 @@ def segment(
         report: Told after every task.
         start_ray: Called before the first actor is made, and only if there is something to do.
         worker_class: For tests that inject failures.
+        on_forecast: Told what the run will cost, before its first shard.
 
     Returns:
         The run, its ledger and its areas.
@@ -191,30 +259,17 @@ def segment(
         StoreError: The disk is full.
     """
     job = prepare_job(settings)
-    run = Run.create(settings.output, job.identity, job.record, overwrite=settings.overwrite)
-    pools: list[ActorPool] = []
-
-    def executor() -> Executor:
-        if settings.workers == 0:
-            return PlainLoop(worker_class(job.config))
-        start_ray()
-        pools.append(
-            ActorPool(
-                job.config,
-                workers=settings.workers,
-                gpu=settings.gpu,
-                attempts=settings.attempts,
-                timeout=settings.shard_timeout,
-                worker_class=worker_class,
-            )
+    # The lock comes first: `overwrite` must not delete what another job is writing.
+    with sole_writer(settings.output), _executors(settings, job.config, start_ray, worker_class) as executor:
+        run = Run.create(settings.output, job.identity, job.record, overwrite=settings.overwrite)
+        ledger, progress = survey(run, job.inputs, job.config, executor, report)
+        cost = forecast(
+            ledger.prepared, len(ledger.kept), ledger.failures, job.plan, run.folder, len(job.config.classes)
         )
-        return pools[0]
-
-    with run.locked():
-        try:
-            ledger = drive(run, job.inputs, job.config, executor, report)
-        finally:
-            for pool in pools:
-                pool.close()
-        areas = run.write_tables([item.name for item in job.inputs], ledger.failures)
+        cost.refuse_full_disk(run.folder)
+        on_forecast(cost)
+        work(run, ledger, progress, executor, report)
+        # An input that broke after an earlier run still has that run's mask, which is not measured any more.
+        failed = {failure.path for failure in ledger.failures}
+        areas = run.write_tables([item.name for item in job.inputs if item.name not in failed], ledger.failures)
     return Segmented(run, job.plan, ledger, areas)

@@ -9,11 +9,23 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -21,6 +33,8 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+)
+from pydantic_settings import (
     SettingsError as PydanticSettingsError,
 )
 
@@ -50,6 +64,7 @@ __all__ = [
     "VerifySettings",
     "default_color",
     "load_settings",
+    "settings_from",
 ]
 
 IGNORE_INDEX = 255
@@ -121,6 +136,18 @@ def _classes(value: Any) -> Any:
 
 
 Classes = Annotated[tuple[ClassSpec, ...], BeforeValidator(_classes)]
+
+
+def _pixel_size(value: Any) -> Any:
+    """Accept one number for square pixels, `0.5`, as well as (y, x), `[0.5, 0.52]`."""
+    if isinstance(value, int | float | str):
+        value = [value]
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = [value[0], value[0]]
+    return value
+
+
+PixelSize = Annotated[tuple[PositiveFloat, PositiveFloat] | None, BeforeValidator(_pixel_size)]
 
 
 class Scaling(Frozen):
@@ -342,7 +369,7 @@ class EngineSettings(JobSettings):
     )
     memory: float = Field(default=1.5, gt=0, description="GiB that a worker may use")
     fingerprint: Literal["stat", "content"] = "stat"
-    pixel_size_um: tuple[float, float] | float | None = Field(default=None, description="overrides the files' own")
+    pixel_size_um: PixelSize = Field(default=None, description="(y, x) or one number; overrides the files' own")
     extra: Literal["none", "margin", "entropy", "probabilities"] = "none"
     attempts: int = Field(default=3, ge=1, description="how often a shard that kills its worker is tried")
     shard_timeout: float = Field(default=900.0, gt=0, description="seconds after which a shard counts as stalled")
@@ -378,7 +405,7 @@ class MeasureSettings(JobSettings):
 
     job: ClassVar[str] = "measure"
     run: str
-    pixel_size_um: tuple[float, float] | float | None = None
+    pixel_size_um: PixelSize = None
 
 
 class EvaluateSettings(_Data):
@@ -518,6 +545,36 @@ def load_settings(cls: type[SettingsT], arguments: list[str] | None = None, conf
             ) from error
         raise
     return cls.model_construct(_fields_set=loaded.model_fields_set, **{k: getattr(loaded, k) for k in cls.model_fields})
+
+
+def settings_from(cls: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
+    """Settings from plain values alone, as `resolved` gave them; no file, environment or command line reaches in.
+
+    Args:
+        cls: The job's settings model.
+        values: By field; what is left out has its default.
+
+    Raises:
+        SettingsError: An unknown field or a wrong value.
+
+    Example:
+        >>> settings_from(MeasureSettings, {"run": "runs/a"}).run
+        'runs/a'
+    """
+    frozen = TypeAdapter(create_model(cls.__name__, __base__=_PlainBase, **_fields(cls)))
+    try:
+        checked = frozen.validate_python(dict(values))
+    except ValidationError as error:
+        raise SettingsError(_explain(error, cls, None)) from error
+    return cls.model_construct(**{name: getattr(checked, name) for name in cls.model_fields})
+
+
+def _fields(cls: type[BaseModel]) -> dict[str, Any]:
+    return {name: (info.annotation, info) for name, info in cls.model_fields.items()}
+
+
+class _PlainBase(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def read_config(path: Path, cls: type[JobSettings]) -> dict[str, Any]:

@@ -71,7 +71,9 @@ def tile(settings: TileSettings, report: Report = lambda *_: None) -> Tiled:
         StoreError: The output holds a store already.
     """
     if not settings.classes:
-        raise SettingsError("tile.classes: name the classes in the order of the mask values, as in classes: [matrix, pore]")
+        raise SettingsError(
+            "tile.classes: name the classes in the order of the mask values, as in classes: [matrix, pore]"
+        )
     for key in ("images", "masks"):
         if getattr(settings, key) is None:
             raise SettingsError(f"tile.{key}: missing; give --{key} or put `{key}:` under `data:` in the config")
@@ -85,7 +87,9 @@ def tile(settings: TileSettings, report: Report = lambda *_: None) -> Tiled:
     failures += [Failure(found["name"], found["stage"], found["reason"]) for found in surveys if found["reason"]]
     if not good:
         listed = "; ".join(f"{failure.path}: {failure.reason}" for failure in failures[:3])
-        raise InputError(settings.images, f"no usable pair of micrograph and mask is left ({listed})", "see the reasons above")
+        raise InputError(
+            settings.images, f"no usable pair of micrograph and mask is left ({listed})", "see the reasons above"
+        )
     tiles, left_out = _tile_rows(good, settings)
     if not tiles:
         raise InputError(settings.images, "every tile was left out", f"lower min_labelled ({settings.min_labelled})")
@@ -95,7 +99,9 @@ def tile(settings: TileSettings, report: Report = lambda *_: None) -> Tiled:
     requests = [_shard_request(store, shard, tiles, good) for shard in range(store.spec.shards)]
     broken = [found["reason"] for found in mapper(_write_row, requests, "write") if found["reason"]]
     if broken:
-        raise InputError(settings.images, f"an input changed while it was tiled ({broken[0]})", "run the tile job again")
+        raise InputError(
+            settings.images, f"an input changed while it was tiled ({broken[0]})", "run the tile job again"
+        )
     write_table(output, tiles)
     return Tiled(TileStore.open(output), summarise(tiles, settings), failures, left_out)
 
@@ -106,7 +112,9 @@ def summarise(tiles: Iterable[dict[str, Any]], settings: TileSettings) -> list[T
     rows = list(tiles)
     for split in sorted({row["split"] for row in rows}):
         own = [row for row in rows if row["split"] == split]
-        counts = np.array([[row[f"count_{index}"] for index in range(len(settings.classes))] for row in own]).sum(axis=0)
+        counts = np.array([[row[f"count_{index}"] for index in range(len(settings.classes))] for row in own]).sum(
+            axis=0
+        )
         total = max(1, int(counts.sum()))
         fractions = tuple(float(count) / total for count in counts)
         lines.append(TileSummary(split, len({row["micrograph"] for row in own}), len(own), fractions))
@@ -155,12 +163,14 @@ def _survey(request: dict[str, Any]) -> dict[str, Any]:
         if strange:
             raise InputError(
                 request["mask"],
-                f"the mask holds the value {strange[0]}, but {request['classes']} classes are named: 0 to {request['classes'] - 1}",
+                f"the mask holds the value {strange[0]}, but only classes 0 to {request['classes'] - 1} are named",
                 f"name all classes, or set pixels without a class to {IGNORE_INDEX}",
             )
         tiles = []
         for member in _grid(info.shape, request["tile"], request["overlap"]):
-            micrograph.read(member.visible)  # finds damage and NaN now, while the store can still be laid out without it
+            micrograph.read(
+                member.visible
+            )  # finds damage and NaN now, while the store can still be laid out without it
             counts = count_classes(mask[member.visible.slices], request["classes"])
             tiles.append([member.box.y0, member.box.x0, *map(int, counts)])
         low, high = intensity_limits(micrograph, Scaling(**request["scaling"]))
@@ -311,7 +321,9 @@ def _on_ray_data(report: Report, workers: int) -> Mapper:
             return {"order": row["order"], "result": json.dumps(step(json.loads(row["request"])))}
 
         rows = [{"order": order, "request": json.dumps(request)} for order, request in enumerate(requests)]
-        dataset = ray.data.from_items(rows, override_num_blocks=blocks).map(on_row, compute=ray.data.TaskPoolStrategy(size=min(workers, blocks)))
+        dataset = ray.data.from_items(rows, override_num_blocks=blocks).map(
+            on_row, compute=ray.data.TaskPoolStrategy(size=min(workers, blocks))
+        )
         results: list[dict[str, Any]] = [{} for _ in requests]
         for done, row in enumerate(dataset.iter_rows(), 1):
             results[row["order"]] = json.loads(row["result"])

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from microseg_ray.errors import MicrosegError
-from microseg_ray.settings import TrainSettings
+from microseg_ray.settings import TrainSettings, settings_from
 from microseg_ray.workers import worker_environment
 
 __all__ = ["TrainProgress", "Trained", "train", "train_loop_per_worker"]
@@ -91,7 +91,9 @@ def train(
         for name in ("state.pt", "metrics.csv"):
             (output / name).unlink(missing_ok=True)
     # From here on a restarted worker must resume, not start afresh again.
-    settings = settings.model_copy(update={"overwrite": False, "output": str(output), "tiles": str(Path(settings.tiles).absolute())})
+    settings = settings.model_copy(
+        update={"overwrite": False, "output": str(output), "tiles": str(Path(settings.tiles).absolute())}
+    )
     (output / "settings.json").write_text(json.dumps(settings.resolved(), indent=2) + "\n", encoding="utf-8")
     if settings.workers == 0:
         train_loop_per_worker({"settings": settings.resolved(), "ray": False}, report)
@@ -104,9 +106,9 @@ def train(
 
 def _check_early(settings: TrainSettings) -> None:
     """Find what is wrong with the settings before any worker is started."""
-    from microseg_ray.fitting import Crew, check_fit
+    from microseg_ray.fitting import Crew, check_fit, saved_state
 
-    check_fit(settings, Crew(world=max(1, settings.workers)))
+    saved_state(settings, check_fit(settings, Crew(world=max(1, settings.workers))))
 
 
 def train_loop_per_worker(config: dict[str, Any], report: Report = lambda _: None) -> None:
@@ -120,7 +122,7 @@ def train_loop_per_worker(config: dict[str, Any], report: Report = lambda _: Non
 
     from microseg_ray.fitting import Crew, EpochReport, fit
 
-    settings = TrainSettings.model_construct(**_typed(config["settings"]))
+    settings = settings_from(TrainSettings, config["settings"])
     crew = Crew(device="cuda" if settings.gpu and torch.cuda.is_available() else "cpu")
     if config["ray"]:
         import ray.train
@@ -145,17 +147,6 @@ def train_loop_per_worker(config: dict[str, Any], report: Report = lambda _: Non
     fit(settings, crew, on_epoch, teller.step if chief else lambda *_: None)
     if events is not None:
         events.close()
-
-
-def _typed(values: dict[str, Any]) -> dict[str, Any]:
-    """Resolved settings back as their types: through validation, whatever the worker's environment holds."""
-    from pydantic import TypeAdapter
-
-    return {
-        name: TypeAdapter(info.annotation).validate_python(values[name])
-        for name, info in TrainSettings.model_fields.items()
-        if name in values
-    }
 
 
 def _scalars(row: Any) -> dict[str, float]:
@@ -222,7 +213,9 @@ def _on_ray_train(settings: TrainSettings) -> None:
         train_loop_per_worker,
         train_loop_config={"settings": {**settings.resolved(), "threads": threads}, "ray": True},
         scaling_config=ScalingConfig(
-            num_workers=settings.workers, use_gpu=settings.gpu, resources_per_worker={"CPU": share, **({"GPU": 1} if settings.gpu else {})}
+            num_workers=settings.workers,
+            use_gpu=settings.gpu,
+            resources_per_worker={"CPU": share, **({"GPU": 1} if settings.gpu else {})},
         ),
         # A new name each time: the fit's own state decides what is resumed, not Ray's snapshot of an older run.
         run_config=RunConfig(
@@ -235,7 +228,9 @@ def _on_ray_train(settings: TrainSettings) -> None:
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        raise MicrosegError(f"train: workers failed more than max_failures ({settings.max_failures}) times: {_cause(error)}") from error
+        raise MicrosegError(
+            f"train: workers failed more than max_failures ({settings.max_failures}) times: {_cause(error)}"
+        ) from error
     finally:
         shutil.rmtree(Path(settings.output) / "ray", ignore_errors=True)
 

@@ -6,24 +6,31 @@ other. The order of tasks never shows in the bytes.
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from microseg_ray.archive.run import Run
-from microseg_ray.archive.worker import ArchiveWorker, FinishTask, Outcome, Prepared, PrepareTask, ShardTask, Task, WorkerConfig
+from microseg_ray.archive.worker import (
+    ArchiveWorker,
+    FinishTask,
+    Outcome,
+    Prepared,
+    PrepareTask,
+    ShardTask,
+    Task,
+    WorkerConfig,
+)
 from microseg_ray.catalog import Failure
 from microseg_ray.errors import MicrosegError, StoreError
 from microseg_ray.sources import fingerprint
 from microseg_ray.stores import MaskStore
 
-__all__ = ["Executor", "Input", "Ledger", "PlainLoop", "Progress", "drive", "is_done"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
-# Uncompressed bytes per pixel of mask and pyramid together: 1 + 1/4 + 1/16 + ...
-PYRAMID = 4 / 3
+    from microseg_ray.archive.run import Run
+
+__all__ = ["Executor", "Input", "Ledger", "PlainLoop", "Progress", "is_done", "survey", "work"]
 
 
 class Executor(Protocol):
@@ -31,6 +38,9 @@ class Executor(Protocol):
 
     def run(self, pending: deque[Task]) -> Iterator[Outcome]:
         """Yield one outcome for every task, in any order."""
+
+    def close(self) -> None:
+        """Let go of workers and files."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,10 @@ class PlainLoop:
         """Yield outcomes in the order of the tasks."""
         while pending:
             yield self.worker.do(pending.popleft())
+
+    def close(self) -> None:
+        """Close the files that the worker holds open."""
+        self.worker.close()
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,7 @@ class Ledger:
         failures: Quarantined inputs.
         computed: Shards computed now.
         kept: Micrographs that were complete already.
+        paths: Files of the micrographs that were not complete, by name.
         prepared: What preparing found, by name.
         details: Tracebacks of the engine's own failures.
     """
@@ -81,6 +96,7 @@ class Ledger:
     failures: list[Failure] = field(default_factory=list)
     computed: int = 0
     kept: list[str] = field(default_factory=list)
+    paths: dict[str, str] = field(default_factory=dict)
     prepared: dict[str, Prepared] = field(default_factory=dict)
     details: list[str] = field(default_factory=list)
 
@@ -101,64 +117,82 @@ def is_done(run: Run, item: Input, config: WorkerConfig) -> bool:
         return False
 
 
-def drive(
+def survey(
     run: Run,
     inputs: Sequence[Input],
     config: WorkerConfig,
     executor: Callable[[], Executor],
     report: Callable[[Progress], None],
-) -> Ledger:
-    """Do all that is missing.
+    *,
+    dry: bool = False,
+) -> tuple[Ledger, Progress]:
+    """Find out what is complete, and look at the headers of the rest.
 
     Args:
         run: The run folder.
         inputs: The archive.
         config: What workers are told.
-        executor: Makes the executor; called only if there is something to do.
-        report: Told after every outcome.
+        executor: Gives the executor; called only if something is not complete.
+        report: Told after every micrograph.
+        dry: Change nothing on disk.
 
     Returns:
-        The ledger.
-
-    Raises:
-        StoreError: The disk cannot hold the result, or a task failed in a way that makes going on senseless.
+        The ledger so far, and the progress.
     """
     ledger = Ledger()
     progress = Progress(len(inputs))
     todo = [item for item in inputs if not is_done(run, item, config)]
     ledger.kept = sorted({item.name for item in inputs} - {item.name for item in todo})
+    ledger.paths = {item.name: item.path for item in todo}
     progress.opened = progress.finished = len(ledger.kept)
     report(progress)
-    if not todo:
-        return ledger
-    pool = executor()
-    paths = {item.name: item.path for item in todo}
-    pending: deque[Task] = deque(PrepareTask(item.name, item.path, str(run.store_path(item.name))) for item in todo)
-    for outcome in pool.run(pending):
-        progress.opened += 1
-        if _noted(outcome, ledger, progress) and outcome.prepared is not None:
-            ledger.prepared[outcome.task.name] = outcome.prepared
-        report(progress)
-    _refuse_full_disk(run, ledger, config)
+    if todo:
+        pending: deque[Task] = deque(
+            PrepareTask(item.name, item.path, str(run.store_path(item.name)), dry) for item in todo
+        )
+        for outcome in executor().run(pending):
+            progress.opened += 1
+            if _noted(outcome, ledger, progress) and outcome.prepared is not None:
+                ledger.prepared[outcome.task.name] = outcome.prepared
+            report(progress)
+    return ledger, progress
+
+
+def work(
+    run: Run, ledger: Ledger, progress: Progress, executor: Callable[[], Executor], report: Callable[[Progress], None]
+) -> None:
+    """Do what the survey found missing; books everything in the ledger.
+
+    Args:
+        run: The run folder.
+        ledger: The survey's.
+        progress: The survey's.
+        executor: Gives the executor; called only if there is something to do.
+        report: Told after every task.
+
+    Raises:
+        StoreError: A task failed in a way that makes going on senseless (disk full).
+    """
     left = {name: len(found.missing) for name, found in ledger.prepared.items()}
-    pending = deque(_shards(run, ledger, paths))
+    pending: deque[Task] = deque(_shards(run, ledger))
     progress.shards = len(pending)
-    pending.extend(_finish(run, name, ledger, paths) for name in sorted(left) if not left[name] and not ledger.prepared[name].finished)
-    progress.finished += sum(1 for name in left if not left[name] and ledger.prepared[name].finished)
-    for outcome in pool.run(pending):
+    idle = sorted(name for name in left if not left[name])
+    pending.extend(_finish(run, name, ledger) for name in idle if not ledger.prepared[name].finished)
+    progress.finished += sum(1 for name in idle if ledger.prepared[name].finished)
+    if not pending:
+        return
+    for outcome in executor().run(pending):
         task = outcome.task
         if _noted(outcome, ledger, progress):
-            match task:
-                case ShardTask():
-                    ledger.computed += 1
-                    progress.shards_done += 1
-                    left[task.name] -= 1
-                    if not left[task.name]:
-                        pending.appendleft(_finish(run, task.name, ledger, paths))
-                case _:
-                    progress.finished += 1
+            if isinstance(task, ShardTask):
+                ledger.computed += 1
+                progress.shards_done += 1
+                left[task.name] -= 1
+                if not left[task.name]:
+                    pending.appendleft(_finish(run, task.name, ledger))
+            else:
+                progress.finished += 1
         report(progress)
-    return ledger
 
 
 def _noted(outcome: Outcome, ledger: Ledger, progress: Progress) -> bool:
@@ -166,7 +200,9 @@ def _noted(outcome: Outcome, ledger: Ledger, progress: Progress) -> bool:
     if outcome.ok:
         return True
     if outcome.fatal:
-        raise StoreError(f"{outcome.task.path}: {outcome.reason}; the run stops here and can be resumed with the same command")
+        raise StoreError(
+            f"{outcome.task.path}: {outcome.reason}; the run stops here and can be resumed with the same command"
+        )
     progress.failed += 1
     ledger.failures.append(Failure(outcome.task.name, outcome.task.stage, outcome.reason))
     if outcome.detail:
@@ -174,41 +210,22 @@ def _noted(outcome: Outcome, ledger: Ledger, progress: Progress) -> bool:
     return False
 
 
-def _shards(run: Run, ledger: Ledger, paths: dict[str, str]) -> Iterator[ShardTask]:
+def _shards(run: Run, ledger: Ledger) -> Iterator[ShardTask]:
     """All missing shards, the largest micrographs first: a huge one begun last would keep one worker busy alone."""
     order = sorted(ledger.prepared.items(), key=lambda item: (-item[1].shape[0] * item[1].shape[1], item[0]))
     for name, found in order:
         for shard in found.missing:
-            yield ShardTask(name, paths[name], str(run.store_path(name)), found.shape, found.limits, shard)
+            yield ShardTask(name, ledger.paths[name], str(run.store_path(name)), found.shape, found.limits, shard)
 
 
-def _finish(run: Run, name: str, ledger: Ledger, paths: dict[str, str]) -> FinishTask:
+def _finish(run: Run, name: str, ledger: Ledger) -> FinishTask:
     found = ledger.prepared[name]
     return FinishTask(
         name,
-        paths[name],
+        ledger.paths[name],
         str(run.store_path(name)),
         found.shape,
         found.limits,
         found.pixel_size_um,
         found.pixel_size_source,
     )
-
-
-def disk_bytes(prepared: Sequence[Prepared], config: WorkerConfig) -> int:
-    """Most bytes that the missing shards can take on disk."""
-    extra = {"none": 0, "margin": 1, "entropy": 1, "probabilities": 2 * len(config.classes)}[config.plan.extra]
-    share = sum(found.shape[0] * found.shape[1] * len(found.missing) / found.shards for found in prepared)
-    return int(share * (PYRAMID + extra))
-
-
-def _refuse_full_disk(run: Run, ledger: Ledger, config: WorkerConfig) -> None:
-    need = disk_bytes(list(ledger.prepared.values()), config)
-    free = shutil.disk_usage(Path(run.folder)).free
-    # Masks compress several-fold; float16 probabilities hardly.
-    certain = need if config.plan.extra == "probabilities" else need // 20
-    if certain > free:
-        raise StoreError(
-            f"{run.folder}: the results take up to {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
-            "free some space, give another output, or set extra: none"
-        )

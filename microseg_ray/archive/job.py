@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,6 @@ def worker_config(settings: EngineSettings, card: ModelCard, digest: str, plan: 
     device = "cuda" if settings.gpu else "cpu"
     threads = settings.threads or 1
     pixels = {**asdict(plan.engine), "precision": settings.precision, "device": device, "threads": threads}
-    size = settings.pixel_size_um
     return WorkerConfig(
         checkpoint=str(Path(settings.checkpoint).absolute()),
         precision=settings.precision,
@@ -66,7 +66,7 @@ def worker_config(settings: EngineSettings, card: ModelCard, digest: str, plan: 
         channels=card.in_channels,
         scaling=card.scaling,
         fingerprint=settings.fingerprint,
-        pixel_size_um=(float(size), float(size)) if isinstance(size, float | int) else size,
+        pixel_size_um=settings.pixel_size_um,
         verdict=plan.verdict,
         decoded_limit=int(settings.memory * 1024**3),
     )
@@ -87,6 +87,7 @@ def prepare_job(settings: EngineSettings) -> Job:
     record = {
         "settings": settings.resolved(),
         "archive": str(listing_root(settings.archive)),
+        "source": os.path.abspath(settings.archive),  # noqa: PTH100 - may be a glob
         "checkpoint": config.checkpoint,
         "classes": [item.model_dump() for item in card.classes],
         "verdict": plan.verdict,

@@ -81,7 +81,9 @@ def engine_plan(settings: EngineSettings, card: ModelCard) -> RunPlan:
     if settings.tile != "auto":
         sides = [settings.tile]
     else:
-        sides = sorted({floor_to(side, field.stride) for side in range(SMALLEST_TILE, largest + 1, 64)} | {largest}, reverse=True)
+        sides = sorted(
+            {floor_to(side, field.stride) for side in range(SMALLEST_TILE, largest + 1, 64)} | {largest}, reverse=True
+        )
     budget = int(settings.memory * GIB)
     tried: RunPlan | None = None
     for side in sides:
@@ -105,11 +107,13 @@ def engine_plan(settings: EngineSettings, card: ModelCard) -> RunPlan:
         if settings.tile != "auto" or tried.worker_bytes <= budget:
             break
     if tried is None:
-        raise SettingsError(f"tile {sides[-1]}: leaves no core beside a halo of {halo} px on each side; raise tile or lower halo")
+        raise SettingsError(
+            f"tile {sides[-1]}: leaves no core beside a halo of {halo} px on each side; raise tile or lower halo"
+        )
     if tried.worker_bytes > budget:
         raise SettingsError(
-            f"memory {settings.memory:g} GiB: a worker needs about {tried.worker_bytes / GIB:.2f} GiB at tile {tried.engine.tile}, "
-            f"batch {tried.engine.batch}, shard {settings.shard}; raise memory, or lower tile, batch or shard"
+            f"memory {settings.memory:g} GiB: a worker needs about {tried.worker_bytes / GIB:.2f} GiB at "
+            f"tile {tried.engine.tile}, batch {tried.engine.batch}, shard {settings.shard}; raise memory, or lower tile, batch or shard"
         )
     return tried
 
@@ -122,9 +126,15 @@ def verdict_of(plan: EnginePlan, card: ModelCard) -> tuple[Verdict, str]:
     """
     field = card.receptive_field
     if field.tile_dependent:
-        return "unsafe", f"the model sees the whole tile through {', '.join(field.tile_dependent[:3])}; train with norm: batch"
+        return (
+            "unsafe",
+            f"the model sees the whole tile through {', '.join(field.tile_dependent[:3])}; train with norm: batch",
+        )
     if plan.blend != "crop":
         return "bounded", f"blend {plan.blend} averages pixels near tile borders; blend crop with halo auto is exact"
     if plan.halo < field.radius:
-        return "bounded", f"halo {plan.halo} is smaller than the receptive field's radius {field.radius}; halo auto is exact"
+        return (
+            "bounded",
+            f"halo {plan.halo} is smaller than the receptive field's radius {field.radius}; halo auto is exact",
+        )
     return "exact", ""

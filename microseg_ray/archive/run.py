@@ -18,10 +18,9 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from microseg_ray.catalog import Failure, write_failures
 from microseg_ray.errors import RunMismatchError, StoreError
@@ -29,7 +28,10 @@ from microseg_ray.measurement import AreaRow, Measured, area_rows, write_areas
 from microseg_ray.settings import ClassSpec
 from microseg_ray.stores import MaskStore
 
-__all__ = ["FORMAT_VERSION", "Run", "RunIdentity", "versions"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+__all__ = ["FORMAT_VERSION", "Run", "RunIdentity", "sole_writer", "versions"]
 
 FORMAT_VERSION = 1
 SHOWN = 12
@@ -84,8 +86,34 @@ class Run:
     document: Mapping[str, Any]
 
     @classmethod
+    def at(cls, folder: str | os.PathLike[str], identity: RunIdentity, *, overwrite: bool = False) -> Run:
+        """The run of this identity in a folder that may be empty; nothing is written.
+
+        Raises:
+            RunMismatchError: The folder holds results of another model or of other settings.
+        """
+        folder = Path(folder).absolute()
+        if (folder / "run.json").exists():
+            differing = cls.open(folder).identity.differences(identity)
+            if differing and not overwrite:
+                raise RunMismatchError(
+                    f"{folder}: this run was made otherwise ({'; '.join(differing)}), and results are never mixed; "
+                    "give another output, or --overwrite to start afresh"
+                )
+        elif not overwrite and (folder / "masks").exists():
+            raise RunMismatchError(
+                f"{folder}: holds masks but no run.json; give another output, or --overwrite to start afresh"
+            )
+        return cls(folder, identity, {})
+
+    @classmethod
     def create(
-        cls, folder: str | os.PathLike[str], identity: RunIdentity, record: Mapping[str, Any], *, overwrite: bool = False
+        cls,
+        folder: str | os.PathLike[str],
+        identity: RunIdentity,
+        record: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
     ) -> Run:
         """Start a run, or go on with one of the same identity.
 
@@ -98,7 +126,7 @@ class Run:
         Raises:
             RunMismatchError: The folder holds results of another model or of other settings.
         """
-        folder = Path(folder).absolute()
+        folder = cls.at(folder, identity, overwrite=overwrite).folder
         folder.mkdir(parents=True, exist_ok=True)
         document = {
             "format_version": FORMAT_VERSION,
@@ -106,22 +134,11 @@ class Run:
             **record,
             "versions": versions(),
         }
-        path = folder / "run.json"
-        if path.exists():
-            older = cls.open(folder)
-            differing = older.identity.differences(identity)
-            if differing and not overwrite:
-                raise RunMismatchError(
-                    f"{folder}: this run was made otherwise ({'; '.join(differing)}), and results are never mixed; "
-                    "give another output, or --overwrite to start afresh"
-                )
-        elif overwrite is False and (folder / "masks").exists():
-            raise RunMismatchError(f"{folder}: holds masks but no run.json; give another output, or --overwrite to start afresh")
         if overwrite:
             shutil.rmtree(folder / "masks", ignore_errors=True)
             for name in ("areas.csv", "areas.parquet", "failures.csv", "report.html"):
                 (folder / name).unlink(missing_ok=True)
-        _write_json(path, document)
+        _write_json(folder / "run.json", document)
         return cls(folder, identity, document)
 
     @classmethod
@@ -135,8 +152,12 @@ class Run:
         try:
             document = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             identity = RunIdentity(document["identity"]["model_digest"], document["identity"]["pixels"])
+            # Looked up now, so that a damaged file is named before a job has begun.
+            _ = [document[key] for key in ("archive", "source", "checkpoint", "classes", "settings")]
         except FileNotFoundError as error:
-            raise StoreError(f"{folder}: no run is here (run.json is missing); make one with `microseg segment`") from error
+            raise StoreError(
+                f"{folder}: no run is here (run.json is missing); make one with `microseg segment`"
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{folder}/run.json: damaged ({error}); run segment again with --overwrite") from error
         return cls(folder, identity, document)
@@ -173,11 +194,7 @@ class Run:
         Raises:
             RunMismatchError: Another process holds the run.
         """
-        with (self.folder / ".lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunMismatchError(f"{self.folder}: another job is writing this run; wait for it, or give another output") from error
+        with sole_writer(self.folder):
             yield
 
     def measured(self, name: str) -> Measured | None:
@@ -238,6 +255,33 @@ class Run:
 
         rows: list[dict[str, Any]] = pq.read_table(self.folder / "areas.parquet").to_pylist()
         return rows
+
+
+@contextlib.contextmanager
+def sole_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep a second job out of a folder, which is made if need be; ends with the process, however that ends.
+
+    Raises:
+        RunMismatchError: Another job is writing there.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, sole_writer(folder), sole_writer(folder):
+        ...     pass
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.RunMismatchError: ...: another job is writing here; wait for it, or give another output
+    """
+    folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunMismatchError(
+                f"{folder}: another job is writing here; wait for it, or give another output"
+            ) from error
+        yield
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

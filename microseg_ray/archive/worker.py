@@ -10,7 +10,6 @@ import errno
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,16 +17,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
-from microseg_ray.settings import ClassSpec, Scaling
 from microseg_ray.sources import Micrograph, fingerprint, intensity_limits, open_micrograph
 from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window
 from microseg_ray.stitching.seams import audit_seams
 from microseg_ray.stores import MaskSpec, MaskStore
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from microseg_ray.geometry import Box
+    from microseg_ray.settings import ClassSpec, Scaling
+    from microseg_ray.sources import MicrographInfo
     from microseg_ray.stitching import Predictor
 
 __all__ = ["ArchiveWorker", "FinishTask", "Outcome", "PrepareTask", "Prepared", "ShardTask", "Task", "WorkerConfig"]
@@ -72,11 +74,12 @@ class WorkerConfig:
 
 @dataclass(frozen=True)
 class PrepareTask:
-    """Look at one micrograph and open its mask store."""
+    """Look at one micrograph and open its mask store; `dry` makes none."""
 
     name: str
     path: str
     store: str
+    dry: bool = False
     stage: str = "open"
 
 
@@ -179,41 +182,33 @@ class ArchiveWorker:
 
     def do(self, task: Task) -> Outcome:
         """Do one task; every failure comes back as a row."""
-        step: Callable[[Any], Outcome]
-        match task:
-            case PrepareTask():
-                step = self._prepare
-            case ShardTask():
-                step = self._shard
-            case FinishTask():
-                step = self._finish
         try:
-            return step(task)
+            return self._step(task)
         except CheckpointError as error:
             return Outcome(task, ok=False, reason=str(error), fatal=True)
         except MicrosegError as error:
             return Outcome(task, ok=False, reason=_without_path(error, task.path))
         except OSError as error:
             full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-            return Outcome(task, ok=False, reason=f"{error.strerror or error}: {error.filename or task.path}", fatal=full)
+            return Outcome(
+                task, ok=False, reason=f"{error.strerror or error}: {error.filename or task.path}", fatal=full
+            )
         except Exception as error:  # noqa: BLE001 - whatever a library raises on one input must not cost the others
             return Outcome(task, ok=False, reason=f"{type(error).__name__}: {error}", detail=traceback.format_exc())
+
+    def _step(self, task: Task) -> Outcome:
+        match task:
+            case PrepareTask():
+                return self._prepare(task)
+            case ShardTask():
+                return self._shard(task)
+            case FinishTask():
+                return self._finish(task)
 
     def _prepare(self, task: PrepareTask) -> Outcome:
         with open_micrograph(task.path) as micrograph:
             info = micrograph.info
-            if info.channels not in {1, self.config.channels}:
-                raise InputError(
-                    task.path,
-                    f"has {info.channels} different colour channels, the model sees {self.config.channels}",
-                    "convert it to gray, or train a model on colour images",
-                )
-            if info.decoded_bytes > self.config.decoded_limit:
-                raise InputError(
-                    task.path,
-                    f"decoding it whole takes {info.decoded_bytes / 1e9:.1f} GB, more than the memory that was set",
-                    "convert it to tiled TIFF or OME-Zarr, or raise memory",
-                )
+            self.check(info)
             limits = intensity_limits(micrograph, self.config.scaling)
         mark = fingerprint(task.path, self.config.fingerprint)
         size, source = info.pixel_size_um, info.pixel_size_source
@@ -221,8 +216,10 @@ class ArchiveWorker:
             size, source = self.config.pixel_size_um, "option pixel_size_um"
         identity = {**self.config.identity, "fingerprint": mark, "limits": list(limits)}
         spec = MaskSpec(info.shape, self.config.classes, self.config.plan.shard, self.config.plan.extra)
-        store = _reusable(task.store, spec, identity) or MaskStore.create(task.store, spec, identity)
-        missing = store.missing()
+        store = _reusable(task.store, spec, identity)
+        if store is None and not task.dry:
+            store = MaskStore.create(task.store, spec, identity)
+        missing = list(np.ndindex(*spec.shards)) if store is None else store.missing()
         prepared = Prepared(
             shape=info.shape,
             limits=limits,
@@ -230,10 +227,29 @@ class ArchiveWorker:
             pixel_size_source=source,
             missing=tuple(missing),
             shards=spec.shards[0] * spec.shards[1],
-            finished=store.finished and not missing and store.note.get("pixel_size_um") == (list(size) if size else None),
+            finished=store is not None and not missing and store.finished and _calibrated(store, size),
             decoded_bytes=info.decoded_bytes,
         )
         return Outcome(task, ok=True, prepared=prepared)
+
+    def check(self, info: MicrographInfo) -> None:
+        """Whether a micrograph suits the model and the memory.
+
+        Raises:
+            InputError: It does not.
+        """
+        if info.channels not in {1, self.config.channels}:
+            raise InputError(
+                info.path,
+                f"has {info.channels} different colour channels, the model sees {self.config.channels}",
+                "convert it to gray, or train a model on colour images",
+            )
+        if info.decoded_bytes > self.config.decoded_limit:
+            raise InputError(
+                info.path,
+                f"decoding it whole takes {info.decoded_bytes / 1e9:.1f} GB, more than the memory that was set",
+                "convert it to tiled TIFF or OME-Zarr, or raise memory",
+            )
 
     def _shard(self, task: ShardTask) -> Outcome:
         plan, grid = self.config.plan, engine_grid(task.shape, self.config.plan)
@@ -289,6 +305,12 @@ class ArchiveWorker:
             if micrograph is not None:
                 micrograph.close()
 
+    def close(self) -> None:
+        """Close the files that are held open between shards."""
+        with self._reading:
+            while self._open:
+                self._open.popitem()[1].close()
+
     def _model(self) -> Predictor:
         if self._predictor is None:
             from microseg_ray.models.predictor import load_predictor
@@ -298,6 +320,11 @@ class ArchiveWorker:
                 config.checkpoint, precision=config.precision, threads=config.threads, device=config.device
             )
         return self._predictor
+
+
+def _calibrated(store: MaskStore, size: tuple[float, float] | None) -> bool:
+    noted = store.note.get("pixel_size_um")
+    return (None if noted is None else tuple(noted)) == size
 
 
 def _reusable(path: str, spec: MaskSpec, identity: Mapping[str, Any]) -> MaskStore | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,8 @@ from microseg_ray.sources import open_micrograph
 from microseg_ray.stores import MaskStore
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from microseg_ray.settings import ClassSpec
 
 __all__ = ["report_run"]

@@ -8,7 +8,6 @@ the difference is what a reader of the mask would see as a seam. The idea of com
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,8 @@ from microseg_ray.geometry import Box, Tile, TileGrid, ceil_to, floor_to
 from microseg_ray.stitching.shards import Predictor, padded_tile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 __all__ = ["SeamAudit", "audit_seams"]
@@ -109,19 +110,25 @@ def _band(left: Tile, right: Tile) -> Box:
 
 def _trusted(tile: Tile, grid: TileGrid) -> Box:
     """The part of the centred tile that its own border does not reach: a halo, or at least a quarter of the tile."""
-    halo = grid.halo if isinstance(grid.halo, int) else max(grid.halo)
-    margins = [min(max(ceil_to(halo, grid.stride), side // 4), side // 2 - 1) for side in tile.box.shape]
-    box, frame = tile.box, Box.of_shape(grid.shape)
-    return Box(
-        box.y0 if box.y0 == 0 else box.y0 + margins[0],
-        box.x0 if box.x0 == 0 else box.x0 + margins[1],
-        frame.y1 if box.y1 >= frame.y1 else box.y1 - margins[0],
-        frame.x1 if box.x1 >= frame.x1 else box.x1 - margins[1],
+    halo = (grid.halo, grid.halo) if isinstance(grid.halo, int) else grid.halo
+    # A halo always leaves a core, so that the middle row and column are inside.
+    margin_y, margin_x = (
+        min(max(ceil_to(own, grid.stride), side // 4), (side - 1) // 2)
+        for own, side in zip(halo, tile.box.shape, strict=True)
     )
+    box, (height, width) = tile.box, grid.shape
+    inner = Box(
+        box.y0 if box.y0 == 0 else box.y0 + margin_y,
+        box.x0 if box.x0 == 0 else box.x0 + margin_x,
+        box.y1 if box.y1 >= height else box.y1 - margin_y,
+        box.x1 if box.x1 >= width else box.x1 - margin_x,
+    )
+    return inner.intersection(Box.of_shape(grid.shape))
 
 
 def _scores(
     read: Callable[[Box], NDArray[Any]], predictor: Predictor, tile: Tile, limits: tuple[float, float]
 ) -> NDArray[np.float32]:
     batch = padded_tile(read(tile.visible), tile.box.shape)[None]
-    return predictor.scores(np.ascontiguousarray(batch), limits)[0]
+    scores: NDArray[np.float32] = predictor.scores(np.ascontiguousarray(batch), limits)[0]
+    return scores

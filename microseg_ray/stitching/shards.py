@@ -6,7 +6,6 @@ a shard depends on the grid alone: never on which worker does it, in which order
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -17,6 +16,8 @@ from microseg_ray.geometry import Box, Tile, TileGrid, ceil_to
 from microseg_ray.stitching.windows import Blend, argmax_first, window
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 __all__ = ["EnginePlan", "Extra", "Predictor", "ShardPixels", "engine_grid", "predict_shard", "shard_window"]
@@ -197,17 +198,14 @@ def _blended(
 
 def _symmetric_scores(predictor: Predictor, batch: NDArray[Any], limits: Limits) -> NDArray[np.float32]:
     """The mean of the scores over the 8 symmetries of the square, each turned back."""
-    total: NDArray[np.float32] | None = None
+    total = np.zeros((len(batch), predictor.classes, *batch.shape[-2:]), np.float32)
     for turns in range(4):
         for mirror in (False, True):
             seen = np.rot90(batch, turns, axes=(-2, -1))
             seen = seen[..., ::-1] if mirror else seen
             scores = predictor.scores(np.ascontiguousarray(seen), limits)
             scores = scores[..., ::-1] if mirror else scores
-            scores = np.rot90(scores, -turns, axes=(-2, -1))
-            total = scores.copy() if total is None else np.add(total, scores, out=total)
-    if total is None:
-        raise AssertionError("eight symmetries")
+            total += np.rot90(scores, -turns, axes=(-2, -1))
     total /= np.float32(8)
     return total
 

@@ -71,7 +71,9 @@ class MaskSpec:
             Box(y0=4096, x0=2048, y1=5000, x1=3000)
         """
         if not (0 <= shard[0] < self.shards[0] and 0 <= shard[1] < self.shards[1]):
-            raise StoreError(f"shard {shard}: there are {self.shards[0]} x {self.shards[1]} shards, counted from (0, 0)")
+            raise StoreError(
+                f"shard {shard}: there are {self.shards[0]} x {self.shards[1]} shards, counted from (0, 0)"
+            )
         y0, x0 = shard[0] * self.shard, shard[1] * self.shard
         return Box(y0, x0, min(y0 + self.shard, self.shape[0]), min(x0 + self.shard, self.shape[1]))
 

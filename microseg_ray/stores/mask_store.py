@@ -15,6 +15,7 @@ the statistics in one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from functools import cached_property
@@ -28,7 +29,7 @@ from zarr.codecs import Crc32cCodec
 from microseg_ray.errors import StoreError
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec
 from microseg_ray.stores.mask_spec import MaskSpec, create_pixels
-from microseg_ray.stores.pyramid import build_pyramid, label_metadata
+from microseg_ray.stores.pyramid import build_pyramid, label_metadata, level_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,7 +100,7 @@ class MaskStore:
             identity: What the result is bound to (model digest, settings that change pixels, fingerprint of the input).
         """
         path = str(path)
-        record = {
+        record: dict[str, Any] = {
             "identity": dict(identity),
             "shape": list(spec.shape),
             "shard": spec.shard,
@@ -108,8 +109,8 @@ class MaskStore:
         }
         if Path(path).exists():
             shutil.rmtree(path)
-        group = zarr.create_group(path, attributes={"microseg": record})
-        _pixel_array(group, "0", spec.shape, spec)
+        group = zarr.create_group(path)
+        create_pixels(group, "0", spec.shape, spec)
         group.create_array(
             "counts",
             shape=(*spec.shards, len(spec.classes)),
@@ -121,9 +122,11 @@ class MaskStore:
             dimension_names=("shard_y", "shard_x", "class"),
         )
         if spec.extra in {"margin", "entropy"}:
-            _pixel_array(group, spec.extra, spec.shape, spec)
+            create_pixels(group, spec.extra, spec.shape, spec)
         elif spec.extra == "probabilities":
-            _pixel_array(group, spec.extra, (len(spec.classes), *spec.shape), spec, dtype="float16")
+            create_pixels(group, spec.extra, (len(spec.classes), *spec.shape), spec, dtype="float16")
+        # Last, so that a store whose making was cut short is no store.
+        group.attrs.put({"microseg": record})
         return cls(path, group, spec, record)
 
     @classmethod
@@ -144,13 +147,19 @@ class MaskStore:
                 int(record["shard"]),
                 record["extra"],
             )
+            store = cls(path, group, spec, record)
+            found = (store.mask.shape, str(store.mask.dtype), store._counts.shape)
         except FileNotFoundError as error:
             raise StoreError(f"{path}: no mask store is here; run the segment job that makes it") from error
         except (KeyError, ValueError, TypeError) as error:
             raise StoreError(
                 f"{path}: not a mask store of microseg_ray, or damaged ({error}); delete it and run segment again"
             ) from error
-        return cls(path, group, spec, record)
+        if found != (spec.shape, "uint8", (*spec.shards, len(spec.classes))):
+            raise StoreError(
+                f"{path}: its arrays {found} are not what its attributes say; delete it and run segment again"
+            )
+        return store
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -159,8 +168,8 @@ class MaskStore:
 
     @property
     def finished(self) -> bool:
-        """Whether pyramid and OME metadata were written, after the last shard."""
-        return "ome" in self._group.attrs
+        """Whether pyramid and OME metadata were written, after the last shard; read from disk."""
+        return "ome" in zarr.open_group(self.path, mode="r").attrs
 
     @cached_property
     def mask(self) -> zarr.Array[Any]:
@@ -185,15 +194,20 @@ class MaskStore:
             return np.asarray(self._counts[:], dtype=np.int64)
         except (ValueError, RuntimeError):
             rows = np.full(self._counts.shape, NOT_DONE, np.int64)
-            for y, x in np.ndindex(*self.spec.shards):
+            for shard in self._shards():
                 with contextlib.suppress(ValueError, RuntimeError):
-                    rows[y, x] = np.asarray(self._counts[y, x])
+                    rows[shard] = np.asarray(self._counts[shard])
             return rows
 
     def missing(self) -> list[tuple[int, int]]:
-        """Shards that are not done, in row-major order."""
-        done = (self.counts >= 0).all(axis=-1)
-        return [(int(y), int(x)) for y, x in np.argwhere(~done)]
+        """Shards without counts, or whose pixels are gone, in row-major order."""
+        counted: NDArray[np.bool_] = np.all(self.counts >= 0, axis=-1)
+        arrays = self._outputs()
+        return [
+            shard
+            for shard in self._shards()
+            if not (counted[shard] and all(self._file(array, shard).is_file() for array in arrays))
+        ]
 
     def commit(
         self, shard: tuple[int, int], mask: NDArray[np.uint8], extra: NDArray[Any] | None = None
@@ -209,28 +223,29 @@ class MaskStore:
             (class,) int64 counts.
 
         Raises:
-            StoreError: The array is not the whole shard, or holds a value that is no class.
+            StoreError: There is no such shard, the array is not the whole of it, or a value is no class; nothing was
+                written then.
         """
         box = self.spec.box(shard)
-        if mask.shape != box.shape or mask.dtype != np.uint8:
-            raise StoreError(
-                f"{self.path}: shard {shard} takes a uint8 array of shape {box.shape}, not {mask.dtype} {mask.shape}; "
-                "only whole shards are written, so stitch all of its tiles first"
-            )
         if (extra is None) != (self.spec.extra == "none"):
             raise StoreError(f"{self.path}: the store was made for extra={self.spec.extra!r}; give exactly that output")
+        pixels: list[NDArray[Any]] = [mask] if extra is None else [mask, extra]
+        arrays = self._outputs()
+        for array, given in zip(arrays, pixels, strict=True):
+            expected = (*array.shape[:-2], *box.shape)
+            if given.shape != expected or given.dtype != array.dtype:
+                raise StoreError(
+                    f"{self.path}: shard {shard} of {array.basename!r} takes {array.dtype} {expected}, not {given.dtype} "
+                    f"{given.shape}; only whole shards are written, so stitch all of its tiles first"
+                )
         counts = count_classes(mask, len(self.spec.classes))
-        # The old ledger entry goes first: from here until the new one stands the shard is "not done". The old shard
-        # goes too, because zarr cannot overwrite a shard whose index is corrupt.
-        self._drop(self._counts, (*shard, 0))
-        self._drop(self.mask, shard)
-        self.mask[box.slices] = mask
-        if extra is not None:
-            array = self._array(self.spec.extra)
-            key = shard if extra.ndim == 2 else (0, *shard)  # noqa: PLR2004 - (y, x) or (class, y, x)
-            self._drop(array, key)
-            array[(..., *box.slices)] = extra
-        self._flush(shard)
+        # The old ledger entry goes first: from here until the new one stands the shard is "not done".
+        self.forget(shard)
+        for array, given in zip(arrays, pixels, strict=True):
+            # The old shard goes too, because zarr cannot overwrite one whose index is corrupt.
+            self._file(array, shard).unlink(missing_ok=True)
+            array[(..., *box.slices)] = given
+            self._flush(array, shard)
         self._counts[shard] = counts
         return counts
 
@@ -251,8 +266,9 @@ class MaskStore:
             return False
 
     def forget(self, shard: tuple[int, int]) -> None:
-        """Mark a shard as not done, so that the next run computes it again."""
-        self._drop(self._counts, (*shard, 0))
+        """Mark a shard as not done, so that the next run computes it again; the store is not finished any more."""
+        self._unfinish()
+        self._file(self._counts, shard).unlink(missing_ok=True)
 
     def finish(self, pixel_size_um: tuple[float, float] | None, note: Mapping[str, Any]) -> None:
         """Write the pyramid and the OME-Zarr metadata; call it once the last shard is in.
@@ -262,15 +278,23 @@ class MaskStore:
             note: Goes into the `microseg` attribute beside the identity (verdict, seam measurements, calibration).
 
         Raises:
-            StoreError: A shard is missing.
+            StoreError: A shard is missing, or damaged on disk; damaged shards are missing from now on.
         """
-        from microseg_ray.stores.pyramid import build_pyramid, label_metadata
-
         missing = self.missing()
         if missing:
             raise StoreError(f"{self.path}: {len(missing)} shards are not done yet, the first is {missing[0]}")
-        levels = build_pyramid(self._group, self.spec)
-        self._sweep()
+        self._unfinish()
+        try:
+            levels = build_pyramid(self._group, self.spec)
+        except (ValueError, RuntimeError) as error:
+            damaged = [shard for shard in self._shards() if not self.recount(shard)]
+            for shard in damaged:
+                self.forget(shard)
+            raise StoreError(
+                f"{self.path}: shards {damaged} are damaged on disk ({error}); run the same command again to compute them anew"
+            ) from error
+        for partial in Path(self.path).rglob("*.partial"):
+            partial.unlink(missing_ok=True)  # left by killed writers; nobody writes here any more
         self._record = {**self._record, "note": dict(note)}
         ome = label_metadata(Path(self.path).stem, self.spec, levels, pixel_size_um)
         self._group.attrs.put({"microseg": self._record, "ome": ome})
@@ -285,8 +309,6 @@ class MaskStore:
         Raises:
             StoreError: The store is not finished.
         """
-        from microseg_ray.stores.pyramid import label_metadata, level_shapes
-
         if not self.finished:
             raise StoreError(f"{self.path}: not finished yet; run segment again with --pixel_size_um")
         note = {**self.note, "pixel_size_um": list(pixel_size_um), "pixel_size_source": source}
@@ -299,24 +321,29 @@ class MaskStore:
         """What `finish` was told."""
         return dict(self._record.get("note", {}))
 
-    def _drop(self, array: zarr.Array[Any], key: tuple[int, ...]) -> None:
-        chunk = self._file(array, key)
-        chunk.unlink(missing_ok=True)
+    def _unfinish(self) -> None:
+        """A pyramid must not outlive the pixels that it was made of."""
+        if self.finished:
+            self._group.attrs.put({"microseg": self._record})
 
-    def _file(self, array: zarr.Array[Any], key: tuple[int, ...]) -> Path:
+    def _shards(self) -> list[tuple[int, int]]:
+        return list(np.ndindex(*self.spec.shards))
+
+    def _outputs(self) -> list[zarr.Array[Any]]:
+        return [self.mask] if self.spec.extra == "none" else [self.mask, self._array(self.spec.extra)]
+
+    def _file(self, array: zarr.Array[Any], shard: tuple[int, int]) -> Path:
+        """Where zarr keeps the mask's, an extra output's or the ledger's part of one shard."""
+        key = (*shard, 0) if array.basename == "counts" else (*(0 for _ in array.shape[:-2]), *shard)
         return Path(self.path) / array.basename / array.metadata.encode_chunk_key(key)
 
-    def _flush(self, shard: tuple[int, int]) -> None:
-        """Push the shard to the disk itself, so that a power cut cannot leave counts without their pixels."""
-        path = self._file(self.mask, shard)
-        for target in (path, path.parent):
+    def _flush(self, array: zarr.Array[Any], shard: tuple[int, int]) -> None:
+        """Push a shard to the disk itself, so that a power cut cannot leave counts without their pixels."""
+        file = self._file(array, shard)
+        folders = [folder for folder in file.parents if folder.is_relative_to(self.path)]
+        for target in (file, *folders):
             handle = os.open(target, os.O_RDONLY)
             try:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-
-    def _sweep(self) -> None:
-        """Remove what killed writers left; nobody writes here any more."""
-        for partial in Path(self.path).rglob("*.partial"):
-            partial.unlink(missing_ok=True)

@@ -8,14 +8,14 @@ import numpy as np
 from yaozarrs import v05
 
 from microseg_ray.geometry import Box, ceil_to
-from microseg_ray.settings import IGNORE_INDEX
-from microseg_ray.stores import mask_store
+from microseg_ray.settings import IGNORE_INDEX, default_color
+from microseg_ray.stores.mask_spec import create_pixels
 
 if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-    from microseg_ray.stores.mask_store import MaskSpec
+    from microseg_ray.stores.mask_spec import MaskSpec
 
 __all__ = ["build_pyramid", "label_metadata", "level_shapes", "mode_downsample"]
 
@@ -82,7 +82,7 @@ def build_pyramid(group: zarr.Group, spec: MaskSpec) -> list[tuple[int, int]]:
         finer, shape, name = shapes[index - 1], shapes[index], str(index)
         if name in group:
             del group[name]
-        level = mask_store._pixel_array(group, name, shape, spec)  # noqa: SLF001 - the same store, split by meaning
+        level = create_pixels(group, name, shape, spec)
         source = group[str(index - 1)]
         for y0 in range(0, shape[0], spec.shard):
             for x0 in range(0, shape[1], spec.shard):
@@ -106,7 +106,7 @@ def label_metadata(
     """
     unit = None if pixel_size_um is None else "micrometer"
     size = pixel_size_um or (1.0, 1.0)
-    image = v05.LabelImage(
+    image = v05.Image(
         multiscales=[
             v05.Multiscale(
                 name=name,
@@ -122,17 +122,22 @@ def label_metadata(
                 ],
             )
         ],
-        image_label=v05.ImageLabel(),
     )
     document: dict[str, Any] = image.model_dump(mode="json", exclude_none=True, by_alias=True)
     # Written by hand: yaozarrs drops class properties and turns label values into floats (docs/decisions/0005).
     document["image-label"] = {
         "version": "0.5",
         "colors": [
-            {"label-value": index, "rgba": [*bytes.fromhex(item.color[1:]), 255]}
-            for index, item in enumerate(spec.classes)
-        ]
-        + [{"label-value": IGNORE_INDEX, "rgba": [0, 0, 0, 0]}],
-        "properties": [{"label-value": index, "class": item.name} for index, item in enumerate(spec.classes)],
+            *(
+                {"label-value": index, "rgba": [*bytes.fromhex((item.color or default_color(index))[1:]), 255]}
+                for index, item in enumerate(spec.classes)
+            ),
+            {"label-value": IGNORE_INDEX, "rgba": [0, 0, 0, 0]},
+        ],
+        # Readers refuse a value that has a colour and no property.
+        "properties": [
+            *({"label-value": index, "class": item.name} for index, item in enumerate(spec.classes)),
+            {"label-value": IGNORE_INDEX, "class": "not measured"},
+        ],
     }
     return document

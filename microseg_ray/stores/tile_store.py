@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from microseg_ray.errors import StoreError
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, Scaling
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
@@ -40,6 +40,7 @@ __all__ = ["TileSpec", "TileStore", "write_table"]
 
 TARGET_SHARD_BYTES = 32 * 1024**2
 MAX_TILES_PER_SHARD = 256
+COLUMNS = ("micrograph", "group", "split", "y0", "x0", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,11 @@ class TileStore:
             raise StoreError(
                 f"{folder}: tiles.parquet has {table.num_rows} rows for {spec.tiles} tiles; run the tile job again"
             )
+        lacking = sorted(
+            {*COLUMNS, *(f"count_{index}" for index in range(len(spec.classes)))} - set(table.column_names)
+        )
+        if lacking:
+            raise StoreError(f"{folder}: tiles.parquet has no column {lacking[0]!r}; run the tile job again")
         return cls(folder, group, spec, table)
 
     @property
@@ -214,18 +220,22 @@ class TileStore:
             masks: (tile, y, x) uint8.
 
         Raises:
-            StoreError: The arrays are not the whole shard.
+            StoreError: There is no such shard, or the arrays are not the whole of it or of another type.
         """
+        if not 0 <= shard < self.spec.shards:
+            raise StoreError(f"{self.folder}: shard {shard}: there are {self.spec.shards} shards, counted from 0")
         tiles = self.spec.shard_range(shard)
-        expected = (len(tiles), self.spec.channels, self.spec.side, self.spec.side)
-        if images.shape != expected or masks.shape != (expected[0], *expected[2:]):
-            raise StoreError(
-                f"{self.folder}: shard {shard} holds tiles {tiles.start} to {tiles.stop - 1}; give images {expected}, "
-                f"not {images.shape}, and masks {(expected[0], *expected[2:])}, not {masks.shape}: a part of a shard is never written"
-            )
         for name, array in (("images", images), ("masks", masks)):
-            target = cast("zarr.Array[Any]", self._group[name]).with_config({"write_empty_chunks": True})
-            target[tiles.start : tiles.stop] = array.astype(target.dtype, copy=False)
+            target = self._array(name)
+            expected = (len(tiles), *target.shape[1:])
+            if array.shape != expected or array.dtype != target.dtype:
+                raise StoreError(
+                    f"{self.folder}: shard {shard} holds tiles {tiles.start} to {tiles.stop - 1}; give {name} "
+                    f"{target.dtype} {expected}, not {array.dtype} {array.shape}: a part of a shard is never written"
+                )
+        for name, array in (("images", images), ("masks", masks)):
+            # Not stored in the metadata, so it must be asked for at each opening: a tile of one value is still written.
+            self._array(name).with_config({"write_empty_chunks": True})[tiles.start : tiles.stop] = array
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Indices of the tiles of a split, in order; empty where the store has none."""
@@ -237,12 +247,12 @@ class TileStore:
         """Names of the splits that have tiles."""
         return sorted(set(self._rows()["split"].to_pylist()))
 
-    def class_counts(self, split: str) -> NDArray[np.int64]:
-        """(class,) int64 pixels of each class in the tiles of a split."""
+    def tile_counts(self, split: str) -> NDArray[np.int64]:
+        """(tile, class) int64 pixels of each class in each tile of a split."""
         rows = self.rows(split)
         table = self._rows()
-        columns = [np.asarray(table[f"count_{index}"])[rows] for index in range(len(self.spec.classes))]
-        return np.array([int(column.sum()) for column in columns], dtype=np.int64)
+        columns = [np.asarray(table[f"count_{index}"], dtype=np.int64)[rows] for index in range(len(self.spec.classes))]
+        return np.stack(columns, axis=1)
 
     def read(
         self, indices: Sequence[int] | NDArray[np.int64]
