@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,17 +103,21 @@ def start_ray(settings: RaySettings) -> None:
     if ray.is_initialized():
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
+    handler = signal.getsignal(signal.SIGTERM)
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        return
-    ray.init(
-        address="local",
-        num_cpus=settings.num_cpus or os.cpu_count(),
-        object_store_memory=settings.object_store_memory,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    else:
+        ray.init(
+            address="local",
+            num_cpus=settings.num_cpus or os.cpu_count(),
+            object_store_memory=settings.object_store_memory,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    if threading.current_thread() is threading.main_thread():
+        # Ray puts a handler of its own in place, which ends the process without letting a job stop in good order.
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _refuse_lost_output(settings: JobSettings) -> None:

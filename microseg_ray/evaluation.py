@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -128,19 +129,26 @@ def _rows(settings: EvaluateSettings) -> tuple[list[CatalogRow], list[Failure]]:
 
 
 def _rows_of_run(settings: EvaluateSettings, run: Run) -> tuple[list[CatalogRow], list[Failure]]:
-    """A run's masks are named by their micrographs, suffix and all."""
-    by_stem = {Path(name).stem.removesuffix(settings.image_suffix): run.store_path(name) for name in run.names()}
+    """A run's masks are named by their micrographs, suffix and all; the same subfolder comes first, as in the catalog."""
+    anywhere: dict[str, list[str]] = defaultdict(list)
+    beside: dict[tuple[Path, str], list[str]] = defaultdict(list)
+    for name in run.names():
+        key = Path(name).stem.removesuffix(settings.image_suffix)
+        anywhere[key].append(name)
+        beside[Path(name).parent, key].append(name)
     alone = settings.data.model_copy(
         update={"images": settings.masks, "masks": None, "mask_suffix": "", "image_suffix": ""}
     )
     rows, failures = build_catalog(alone)
     paired = []
     for row in _of_split(settings, rows):
-        store = by_stem.get(row.image.stem.removesuffix(settings.mask_suffix))
-        if store is None:
-            failures.append(Failure(str(row.image), "evaluate", f"the run {run.folder} has no mask for it"))
+        key = row.image.stem.removesuffix(settings.mask_suffix)
+        found = beside.get((Path(row.name).parent, key)) or anywhere.get(key, [])
+        if len(found) == 1:
+            paired.append(CatalogRow(row.name, row.image, run.store_path(found[0]), row.group, row.split))
         else:
-            paired.append(CatalogRow(row.name, row.image, store, row.group, row.split))
+            reason = f"two masks fit: {found[0]} and {found[1]}" if found else "no mask for it"
+            failures.append(Failure(str(row.image), "evaluate", f"in the run {run.folder}: {reason}"))
     return paired, failures
 
 

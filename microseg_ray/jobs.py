@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         InfoSettings,
         MeasureSettings,
         PlanSettings,
+        PostprocessSettings,
         ReportSettings,
         SegmentSettings,
         SimulateSettings,
@@ -251,6 +253,8 @@ def verify(settings: VerifySettings, _start: StartRay) -> int:
         found = check(settings, lambda done, total: bar.update("shards", done, total))
     for problem in found.problems:
         console.print(f"[red]{escape(problem)}[/]")
+    if found.advice:
+        console.print(f"[yellow]{escape(found.advice)}[/]")
     console.print(
         f"{found.recomputed} shards recomputed, {found.equal} equal byte for byte; {found.recounted} shards recounted, "
         f"{found.recounted - found.miscounted} agree with the ledger"
@@ -269,6 +273,27 @@ def print_areas(rows: Sequence[Any], limit: int = 30) -> None:
     console.print(table)
     if len(rows) > limit:
         console.print(f"... and {len(rows) - limit} more rows in areas.csv")
+
+
+def postprocess(settings: PostprocessSettings, start: StartRay) -> int:
+    """Derive a run without specks and holes, and print its areas."""
+    from microseg_ray import postprocessing
+
+    scheduler: postprocessing.Scheduler = "threads"
+    if settings.workers:
+        start()
+        import ray
+        from ray.util.dask import ray_dask_get
+
+        # As many tasks at a time as workers were asked for.
+        share = max(0.01, float(ray.cluster_resources().get("CPU", 1.0)) / settings.workers)
+        scheduler = partial(ray_dask_get, ray_remote_args={"num_cpus": int(share) if share > 1 else share})
+    with progress_bar() as bar:
+        result = postprocessing.postprocess(settings, lambda done, total: bar.update("shards", done, total), scheduler)
+    print_areas(result.areas)
+    console.print(f"{result.computed} shards computed, {len(result.kept)} micrographs were complete already")
+    console.print(f"run: {escape(str(result.run.folder))}, made from {escape(str(result.parent.folder))}")
+    return _quarantine(result.failures, result.run.folder / "failures.csv")
 
 
 def measure(settings: MeasureSettings, _start: StartRay) -> int:
@@ -351,6 +376,7 @@ STEPS: dict[str, Callable[[Any, StartRay], int]] = {
     "plan": plan,
     "segment": segment,
     "verify": verify,
+    "postprocess": postprocess,
     "measure": measure,
     "report": report,
     "info": info,

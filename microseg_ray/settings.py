@@ -1,17 +1,16 @@
 """Settings: one frozen model per job; YAML file < environment < command line, merged field by field.
 
 One YAML may hold the sections of several jobs (`tile:`, `train:` ...) and what they share: `classes:`, `data:` (images,
-masks, groups, splits) and `ray:`. A job reads its own section and those shared keys that it has a field for. An unknown key anywhere is
-an error that names it.
+masks, groups, splits) and `ray:`. A job reads its own section and those shared keys that it has a field for. An unknown
+key anywhere is an error that names it.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
+import reprlib
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, cast, get_args
 
 import yaml
 from pydantic import (
@@ -20,10 +19,12 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveFloat,
+    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
     create_model,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_settings import (
@@ -40,6 +41,12 @@ from pydantic_settings import (
 
 from microseg_ray.errors import SettingsError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pydantic.fields import FieldInfo
+
 __all__ = [
     "IGNORE_INDEX",
     "ClassSpec",
@@ -54,6 +61,7 @@ __all__ = [
     "ModelSettings",
     "OptimizerSettings",
     "PlanSettings",
+    "PostprocessSettings",
     "RaySettings",
     "ReportSettings",
     "Scaling",
@@ -95,7 +103,7 @@ def default_color(index: int) -> str:
 class Frozen(BaseModel):
     """Base of the nested settings: immutable, unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ClassSpec(Frozen):
@@ -147,6 +155,12 @@ def _pixel_size(value: Any) -> Any:
     return value
 
 
+def _lone(value: Any) -> Any:
+    """The command line makes a list of what a field may take as a list: `--size 400` arrives as `[400]`."""
+    lone = isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | int)
+    return value[0] if lone else value
+
+
 PixelSize = Annotated[tuple[PositiveFloat, PositiveFloat] | None, BeforeValidator(_pixel_size)]
 
 
@@ -156,14 +170,32 @@ class Scaling(Frozen):
     `dtype`: low and high are the range of the integer type (0 and 1 for floats). `fixed`: `low` and `high` are
     intensities. `percentile`: `low` and `high` are percentiles of each whole micrograph, from a regular subsample.
 
+    Before that, `flat_field` takes the uneven illumination of the whole micrograph away: `divide` for one that
+    multiplies (a lamp, a detector's sensitivity), `subtract` for one that adds (stray light). After it, `clahe`
+    equalises the histogram of each tile by itself, with this clip limit; that depends on the tile, so stitched masks
+    can show where tiles meet.
+
     Example:
         >>> Scaling(kind="percentile", low=1.0, high=99.0).kind
         'percentile'
+        >>> Scaling().model_dump(), Scaling(flat_field="divide").model_dump()["flat_field"]
+        ({'kind': 'dtype', 'low': None, 'high': None}, 'divide')
     """
 
     kind: Literal["dtype", "fixed", "percentile"] = "dtype"
     low: float | None = None
     high: float | None = None
+    flat_field: Literal["none", "divide", "subtract"] = "none"
+    clahe: float | None = Field(
+        default=None, gt=0, le=1, description="clip limit; depends on the tile, so seams can show"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Digests of tile stores and checkpoints are taken over this: a step that is not used must not change them.
+        values: dict[str, Any] = handler(self)
+        unused = {"flat_field": "none", "clahe": None}
+        return {key: value for key, value in values.items() if key not in unused or value != unused[key]}
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -191,8 +223,8 @@ class DataSettings(Frozen):
 
     `images` and `masks` are folders, globs or single files. A mask belongs to the image whose stem without
     `image_suffix` equals the mask's stem without `mask_suffix`. `group` is a regular expression that is searched in the
-    file's stem; its first capture group (or the whole match) names the group, and a group is never split. `splits` maps a split to a list of groups, or to a share
-    between 0 and 1; groups in no list fall to the shares, or to `train`.
+    file's stem; its first capture group (or the whole match) names the group, and a group is never split. `splits` maps a
+    split to a list of groups, or to a share between 0 and 1; groups in no list fall to the shares, or to `train`.
     """
 
     images: str | None = None
@@ -228,6 +260,7 @@ class JobSettings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
         env_nested_delimiter="__",
         nested_model_default_partial_update=True,
         cli_avoid_json=True,
@@ -331,7 +364,7 @@ class TrainSettings(JobSettings):
     gpu: bool = False
     model: ModelSettings = ModelSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
-    class_weights: Literal["none", "inverse", "median"] | tuple[float, ...] = "none"
+    class_weights: Annotated[Literal["none", "inverse", "median"] | tuple[float, ...], BeforeValidator(_lone)] = "none"
     augment: bool = True
     precision: Literal["bf16", "fp32"] = "bf16"
     steps_per_epoch: int | None = Field(default=None, ge=1)
@@ -408,6 +441,39 @@ class MeasureSettings(JobSettings):
     pixel_size_um: PixelSize = None
 
 
+class PostprocessSettings(JobSettings):
+    """`postprocess`: a run -> a new run without specks and holes, or with smoother borders.
+
+    Specks and holes go first, then the majority filter; see `microseg_ray.postprocessing` for what each does.
+    """
+
+    job: ClassVar[str] = "postprocess"
+    run: str = Field(description="run folder whose masks are read; it is not changed")
+    output: str = Field(description="folder of the new run")
+    min_speck: int = Field(
+        default=0, ge=0, le=4096, description="px; smaller connected parts of a class but the first are removed"
+    )
+    min_hole: int = Field(
+        default=0,
+        ge=0,
+        le=4096,
+        description="px; smaller connected parts of the first class, the background, are filled",
+    )
+    majority: int = Field(
+        default=0, ge=0, le=127, description="px; each pixel takes the most frequent class in a square of this radius"
+    )
+    workers: int = Field(default=1, ge=0, description="0 runs in this process, without Ray")
+    overwrite: bool = False
+    ray: RaySettings = RaySettings()
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        # Nothing connected has fewer pixels than one.
+        if max(self.min_speck, self.min_hole) <= 1 and self.majority == 0:
+            raise ValueError("nothing to do: give min_speck or min_hole above 1, or majority above 0")
+        return self
+
+
 class EvaluateSettings(_Data):
     """`evaluate`: masks against predicted masks, or against what a checkpoint predicts."""
 
@@ -442,7 +508,7 @@ class SimulateSettings(JobSettings):
     job: ClassVar[str] = "simulate"
     preset: Literal["grains"] = "grains"
     count: int = Field(default=4, ge=1)
-    size: int | tuple[int, int] = 1024
+    size: Annotated[int | tuple[int, int], BeforeValidator(_lone)] = 1024
     seed: int = 0
     output: str
 
@@ -484,6 +550,7 @@ JOBS: dict[str, type[JobSettings]] = {
         EvaluateSettings,
         PlanSettings,
         SegmentSettings,
+        PostprocessSettings,
         MeasureSettings,
         VerifySettings,
         ReportSettings,
@@ -532,6 +599,7 @@ def load_settings(cls: type[SettingsT], arguments: list[str] | None = None, conf
             "model_config": SettingsConfigDict(env_prefix=prefix, cli_prog_name=f"microseg {cls.job}"),
         },
     )
+    loaded: Any
     try:
         loaded = CliApp.run(bound, cli_args=_plain_flags(cls, arguments or []), cli_exit_on_error=False)
     except ValidationError as error:
@@ -544,7 +612,8 @@ def load_settings(cls: type[SettingsT], arguments: list[str] | None = None, conf
                 f"{cls.job}: the command line could not be read; see microseg {cls.job} --help"
             ) from error
         raise
-    return cls.model_construct(_fields_set=loaded.model_fields_set, **{k: getattr(loaded, k) for k in cls.model_fields})
+    values = {name: getattr(loaded, name) for name in cls.model_fields}
+    return cast("SettingsT", cls.model_construct(_fields_set=loaded.model_fields_set, **values))
 
 
 def settings_from(cls: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
@@ -566,15 +635,15 @@ def settings_from(cls: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
         checked = frozen.validate_python(dict(values))
     except ValidationError as error:
         raise SettingsError(_explain(error, cls, None)) from error
-    return cls.model_construct(**{name: getattr(checked, name) for name in cls.model_fields})
+    return cast("SettingsT", cls.model_construct(**{name: getattr(checked, name) for name in cls.model_fields}))
 
 
 def _fields(cls: type[BaseModel]) -> dict[str, Any]:
     return {name: (info.annotation, info) for name, info in cls.model_fields.items()}
 
 
-class _PlainBase(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class _PlainBase(Frozen):
+    """Base of what `settings_from` checks with: the fields of a job without its sources."""
 
 
 def read_config(path: Path, cls: type[JobSettings]) -> dict[str, Any]:
@@ -587,17 +656,30 @@ def read_config(path: Path, cls: type[JobSettings]) -> dict[str, Any]:
     unknown = sorted(set(document) - set(JOBS) - set(SHARED_SECTIONS) - {"tune"})
     if unknown:
         raise SettingsError(f"{path}: unknown section {unknown[0]!r}; known are {', '.join([*SHARED_SECTIONS, *JOBS])}")
-    shared = document.get("data") or {}
-    if not isinstance(shared, dict):
-        raise SettingsError(f"{path}: data: must hold keys such as images and masks, not {shared!r}")
+    shared, own = (_section(document, name, path) for name in ("data", cls.job))
     strange = sorted(set(shared) - set(DataSettings.model_fields))
     if strange:
         raise SettingsError(f"{path}: data.{strange[0]}: no such key; known are {', '.join(DataSettings.model_fields)}")
-    own = document.get(cls.job) or {}
-    if not isinstance(own, dict):
-        raise SettingsError(f"{path}: {cls.job}: must hold keys, not {own!r}")
-    offered = {**shared, **{name: document[name] for name in ("classes", "ray") if name in document}}
-    return {name: value for name, value in offered.items() if name in cls.model_fields} | own
+    offered: dict[str, Any] = {**shared, **{name: document[name] for name in ("classes", "ray") if name in document}}
+    return _merged({name: value for name, value in offered.items() if name in cls.model_fields}, own)
+
+
+def _section(document: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    section = document.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        raise SettingsError(f"{path}: {name}: must hold keys, one a line, not {section!r}")
+    return section
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Field by field, as pydantic-settings merges environment and command line."""
+    merged = below | above
+    for name in set(below) & set(above):
+        if isinstance(below[name], dict) and isinstance(above[name], dict):
+            merged[name] = _merged(below[name], above[name])
+    return merged
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -608,6 +690,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         # Aliases can blow a kilobyte up to gigabytes; no config needs them.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise SettingsError(f"{path}: YAML aliases (*name) are not allowed in a config; write the values out")
+        _refuse_odd_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
         document = yaml.safe_load(text)
     except OSError as error:
         raise SettingsError(f"{path}: the config cannot be read ({error.strerror}); check the path") from error
@@ -620,8 +703,31 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return document
 
 
+def _refuse_odd_keys(node: yaml.Node | None, path: Path) -> None:
+    """YAML itself takes the last of two equal keys without a word, and reads `no:` and `1:` as no words at all."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_odd_keys(item, path)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            where = f"{path}: line {key.start_mark.line + 1}"
+            if key.tag != "tag:yaml.org,2002:str":
+                raise SettingsError(f"{where}: the key {key.value!r} is not read as text; put it in quotes")
+            if key.value in seen:
+                raise SettingsError(f"{where}: the key {key.value!r} stands here for the second time; keep one of them")
+            seen.add(key.value)
+            _refuse_odd_keys(value, path)
+
+
 def _refuse_unknown_environment(cls: type[JobSettings], prefix: str) -> None:
+    jobs = tuple(f"MICROSEG_{job.upper()}__" for job in (*JOBS, "tune"))
+    example = next(iter(cls.model_fields)).upper()
     for name in sorted(os.environ):
+        if name.upper().startswith("MICROSEG_") and not name.upper().startswith(jobs):
+            raise SettingsError(
+                f"environment variable {name}: names no job; write MICROSEG_JOB__KEY, as in {prefix}{example}"
+            )
         if name.upper().startswith(prefix):
             first = name[len(prefix) :].split("__")[0].lower()
             if first not in cls.model_fields:
@@ -631,13 +737,12 @@ def _refuse_unknown_environment(cls: type[JobSettings], prefix: str) -> None:
 def _refuse_unknown_options(cls: type[JobSettings], arguments: list[str]) -> None:
     """Name an unknown option by itself; argparse would print a page of usage instead."""
     known = set(_option_names(cls))
+    flags = _flags(cls)
     for argument in arguments:
         if not argument.startswith("--") or argument == "--":
             continue
         name = argument[2:].split("=")[0]
-        positive = name.removeprefix("no-")
-        free_form = any(name.startswith(f"{field}.") and f"{field}.*" in known for field in cls.model_fields)
-        if name == "help" or name in known or positive in known or free_form:
+        if name == "help" or name in known or name.removeprefix("no-") in flags:
             continue
         from difflib import get_close_matches
 
@@ -648,34 +753,50 @@ def _refuse_unknown_options(cls: type[JobSettings], arguments: list[str]) -> Non
 
 def _plain_flags(cls: type[JobSettings], arguments: list[str]) -> list[str]:
     """`--augment false` as `--no-augment`, the only form that argparse takes."""
-    flags = {f"--{name}" for name, info in cls.model_fields.items() if info.annotation is bool}
+    flags = _flags(cls)
     plain: list[str] = []
     rest = list(arguments)
     while rest:
-        name, _, value = rest.pop(0).partition("=")
-        if name in flags and not value and rest and rest[0].lower() in {"true", "false"}:
-            value = rest.pop(0)
-        if name in flags and value:
-            plain.append(f"--no-{name[2:]}" if value.lower() == "false" else name)
-        else:
-            plain.append(f"{name}={value}" if value else name)
+        argument = rest.pop(0)
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name not in flags:
+            plain.append(argument)
+            continue
+        if not equals and rest and rest[0].lower() in {"true", "false"}:
+            value, equals = rest.pop(0), "="
+        if equals and value.lower() not in {"true", "false"}:
+            raise SettingsError(f"{cls.job}.{name}: must be true or false (got {value!r})")
+        plain.append(f"--no-{name}" if value.lower() == "false" else f"--{name}")
     return plain
+
+
+def _flags(cls: type[JobSettings]) -> set[str]:
+    return {name for name, info in cls.model_fields.items() if info.annotation is bool}
 
 
 def _option_names(model: type[BaseModel], prefix: str = "") -> list[str]:
     names: list[str] = []
     for name, info in model.model_fields.items():
         names.append(prefix + name)
-        nested = [
-            part
-            for part in (info.annotation, *get_args(info.annotation))
-            if isinstance(part, type) and issubclass(part, BaseModel)
-        ]
+        nested = _nested(info)
         if nested:
-            names += _option_names(nested[0], f"{prefix}{name}.")
-        elif info.annotation is not None and str(info.annotation).startswith("dict"):
-            names.append(f"{prefix}{name}.*")
+            names += _option_names(nested, f"{prefix}{name}.")
     return names
+
+
+def _nested(info: FieldInfo) -> type[BaseModel] | None:
+    """The model that a field holds, if it holds one."""
+    parts = (info.annotation, *get_args(info.annotation))
+    return next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
+
+
+def _known(cls: type[BaseModel], keys: tuple[int | str, ...]) -> str:
+    """The fields beside a key that is none of them."""
+    model: type[BaseModel] | None = cls
+    for key in keys[:-1]:
+        if model is not None and key in model.model_fields:
+            model = _nested(model.model_fields[str(key)])
+    return ", ".join((model or cls).model_fields)
 
 
 def _explain(error: ValidationError, cls: type[JobSettings], config: Path | None) -> str:
@@ -687,10 +808,10 @@ def _explain(error: ValidationError, cls: type[JobSettings], config: Path | None
         match problem["type"]:
             case "extra_forbidden":
                 where = f"{config}: " if config is not None else ""
-                lines.append(f"{where}{cls.job}.{key}: no such setting; known are {', '.join(cls.model_fields)}")
+                lines.append(f"{where}{cls.job}.{key}: no such setting; known are {_known(cls, problem['loc'])}")
             case "missing":
                 lines.append(f"{cls.job}.{key}: missing; give --{key} or put `{key}:` under `{cls.job}:` in the config")
             case _:
-                shown = "" if key == "settings" else f" (got {problem.get('input')!r})"
+                shown = "" if key == "settings" else f" (got {reprlib.repr(problem.get('input'))})"
                 lines.append(f"{cls.job}.{key}: {message}{shown}")
     return "\n".join(lines)

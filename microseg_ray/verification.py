@@ -34,6 +34,7 @@ class Verified:
         recounted: Shards whose pixels were counted again.
         miscounted: Those whose counts are not those of the ledger.
         problems: One line for each difference.
+        advice: What this could not find out, and how to; empty where there is nothing of the kind.
     """
 
     recomputed: int
@@ -41,10 +42,13 @@ class Verified:
     recounted: int
     miscounted: int
     problems: tuple[str, ...]
+    advice: str = ""
 
 
 def verify(settings: VerifySettings, report: Report = lambda *_: None) -> Verified:
     """Recompute randomly chosen shards and compare the bytes; recount every shard of their micrographs.
+
+    A postprocessed run is recounted only: no model made its pixels, so `advice` names the run to verify.
 
     Args:
         settings: The job's settings.
@@ -58,19 +62,14 @@ def verify(settings: VerifySettings, report: Report = lambda *_: None) -> Verifi
         CheckpointError: The checkpoint is missing or not the one of the run.
     """
     run = Run.open(settings.run)
-    job = _job_of(run, settings.checkpoint)
+    derived = "postprocess" in run.identity.pixels
     done = _done_shards(run)
     if not done:
-        raise StoreError(f"{run.folder}: no shard is done yet; run segment first")
+        raise StoreError(f"{run.folder}: no shard is done yet; run {'postprocess' if derived else 'segment'} first")
     chosen = sorted(random.Random(settings.seed).sample(done, min(settings.shards, len(done))))
-    worker = ArchiveWorker(job.config)
-    problems: list[str] = []
+    problems = [] if derived else _recompute(run, settings.checkpoint, chosen, report)
+    recomputed, differing = 0 if derived else len(chosen), len(problems)
     miscounted = recounted = 0
-    for number, (name, shard) in enumerate(chosen, 1):
-        problem = _compare(run, job, worker, name, shard)
-        problems += [] if problem is None else [problem]
-        report(number, len(chosen))
-    differing = len(problems)
     for name in dict.fromkeys(name for name, _ in chosen):
         store = MaskStore.open(run.store_path(name))
         for shard in (own for other, own in done if other == name):
@@ -78,7 +77,28 @@ def verify(settings: VerifySettings, report: Report = lambda *_: None) -> Verifi
             if not store.recount(shard):
                 miscounted += 1
                 problems.append(f"{name}, shard {shard}: the mask's pixels do not give the counts of the ledger")
-    return Verified(len(chosen), len(chosen) - differing, recounted, miscounted, tuple(problems))
+    advice = _advice(run) if derived else ""
+    return Verified(recomputed, recomputed - differing, recounted, miscounted, tuple(problems), advice)
+
+
+def _advice(run: Run) -> str:
+    parent = run.document.get("parent", {}).get("path", "the run that its run.json names as parent")
+    return (
+        f"{run.folder} is postprocessed, so no model can recompute its pixels: verify the run that it was made from "
+        f"(microseg verify --run {parent}), and run postprocess into another folder to compare; its shards were only recounted"
+    )
+
+
+def _recompute(run: Run, checkpoint: str | None, chosen: list[tuple[str, tuple[int, int]]], report: Report) -> list[str]:
+    """One line for each shard that comes out otherwise."""
+    job = _job_of(run, checkpoint)
+    worker = ArchiveWorker(job.config)
+    problems: list[str] = []
+    for number, (name, shard) in enumerate(chosen, 1):
+        problem = _compare(run, job, worker, name, shard)
+        problems += [] if problem is None else [problem]
+        report(number, len(chosen))
+    return problems
 
 
 def _job_of(run: Run, checkpoint: str | None) -> Job:

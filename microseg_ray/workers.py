@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["worker_environment"]
+import ctypes
+import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["release_memory", "worker_environment"]
 
 # glibc maps and unmaps every large tensor anew by default: 200,000 page faults and 1.7 s of system time per 512 px tile
 # where pages are slow to come. Kept memory is reused instead (docs/decisions/0004-allocator.md). Read by glibc when a
@@ -21,3 +28,24 @@ def worker_environment(threads: int) -> dict[str, str]:
         '2'
     """
     return {**_ALLOCATOR, "OMP_NUM_THREADS": str(threads)}
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    # Only glibc has it; elsewhere the allocator gives pages back by itself.
+    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return found
+
+
+def release_memory() -> None:
+    """Give freed pages back to the system, between two shards.
+
+    Kept memory fragments: without this a worker grew by 2 MB with each shard (benchmarks/memory.py), so that memory grew
+    with the micrograph after all.
+
+    Example:
+        >>> release_memory()
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)

@@ -21,6 +21,7 @@ from microseg_ray.sources import Micrograph, fingerprint, intensity_limits, open
 from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window
 from microseg_ray.stitching.seams import audit_seams
 from microseg_ray.stores import MaskSpec, MaskStore
+from microseg_ray.workers import release_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,17 @@ if TYPE_CHECKING:
     from microseg_ray.sources import MicrographInfo
     from microseg_ray.stitching import Predictor
 
-__all__ = ["ArchiveWorker", "FinishTask", "Outcome", "PrepareTask", "Prepared", "ShardTask", "Task", "WorkerConfig"]
+__all__ = [
+    "ArchiveWorker",
+    "FinishTask",
+    "Outcome",
+    "PrepareTask",
+    "Prepared",
+    "ShardTask",
+    "Task",
+    "WorkerConfig",
+    "reusable_store",
+]
 
 OPEN_MICROGRAPHS = 2
 
@@ -216,7 +227,7 @@ class ArchiveWorker:
             size, source = self.config.pixel_size_um, "option pixel_size_um"
         identity = {**self.config.identity, "fingerprint": mark, "limits": list(limits)}
         spec = MaskSpec(info.shape, self.config.classes, self.config.plan.shard, self.config.plan.extra)
-        store = _reusable(task.store, spec, identity)
+        store = reusable_store(task.store, spec, identity)
         if store is None and not task.dry:
             store = MaskStore.create(task.store, spec, identity)
         missing = list(np.ndindex(*spec.shards)) if store is None else store.missing()
@@ -261,6 +272,8 @@ class ArchiveWorker:
             result = predict_shard(pixels, self._model(), grid, box, plan, task.limits)
         del pixels
         store.commit(task.shard, result.mask, result.extra)
+        del result
+        release_memory()
         return Outcome(task, ok=True)
 
     def compute(self, task: ShardTask) -> NDArray[np.uint8]:
@@ -327,7 +340,7 @@ def _calibrated(store: MaskStore, size: tuple[float, float] | None) -> bool:
     return (None if noted is None else tuple(noted)) == size
 
 
-def _reusable(path: str, spec: MaskSpec, identity: Mapping[str, Any]) -> MaskStore | None:
+def reusable_store(path: str, spec: MaskSpec, identity: Mapping[str, Any]) -> MaskStore | None:
     """The store of an earlier try, if its results are those that this run would make."""
     if not Path(path).exists():
         return None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["report_run"]
 
 PANELS = 12
-SHOWN_SETTINGS = ("tile", "halo", "stride", "shard", "blend", "tta", "precision", "threads", "extra")
+SHOWN_SETTINGS = ("tile", "halo", "stride", "shard", "blend", "tta", "precision", "threads", "extra", "postprocess")
 
 
 def report_run(

@@ -37,6 +37,7 @@ _JPEG = frozenset({6, 7})
 _PLAIN = 1
 _BILEVEL = frozenset({2, 3, 4})
 # The ratio that each codec can reach at most; codecs that are not here are refused.
+_BAND_ROWS = 256
 _MAX_RATIO = {
     1: 8, 2: 1e5, 3: 1e5, 4: 1e5, 5: 2000, 6: 1100, 7: 1100, 8: 1100, 32773: 130, 32946: 1100, 33003: 1e5, 33004: 1e5,
     33005: 1e5, 34712: 1e5, 34887: 1e5, 34925: 1e5, 34926: 1e5, 50000: 1e5, 50001: 1e5, 50002: 1e5,
@@ -60,7 +61,7 @@ class TiffPixels:
     def __init__(self, path: str, labels: bool) -> None:
         self._path, self._lock = path, threading.Lock()
         self._whole: NDArray[Any] | None = None
-        self._map: NDArray[Any] | None = None
+        self._map: dict[str, Any] | None = None
         self._file = tifffile.TiffFile(path)
         try:
             self._page = _first_page(path, self._file)
@@ -76,8 +77,7 @@ class TiffPixels:
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels (channels, y, x) of a box; a view where they are memory-mapped or held."""
         if self._map is not None:
-            stored = self._map[:, 0, box.y0 : box.y1, box.x0 : box.x1]
-            return self._present(stored.transpose(0, 3, 1, 2).reshape(self._samples, *box.shape))
+            return self._present(self._read_mapped(box, self._map))
         if self.lazy:
             return self._present(self._read_segments(box))
         if self._whole is None:
@@ -188,7 +188,21 @@ class TiffPixels:
             reason = f"the file is truncated: the pixels end at byte {offset + page.nbytes}, the file at {size}"
             raise InputError(self._path, reason, "copy it again from the microscope")
         dtype = self._stored_dtype.newbyteorder(self._file.byteorder)
-        self._map = np.memmap(self._path, dtype=dtype, mode="r", offset=offset, shape=page.shaped)
+        self._map = {"dtype": dtype, "offset": offset, "shape": page.shaped}
+
+    def _read_mapped(self, box: Box, layout: dict[str, Any]) -> NDArray[Any]:
+        """(sample, y, x) of a box, through mappings that are dropped at once.
+
+        Pages of a mapping that stays count as this process's memory for ever, and the kernel maps 64 KiB around each
+        page that is touched: a band of rows at a time bounds that for wide micrographs.
+        """
+        out = np.empty((self._samples, *box.shape), layout["dtype"])
+        planes = out.reshape(layout["shape"][0], -1, *box.shape)
+        for y0 in range(box.y0, box.y1, _BAND_ROWS):
+            y1 = min(y0 + _BAND_ROWS, box.y1)
+            band = np.memmap(self._path, mode="r", **layout)[:, 0, y0:y1, box.x0 : box.x1]
+            planes[:, :, y0 - box.y0 : y1 - box.y0] = band.transpose(0, 3, 1, 2)
+        return out
 
     def _decode_rgb(self) -> None:
         whole = self.read(Box.of_shape(self.shape))

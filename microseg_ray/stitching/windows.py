@@ -15,7 +15,7 @@ __all__ = ["BLENDS", "Blend", "argmax_first", "window"]
 Blend = Literal["crop", "hann", "gaussian", "mean"]
 BLENDS: tuple[Blend, ...] = get_args(Blend)
 
-# A tenth of a millionth of the peak: an edge pixel that only one tile sees still gets exactly that tile's scores after
+# A millionth of the peak: an edge pixel that only one tile sees still gets exactly that tile's scores after
 # division by the summed weights, while in an overlap it hardly counts.
 FLOOR = 1e-6
 

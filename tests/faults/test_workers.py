@@ -1,0 +1,298 @@
+"""Workers that die, stall and fail, drivers that are killed: the same bytes in the end, and nothing innocent is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import numpy as np
+import psutil
+import pytest
+import tifffile
+
+from microseg_ray import segmentation
+from microseg_ray.archive import ArchiveWorker
+from microseg_ray.errors import RunMismatchError
+from microseg_ray.segmentation import segment
+from microseg_ray.settings import SegmentSettings
+from microseg_ray.stores import MaskStore
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def classes_travel():
+    """Workers know no test modules: what is defined here goes to them by value."""
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+class Bands:
+    """A model that needs no torch, so that workers start in a moment."""
+
+    classes = 3
+
+    def masks(self, batch, limits):
+        share = (batch[:, 0].astype(np.float64) - limits[0]) / (limits[1] - limits[0])
+        return np.clip(share * 3, 0, 2).astype(np.uint8)
+
+    def scores(self, batch, limits):
+        return np.moveaxis(np.eye(3, dtype=np.float32)[self.masks(batch, limits)], -1, 1)
+
+
+class Quick(ArchiveWorker):
+    def __init__(self, config):
+        super().__init__(config, Bands())
+
+
+def settings(archive, checkpoint, output, **options) -> SegmentSettings:
+    chosen = {"archive": str(archive), "checkpoint": str(checkpoint), "output": str(output), "shard": 256, "workers": 2}
+    return SegmentSettings(**{**chosen, **options})
+
+
+def reference_of(archive, checkpoint, folder, tree_of, worker_class):
+    segment(settings(archive, checkpoint, folder, workers=0), worker_class=worker_class)
+    return tree_of(folder / "masks")
+
+
+@pytest.fixture(scope="module")
+def quick(archive, checkpoint, tmp_path_factory, tree_of):
+    """The bytes of the plain loop with the quick model."""
+    return reference_of(archive, checkpoint, tmp_path_factory.mktemp("quick") / "run", tree_of, Quick)
+
+
+@pytest.fixture(scope="module")
+def whole(archive, checkpoint, tmp_path_factory, tree_of):
+    """The bytes of the plain loop with the real model."""
+    return reference_of(archive, checkpoint, tmp_path_factory.mktemp("whole") / "run", tree_of, ArchiveWorker)
+
+
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
+def test_any_number_of_workers_and_any_order(archive, checkpoint, whole, tree_of, tmp_path, ray_session, monkeypatch, workers):
+    class Shuffled(segmentation.ActorPool):
+        def run(self, pending):
+            random.Random(workers).shuffle(pending)
+            return super().run(pending)
+
+    monkeypatch.setattr(segmentation, "ActorPool", Shuffled)
+    result = segment(settings(archive, checkpoint, tmp_path / "run", workers=workers))
+    assert result.ledger.computed == 15
+    assert tree_of(tmp_path / "run/masks") == whole
+
+
+def test_a_worker_killed_in_the_middle(archive, checkpoint, quick, tree_of, tmp_path, ray_session):
+    flag = tmp_path / "died"
+
+    class DiesOnce(Quick):
+        def _shard(self, task):
+            if task.shard == (1, 1) and not flag.exists():
+                flag.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._shard(task)
+
+    result = segment(settings(archive, checkpoint, tmp_path / "run"), worker_class=DiesOnce)
+    assert flag.exists()
+    assert not result.ledger.failures
+    assert result.ledger.computed == 15
+    assert tree_of(tmp_path / "run/masks") == quick
+
+
+def test_a_shard_that_kills_every_worker(archive, checkpoint, quick, tree_of, tmp_path, ray_session):
+    """Given up after three tries; no shard that only was nearby is given up, and a later run completes it."""
+    deaths = tmp_path / "deaths"
+    deaths.mkdir()
+
+    class Poisoned(Quick):
+        def _shard(self, task):
+            if task.name == "large.tif" and task.shard == (0, 1):
+                (deaths / uuid.uuid4().hex).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._shard(task)
+
+    result = segment(settings(archive, checkpoint, tmp_path / "run"), worker_class=Poisoned)
+    assert [(failure.path, failure.stage) for failure in result.ledger.failures] == [("large.tif", "shard 0,1")]
+    assert "given up after 3 tries: its worker died" in result.ledger.failures[0].reason
+    assert len(list(deaths.iterdir())) == 3
+    assert result.ledger.computed == 14
+    assert MaskStore.open(result.run.store_path("large.tif")).missing() == [(0, 1)]
+    assert {row.micrograph for row in result.areas} == {"exact.tif", "2019/deep.tif", "2019/run #2 (a)/small.png"}
+    again = segment(settings(archive, checkpoint, tmp_path / "run", workers=0), worker_class=Quick)
+    assert again.ledger.computed == 1
+    assert tree_of(tmp_path / "run/masks") == quick
+
+
+def test_two_poisons_at_one_try_each_cost_no_one_else(archive, checkpoint, tmp_path, ray_session):
+    class Poisoned(Quick):
+        def _shard(self, task):
+            if task.name == "large.tif" and task.shard in {(0, 0), (0, 2)}:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._shard(task)
+
+    result = segment(settings(archive, checkpoint, tmp_path / "run", attempts=1), worker_class=Poisoned)
+    assert sorted(failure.stage for failure in result.ledger.failures) == ["shard 0,0", "shard 0,2"]
+    assert result.ledger.computed == 13
+
+
+def test_every_third_shard_failing(archive, checkpoint, quick, tree_of, tmp_path, ray_session):
+    class Clumsy(Quick):
+        def _shard(self, task):
+            if (task.shard[0] + task.shard[1]) % 3 == 0:
+                raise RuntimeError("slipped")
+            return super()._shard(task)
+
+    first = segment(settings(archive, checkpoint, tmp_path / "run"), worker_class=Clumsy)
+    # Of 3 x 3: (0, 0), (1, 2), (2, 1); of 2 x 2 and of single shards: (0, 0).
+    assert len(first.ledger.failures) == 3 + 1 + 1 + 1
+    assert {failure.reason for failure in first.ledger.failures} == {"RuntimeError: slipped"}
+    assert first.ledger.computed == 9
+    again = segment(settings(archive, checkpoint, tmp_path / "run"), worker_class=Quick)
+    assert again.ledger.computed == 6
+    assert tree_of(tmp_path / "run/masks") == quick
+
+
+def test_a_shard_that_stalls(archive, checkpoint, quick, tree_of, tmp_path, ray_session):
+    class Stalls(Quick):
+        def _shard(self, task):
+            if task.name == "large.tif" and task.shard == (2, 2):
+                time.sleep(600)
+            return super()._shard(task)
+
+    began = time.monotonic()
+    result = segment(settings(archive, checkpoint, tmp_path / "run", attempts=1, shard_timeout=8), worker_class=Stalls)
+    assert time.monotonic() - began < 120
+    assert [failure.stage for failure in result.ledger.failures] == ["shard 2,2"]
+    assert "no result within shard_timeout (8 s)" in result.ledger.failures[0].reason
+    assert result.ledger.computed == 14
+    segment(settings(archive, checkpoint, tmp_path / "run", workers=0), worker_class=Quick)
+    assert tree_of(tmp_path / "run/masks") == quick
+
+
+# --- drivers: processes of their own, each with a Ray of its own -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """One micrograph of 576 shards of 64 px: a run of some seconds."""
+    folder = tmp_path_factory.mktemp("many")
+    pixels = np.random.default_rng(0).integers(0, 255, (1536, 1536), np.uint8)
+    tifffile.imwrite(folder / "many.tif", pixels, tile=(128, 128))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many_whole(many, checkpoint, tmp_path_factory, tree_of):
+    folder = tmp_path_factory.mktemp("many_whole") / "run"
+    segment(settings(many, checkpoint, folder, shard=64, workers=0))
+    return tree_of(folder / "masks")
+
+
+class Driver:
+    """`microseg segment --workers 2` in a process of its own, with all that it starts."""
+
+    def __init__(self, many, checkpoint, output, folder):
+        self.mark = uuid.uuid4().hex
+        arguments = ["segment", "--archive", many, "--checkpoint", checkpoint, "--output", output, "--shard", 64, "--workers", 2]
+        environment = {**os.environ, "RAY_TMPDIR": str(folder), "MICROSEG_TEST_MARK": self.mark}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "microseg_ray.cli", *map(str, arguments)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.counts = output / "masks/many.tif.zarr/counts/c"
+
+    def done(self) -> int:
+        return sum(1 for path in self.counts.glob("*/*/0")) if self.counts.is_dir() else 0
+
+    def wait_for(self, shards: int) -> None:
+        deadline = time.monotonic() + 150
+        while self.done() < shards:
+            assert self.process.poll() is None, self.process.stdout.read()
+            assert time.monotonic() < deadline, "nothing was done"
+            time.sleep(0.02)
+
+    def end(self, how: signal.Signals) -> tuple[int, str]:
+        self.process.send_signal(how)
+        output, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, output
+
+    def left(self, seconds: float) -> list[str]:
+        """What still runs of all that the driver started, after at most so many seconds."""
+        deadline = time.monotonic() + seconds
+        while (found := self._running()) and time.monotonic() < deadline:
+            time.sleep(0.3)
+        return found
+
+    def _running(self) -> list[str]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("MICROSEG_TEST_MARK") == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline())[:80])
+            except psutil.Error:
+                continue
+        return found
+
+    def clean(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+@pytest.fixture
+def driver(many, checkpoint, ray_folder, tmp_path):
+    made = []
+
+    def start() -> Driver:
+        made.append(Driver(many, checkpoint, tmp_path / "run", ray_folder))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.clean()
+
+
+@pytest.mark.slow
+def test_a_driver_killed_twice(driver, many, checkpoint, many_whole, tree_of, tmp_path):
+    for shards in (60, 250):
+        killed = driver()
+        killed.wait_for(shards)
+        killed.end(signal.SIGKILL)
+        done = killed.done()
+        assert shards <= done < 576
+        assert killed.left(15) == []
+    result = segment(settings(many, checkpoint, tmp_path / "run", shard=64, workers=0))
+    assert 0 < result.ledger.computed <= 576 - done
+    assert tree_of(tmp_path / "run/masks") == many_whole
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_driver_told_to_stop(driver, many, checkpoint, many_whole, tree_of, tmp_path, how):
+    """It stops in good order, keeps a second job out until then, and another run goes on from there."""
+    told = driver()
+    told.wait_for(40)
+    before = tree_of(tmp_path / "run/masks").keys()
+    with pytest.raises(RunMismatchError, match="another job is writing"):
+        segment(settings(many, checkpoint, tmp_path / "run", shard=64, workers=0, overwrite=True))
+    code, printed = told.end(how)
+    assert code == 130, printed
+    assert "the same command goes on from here" in printed
+    assert "Traceback" not in printed
+    assert told.left(15) == []
+    assert before <= tree_of(tmp_path / "run/masks").keys()
+    done = told.done()
+    assert done < 576
+    result = segment(settings(many, checkpoint, tmp_path / "run", shard=64, workers=0))
+    assert 0 < result.ledger.computed <= 576 - done + 4
+    assert tree_of(tmp_path / "run/masks") == many_whole
+    shutil.rmtree(tmp_path / "run")

@@ -1,0 +1,420 @@
+"""Settings: where values come from, and that nothing unknown is let through."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from microseg_ray.errors import SettingsError
+from microseg_ray.settings import (
+    JOBS,
+    ClassSpec,
+    DataSettings,
+    EvaluateSettings,
+    InfoSettings,
+    JobSettings,
+    MeasureSettings,
+    OptimizerSettings,
+    Scaling,
+    SegmentSettings,
+    SimulateSettings,
+    TileSettings,
+    TrainSettings,
+    default_color,
+    load_settings,
+    settings_from,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TILE = ["--output", "o"]
+TRAIN = ["--tiles", "t", "--output", "o"]
+SEGMENT = ["--archive", "a", "--checkpoint", "c", "--output", "o"]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Any:
+    def write(text: str | bytes) -> Path:
+        path = tmp_path / "config.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def refused(cls: type[JobSettings], arguments: list[str], path: Path | None = None) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(cls, arguments, path)
+    return str(caught.value)
+
+
+# --- where values come from -----------------------------------------------------------------------------------------
+SOURCES = ["default", "shared", "own", "environment", "command line"]
+
+
+@given(
+    st.sets(st.sampled_from(SOURCES[1:])), st.sets(st.sampled_from(SOURCES[1:])), st.sets(st.sampled_from(SOURCES[2:]))
+)
+def test_each_field_comes_from_the_highest_source_that_names_it(
+    tmp_path_factory, plain: set, nested: set, other: set
+) -> None:
+    value = {name: index for index, name in enumerate(SOURCES)}
+    document: dict[str, Any] = {"data": {}, "tile": {"ray": {}}, "ray": {}}
+    arguments, environment = list(TILE), {}
+    if "shared" in plain:
+        document["data"]["seed"] = value["shared"]
+    if "own" in plain:
+        document["tile"]["seed"] = value["own"]
+    if "environment" in plain:
+        environment["MICROSEG_TILE__SEED"] = str(value["environment"])
+    if "command line" in plain:
+        arguments += ["--seed", str(value["command line"])]
+    if "shared" in nested:
+        document["ray"]["num_cpus"] = value["shared"]
+    if "own" in nested:
+        document["tile"]["ray"]["num_cpus"] = value["own"]
+    if "environment" in nested:
+        environment["MICROSEG_TILE__RAY__NUM_CPUS"] = str(value["environment"])
+    if "command line" in nested:
+        arguments += ["--ray.num_cpus", str(value["command line"])]
+    # Another key of the same section, from elsewhere, must not wipe out what a lower source says of this one.
+    if "own" in other:
+        document["tile"]["ray"]["address"] = "own"
+    if "environment" in other:
+        environment["MICROSEG_TILE__RAY__ADDRESS"] = "environment"
+    if "command line" in other:
+        arguments += ["--ray.address", "command line"]
+
+    def highest(named: set[str]) -> str:
+        return max(named, key=SOURCES.index, default="default")
+
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    path.write_text(json.dumps(document))  # JSON is YAML
+    with pytest.MonkeyPatch.context() as patch:
+        for name, text in environment.items():
+            patch.setenv(name, text)
+        loaded = load_settings(TileSettings, arguments, path)
+    assert loaded.seed == value[highest(plain)]
+    assert loaded.ray.num_cpus == (value[highest(nested)] or None)
+    assert loaded.ray.address == (None if not other else highest(other))
+
+
+def test_an_environment_variable_may_hold_a_whole_section(monkeypatch) -> None:
+    monkeypatch.setenv("MICROSEG_TRAIN__OPTIMIZER", '{"name": "sgd"}')
+    monkeypatch.setenv("microseg_train__epochs", "3")
+    loaded = load_settings(TrainSettings, TRAIN)
+    assert loaded.optimizer == OptimizerSettings(name="sgd")
+    assert loaded.epochs == 3
+
+
+def test_a_job_reads_its_own_section_and_the_shared_ones(config) -> None:
+    path = config(
+        "classes: [clay, silt]\ndata: {images: i, masks: m, group: '^[a-z]+'}\n"
+        "tile: {tile: 64, output: o, overlap: 8}\ntrain: {epochs: 3, nonsense: 1}\ntune: {anything: 1}\nsegment:\n"
+    )
+    loaded = load_settings(TileSettings, [], path)
+    assert (loaded.tile, loaded.images, loaded.group) == (64, "i", "^[a-z]+")
+    assert [item.name for item in loaded.classes] == ["clay", "silt"]
+    assert loaded.data == DataSettings(images="i", masks="m", group="^[a-z]+")
+    assert load_settings(SegmentSettings, SEGMENT, path).archive == "a"  # an empty section is no section
+    assert load_settings(SegmentSettings, SEGMENT, config("")) == load_settings(SegmentSettings, SEGMENT)
+
+
+def test_settings_are_frozen_picklable_and_plain(tmp_path: Path) -> None:
+    loaded = load_settings(TrainSettings, [*TRAIN, "--optimizer.name", "sgd"])
+    assert type(loaded) is TrainSettings
+    with pytest.raises(ValidationError):
+        loaded.epochs = 3
+    assert pickle.loads(pickle.dumps(loaded)) == loaded
+    document = json.loads(json.dumps(loaded.resolved()))
+    assert settings_from(TrainSettings, document) == loaded
+
+
+def test_settings_from_plain_values_sees_no_environment(monkeypatch) -> None:
+    monkeypatch.setenv("MICROSEG_TRAIN__EPOCHS", "3")
+    assert settings_from(TrainSettings, {"tiles": "t", "output": "o"}).epochs == 20
+    with pytest.raises(SettingsError, match=r"train\.epoch: no such setting"):
+        settings_from(TrainSettings, {"tiles": "t", "output": "o", "epoch": 3})
+
+
+# --- what is unknown is refused, by name ----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tle: {}", "unknown section 'tle'; known are classes, data, ray"),
+        ("tile: {til: 3}", "tile.til: no such setting; known are images"),
+        ("tile: {scaling: {kin: fixed}}", "tile.scaling.kin: no such setting; known are kind, low, high"),
+        ("data: {immages: a}", "data.immages: no such key; known are images"),
+        ("data: []", "data: must hold keys"),
+        ("data: 0", "data: must hold keys"),
+        ("tile: 3", "tile: must hold keys"),
+        ("- a", "not list"),
+        ("seven", "not str"),
+        ("tile: {seed: 1, seed: 2}", "line 1: the key 'seed' stands here for the second time"),
+        ("tile: {}\ndata: {}\ntile: {}", "line 3: the key 'tile' stands here for the second time"),
+        ("classes:\n- {name: a, name: b}", "line 2: the key 'name'"),
+        ("1: {}", "line 1: the key '1' is not read as text"),
+        ("tile: {no: 3}", "the key 'no' is not read as text"),
+        ("data: &here {}\ntile: *here", "aliases"),
+        ("tile: [1", "not valid YAML"),
+        ("tile: !!python/object:os.system {}", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        ("\x00", "not valid YAML"),
+        ("[" * 20_000, "not valid YAML"),
+        ("#" * (1 << 20) + "\n", "larger than 1048576 bytes"),
+        ("classes: clay", "tile.classes"),
+        ("classes: {a: 1}", "tile.classes"),
+        ("classes: [no, yes]", "tile.classes.0"),
+    ],
+)
+def test_a_bad_config_is_refused_and_named(text: str | bytes, message: str, config) -> None:
+    path = config(text)
+    said = refused(TileSettings, TILE, path)
+    assert message in said
+    assert message.startswith("tile.classes") or str(path) in said
+
+
+def test_a_config_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    assert "none.yaml: the config cannot be read (No such file" in refused(TileSettings, TILE, tmp_path / "none.yaml")
+    assert "cannot be read (Is a directory)" in refused(TileSettings, TILE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("MICROSEG_TRAIN__EPOCH", "environment variable MICROSEG_TRAIN__EPOCH: `train` has no setting 'epoch'"),
+        ("MICROSEG_TRAIN__OPTIMIZER__NAM", "train.optimizer.nam: no such setting; known are name, learning_rate"),
+        (
+            "MICROSEG_TRAIN_EPOCHS",
+            "MICROSEG_TRAIN_EPOCHS: names no job; write MICROSEG_JOB__KEY, as in MICROSEG_TRAIN__",
+        ),
+        ("MICROSEG_TRIAN__EPOCHS", "MICROSEG_TRIAN__EPOCHS: names no job"),
+        ("MICROSEG_TRAIN__EPOCHS", "train.epochs: Input should be a valid integer"),
+        ("MICROSEG_TRAIN__OPTIMIZER", 'train: error parsing value for field "optimizer"'),
+    ],
+)
+def test_a_bad_environment_variable_is_refused_and_named(name: str, message: str, monkeypatch) -> None:
+    monkeypatch.setenv(name, "seven")
+    assert message in refused(TrainSettings, TRAIN)
+
+
+def test_the_variables_of_other_jobs_do_not_matter(monkeypatch) -> None:
+    monkeypatch.setenv("MICROSEG_SEGMENT__NONSENSE", "1")
+    monkeypatch.setenv("MICROSEG_TUNE__TRIALS", "1")
+    assert load_settings(TrainSettings, TRAIN).epochs == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epoch", "3"], "--epoch: no such option of `train`; did you mean --epochs?"),
+        (["--optimizer.nam", "sgd"], "--optimizer.nam: no such option of `train`; did you mean --optimizer.name?"),
+        (["--qqqq"], "--qqqq: no such option of `train`; see microseg train --help"),
+        (["--no-epochs"], "--no-epochs: no such option of `train`"),
+        (["stray"], "unrecognized arguments: stray"),
+        (["-e", "3"], "unrecognized arguments: -e 3"),
+        (["--epochs"], "--epochs: expected one argument"),
+        (["--epochs", "many"], "train.epochs: Input should be a valid integer"),
+        (["--epochs", "0"], "train.epochs: Input should be greater than or equal to 1 (got '0')"),
+        (["--model.depth", "9"], "train.model.depth: Input should be less than or equal to 7"),
+        (["--optimizer.learning_rate", "nan"], "train.optimizer.learning_rate: Input should be a finite number"),
+        (["--optimizer.learning_rate", "inf"], "train.optimizer.learning_rate: Input should be a finite number"),
+        (["--precision", "fp8"], "train.precision: Input should be 'bf16' or 'fp32' (got 'fp8')"),
+        (["--augment=maybe"], "train.augment: must be true or false (got 'maybe')"),
+        (["--augment", "maybe"], "unrecognized arguments: maybe"),
+    ],
+)
+def test_a_bad_option_is_refused_and_named(arguments: list[str], message: str) -> None:
+    assert message in refused(TrainSettings, [*TRAIN, *arguments])
+
+
+def test_what_is_missing_is_named() -> None:
+    said = refused(TrainSettings, [])
+    assert "train.tiles: missing; give --tiles or put `tiles:` under `train:` in the config" in said
+    assert "train.output: missing" in said
+
+
+def test_long_input_is_shortened_in_messages() -> None:
+    assert len(refused(TileSettings, [*TILE, "--seed", "x" * 5000])) < 300
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_every_job_has_help(name: str, capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load_settings(JOBS[name], ["--help"])
+    assert caught.value.code == 0
+    assert f"usage: microseg {name}" in capsys.readouterr().out
+
+
+# --- flags ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], True),
+        (["--augment"], True),
+        (["--no-augment"], False),
+        (["--augment", "false"], False),
+        (["--augment", "False"], False),
+        (["--augment=false"], False),
+        (["--augment", "true"], True),
+        (["--augment=TRUE"], True),
+        (["--augment", "--gpu"], True),
+        (["--augment", "false", "--augment", "true"], True),
+    ],
+)
+def test_flags_may_be_spelled_out(arguments: list[str], expected: bool) -> None:
+    assert load_settings(TrainSettings, [*TRAIN, *arguments]).augment is expected
+
+
+@pytest.mark.parametrize("value", ["", "x=", "=x", "a=b", "true", "false", "-1", "^a|b$"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_values_are_passed_on_as_they_are(value: str, joined: bool) -> None:
+    arguments = [f"--image_suffix={value}"] if joined else ["--image_suffix", value]
+    assert load_settings(TileSettings, [*TILE, *arguments]).image_suffix == value
+
+
+# --- classes, scaling, splits, pixel sizes --------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--classes", "clay,silt"],
+        ["--classes", '["clay", "silt"]'],
+        ["--classes", "clay", "--classes", "silt"],
+        ["--classes", '[{"name": "clay"}, {"name": "silt"}]'],
+        ["--classes", '[{"name": "clay", "color": ""}, {"name": "silt", "color": "#e69f00"}]'],
+    ],
+)
+def test_classes_can_be_written_in_several_ways(arguments: list[str]) -> None:
+    expected = (ClassSpec(name="clay", color=default_color(0)), ClassSpec(name="silt", color=default_color(1)))
+    assert load_settings(TileSettings, [*TILE, *arguments]).classes == expected
+
+
+def test_classes_from_yaml(config) -> None:
+    path = config("classes: [clay, {name: silt, color: '#FF0000'}]")
+    assert [item.color for item in load_settings(TileSettings, TILE, path).classes] == [default_color(0), "#FF0000"]
+    given_as_objects = settings_from(
+        TileSettings, {"output": "o", "classes": [ClassSpec(name="a"), ClassSpec(name="b")]}
+    )
+    assert [item.name for item in given_as_objects.classes] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("clay,clay", "tile.classes: class name used twice: clay"),
+        (",".join(f"c{index}" for index in range(256)), "256 classes: at most 255 fit a uint8 mask"),
+        ('[{"name": "clay", "colour": "#ff0000"}]', "tile.classes.0.colour: no such setting; known are name, color"),
+        ('[{"color": "#ff0000"}]', "tile.classes.0.name: missing"),
+        ('[{"name": ""}]', "tile.classes.0.name"),
+        ('[{"name": "a", "color": "red"}]', "tile.classes.0.color"),
+        ('[{"name": "a", "color": "#ff00"}]', "tile.classes.0.color"),
+        ("[3]", "tile.classes.0"),
+    ],
+)
+def test_impossible_classes_are_refused(classes: str, message: str) -> None:
+    assert message in refused(TileSettings, [*TILE, "--classes", classes])
+
+
+@given(st.integers(0, 300))
+def test_default_colours_are_colours(index: int) -> None:
+    ClassSpec(name="a", color=default_color(index))
+    assert len({default_color(other) for other in range(255)}) > 200
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"low": 1.0}, "go with kind fixed or percentile"),
+        ({"kind": "fixed"}, "needs scaling.low < scaling.high"),
+        ({"kind": "fixed", "low": 2.0, "high": 2.0}, "needs scaling.low < scaling.high"),
+        ({"kind": "percentile", "low": -1.0, "high": 99.0}, "0 to 100"),
+        ({"kind": "percentile", "low": 1.0, "high": 101.0}, "0 to 100"),
+        ({"kind": "fixed", "low": float("nan"), "high": 1.0}, "finite"),
+        ({"kind": "fixed", "low": 0.0, "high": float("inf")}, "finite"),
+    ],
+)
+def test_impossible_scalings_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Scaling(**values)
+
+
+def test_scaling_from_the_command_line() -> None:
+    arguments = ["--scaling.kind", "percentile", "--scaling.low", "1", "--scaling.high", "99"]
+    assert load_settings(TileSettings, [*TILE, *arguments]).scaling == Scaling(kind="percentile", low=1, high=99)
+    assert "tile.scaling: scaling.low and scaling.high go with" in refused(TileSettings, [*TILE, "--scaling.high", "9"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("val=0.2", {"val": 0.2}),
+        ("val=0.2,test=0.1", {"val": 0.2, "test": 0.1}),
+        ('{"val": ["a", "b"]}', {"val": ("a", "b")}),
+    ],
+)
+def test_splits_are_shares_or_lists(text: str, expected: dict[str, Any]) -> None:
+    assert load_settings(TileSettings, [*TILE, "--splits", text]).splits == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--splits", "val=1.2"], "must lie between 0 and 1"),
+        (["--splits", "val=-0.1"], "must lie between 0 and 1"),
+        (["--splits", "val=0.7,test=0.7"], "not exceed 1 together"),
+        (["--splits.val", "0.2"], "did you mean --splits?"),
+        (["--group", "("], "group '(' is not a regular expression"),
+        (["--overlap", "256"], "overlap 256 must be smaller than tile 256"),
+    ],
+)
+def test_impossible_data_is_refused(arguments: list[str], message: str) -> None:
+    assert message in refused(TileSettings, [*TILE, *arguments])
+
+
+@pytest.mark.parametrize("text", ["0.5,0.25", "[0.5, 0.25]"])
+def test_pixel_sizes_are_y_then_x(text: str) -> None:
+    assert load_settings(SegmentSettings, [*SEGMENT, "--pixel_size_um", text]).pixel_size_um == (0.5, 0.25)
+    assert load_settings(MeasureSettings, ["--run", "r", "--pixel_size_um", text]).pixel_size_um == (0.5, 0.25)
+
+
+def test_one_pixel_size_is_a_square(config) -> None:
+    assert load_settings(SegmentSettings, [*SEGMENT, "--pixel_size_um", "0.5"]).pixel_size_um == (0.5, 0.5)
+    path = config("segment: {pixel_size_um: 2}")
+    assert load_settings(SegmentSettings, SEGMENT, path).pixel_size_um == (2.0, 2.0)
+    assert load_settings(SegmentSettings, SEGMENT).pixel_size_um is None
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1,2,3", "wide"])
+def test_an_impossible_pixel_size_is_refused(text: str) -> None:
+    assert "segment.pixel_size_um" in refused(SegmentSettings, [*SEGMENT, "--pixel_size_um", text])
+
+
+def test_other_forms() -> None:
+    assert load_settings(InfoSettings, ["a.tif", "b.tif"]).files == ["a.tif", "b.tif"]
+    assert "FILES" in refused(InfoSettings, [])
+    assert load_settings(SimulateSettings, ["--output", "o", "--size", "400"]).size == 400
+    assert load_settings(SimulateSettings, ["--output", "o", "--size", "400,300"]).size == (400, 300)
+    assert load_settings(TrainSettings, [*TRAIN, "--class_weights", "1,2.5"]).class_weights == (1.0, 2.5)
+    assert load_settings(TrainSettings, [*TRAIN, "--class_weights", "median"]).class_weights == "median"
+    assert load_settings(TrainSettings, [*TRAIN, "--max_failures", "-1"]).max_failures == -1
+    assert load_settings(SegmentSettings, [*SEGMENT, "--tile", "auto", "--halo", "96"]).halo == 96
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either predictions (predicted masks) or checkpoint"),
+        (["--predictions", "p", "--checkpoint", "c"], "not both or none"),
+        (["--predictions", "p"], "masks: the folder of true masks is missing"),
+        (["--checkpoint", "c", "--masks", "m"], "images: a checkpoint needs micrographs"),
+    ],
+)
+def test_evaluate_needs_one_source(arguments: list[str], message: str) -> None:
+    assert message in refused(EvaluateSettings, ["--output", "o", *arguments])
