@@ -135,7 +135,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=8192, help="side of the micrograph in px")
     parser.add_argument("--shard", type=int, default=1024, help="side of a shard in px, a multiple of 512")
-    parser.add_argument("--rounds", type=int, default=4, help="times that a job goes over the micrograph")
+    parser.add_argument("--rounds", type=int, default=3, help="times that a job goes over the micrograph")
     parser.add_argument("--jobs", type=int, default=2, help="jobs per executor, one executor after the other")
     chosen = parser.parse_args()
     spec = MaskSpec((chosen.side, chosen.side), CLASSES, chosen.shard)

@@ -1,4 +1,4 @@
-"""`microseg postprocess` as a script, for `ray job submit --working-dir . -- python jobs/postprocess.py --run RUN ...`."""
+"""`microseg postprocess` as a script, for `ray job submit -- python jobs/postprocess.py --run /shared/A --output /shared/B`."""
 
 import sys
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from microseg_ray.errors import MicrosegError
 from microseg_ray.geometry import Box, Tile, TileGrid
 from microseg_ray.sources import open_micrograph
-from microseg_ray.stitching import stitch
+from microseg_ray.stitching import stitch, tiles_on_disk
 
-__all__ = ["Box", "MicrosegError", "Tile", "TileGrid", "open_micrograph", "stitch"]
+__all__ = ["Box", "MicrosegError", "Tile", "TileGrid", "open_micrograph", "stitch", "tiles_on_disk"]
 __version__ = "0.1.0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -17,8 +18,15 @@ from microseg_ray.catalog import CatalogRow, Failure, build_catalog, write_failu
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.metrics import ConfusionMatrix, mean_of
 from microseg_ray.models.card import read_card, read_card_and_digest
-from microseg_ray.settings import ClassSpec, DataSettings, EvaluateSettings, SegmentSettings, settings_from
-from microseg_ray.sources import intensity_limits, open_micrograph, read_mask
+from microseg_ray.settings import (
+    IGNORE_INDEX,
+    ClassSpec,
+    DataSettings,
+    EvaluateSettings,
+    SegmentSettings,
+    settings_from,
+)
+from microseg_ray.sources import intensity_limits, list_files, open_prepared, read_mask
 from microseg_ray.stores import MaskSpec
 
 if TYPE_CHECKING:
@@ -102,9 +110,19 @@ def _classes(settings: EvaluateSettings) -> tuple[ClassSpec, ...]:
         return read_card(settings.checkpoint).classes
     if settings.predictions is not None and (Path(settings.predictions) / "run.json").exists():
         return Run.open(settings.predictions).classes
-    raise SettingsError(
-        'evaluate.classes: name the classes in the order of the mask values, as in --classes \'["clay", "pore"]\''
-    )
+    return _unnamed_classes(settings)
+
+
+def _unnamed_classes(settings: EvaluateSettings) -> tuple[ClassSpec, ...]:
+    """Classes by their number, as many as the masks hold: where nobody names them, figures are still figures."""
+    highest = 0
+    for where in (settings.masks, settings.predictions):
+        for path in list_files(where or ""):
+            # A file that cannot be read is set aside, with its reason, when its pair is compared.
+            with contextlib.suppress(InputError):
+                values = np.unique(read_mask(path))
+                highest = max(highest, int(values[values != IGNORE_INDEX].max(initial=0)))
+    return tuple(ClassSpec(name=str(index)) for index in range(highest + 1))
 
 
 def _rows(settings: EvaluateSettings) -> tuple[list[CatalogRow], list[Failure]]:
@@ -180,7 +198,7 @@ def _predicted(settings: EvaluateSettings, rows: list[CatalogRow]) -> Iterator[P
     worker = ArchiveWorker(worker_config(engine, card, digest, plan))
 
     def predict(path: Path) -> NDArray[np.uint8]:
-        with open_micrograph(path) as micrograph:
+        with open_prepared(path, card.scaling) as micrograph:
             worker.check(micrograph.info)
             shape, limits = micrograph.info.shape, intensity_limits(micrograph, card.scaling)
         spec = MaskSpec(shape, card.classes, plan.engine.shard)
@@ -190,9 +208,12 @@ def _predicted(settings: EvaluateSettings, rows: list[CatalogRow]) -> Iterator[P
             mask[spec.box((y, x)).slices] = worker.compute(task)
         return mask
 
-    for row in rows:
-        if row.mask is not None:
-            yield row.name, partial(predict, row.image), row.mask
+    try:
+        for row in rows:
+            if row.mask is not None:
+                yield row.name, partial(predict, row.image), row.mask
+    finally:
+        worker.close()
 
 
 def _same_shape(

@@ -30,7 +30,7 @@ from microseg_ray.models import build_model
 from microseg_ray.models.card import ModelCard
 from microseg_ray.models.checkpoint import save_checkpoint
 from microseg_ray.models.footprint import measure_footprint
-from microseg_ray.models.predictor import largest, scale_intensities
+from microseg_ray.models.predictor import largest, model_input
 from microseg_ray.models.receptive_field import measure_receptive_field
 from microseg_ray.stores import TileStore
 
@@ -251,7 +251,7 @@ def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
         case "constant":
             return chosen.learning_rate
         case "poly":
-            return chosen.learning_rate * (1 - done) ** 0.9
+            return chosen.learning_rate * float((1 - done) ** 0.9)
         case "cosine":
             return chosen.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
@@ -280,7 +280,9 @@ class _Tiles:
             images, masks, limits = (part[places] for part in self._held)
         else:
             images, masks, limits = self._store.read(self.rows[places])
-        scaled = scale_intensities(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(limits))
+        scaled = model_input(
+            torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(limits), self._store.spec.scaling.clahe
+        )
         return scaled, torch.from_numpy(np.ascontiguousarray(masks)), torch.from_numpy(limits)
 
 

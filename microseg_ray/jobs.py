@@ -109,10 +109,8 @@ def tile(settings: TileSettings, start: StartRay) -> int:
     """Make a tile store and print what is in it."""
     from microseg_ray import tiling
 
-    if settings.workers:
-        start()
     with progress_bar() as bar:
-        tiled = tiling.tile(settings, bar.update)
+        tiled = tiling.tile(settings, bar.update, start)
     table = Table("split", "micrographs", "tiles", *(item.name for item in settings.classes))
     for line in tiled.summary:
         table.add_row(line.split, str(line.micrographs), str(line.tiles), *(f"{share:.4f}" for share in line.fractions))
@@ -120,6 +118,11 @@ def tile(settings: TileSettings, start: StartRay) -> int:
     spec = tiled.store.spec
     where = escape(str(tiled.store.folder))
     console.print(f"{spec.tiles} tiles of {spec.side} px ({spec.channels} channel, {spec.dtype}) in {where}")
+    if settings.scaling.clahe is not None:
+        console.print(
+            "[yellow]warning:[/] scaling.clahe equalises each tile by itself: what a model sees of a pixel depends on the "
+            "tile, so stitched masks can show where tiles meet, and runs will say unsafe"
+        )
     if tiled.left_out:
         console.print(f"{tiled.left_out} tiles without enough labelled pixels were left out")
     return _quarantine(tiled.failures, tiled.store.folder / "failures.csv")

@@ -18,6 +18,7 @@ from microseg_ray.archive import ArchiveWorker, Outcome, Run, RunPlan, Task, pre
 from microseg_ray.archive.drive import Executor, Ledger, PlainLoop, Progress, survey, work
 from microseg_ray.archive.forecast import Forecast, forecast
 from microseg_ray.archive.run import sole_writer
+from microseg_ray.errors import MicrosegError
 from microseg_ray.workers import worker_environment
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["ActorPool", "Segmented", "plan", "segment"]
 
 CALLS_IN_FLIGHT = 2
+START_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class _Slot:
     """One actor and what it is doing."""
 
     actor: Any
+    ready: Any
+    up: bool = False
     tasks: dict[Any, Task] = field(default_factory=dict)
     alone: bool = False
     since: float = field(default_factory=time.monotonic)
@@ -57,6 +61,9 @@ class _Remote:
 
     def __init__(self, worker_class: type[ArchiveWorker], config: WorkerConfig) -> None:
         self._worker = worker_class(config)
+
+    def ready(self) -> None:
+        """Returns once the process is up."""
 
     def do(self, task: Task) -> Outcome:
         return self._worker.do(task)
@@ -91,6 +98,7 @@ class ActorPool:
         self._timeout = timeout
         self._attempts: dict[Task, int] = {}
         self._suspects: deque[Task] = deque()
+        self._stillborn = 0
         cpus = float(ray.cluster_resources().get("CPU", 1.0))
         remote = ray.remote(_Remote).options(
             num_cpus=max(0.01, min(float(config.threads), cpus / workers)),
@@ -100,17 +108,20 @@ class ActorPool:
             runtime_env={"env_vars": worker_environment(config.threads)},
         )
         self._spawn: Callable[[], Any] = lambda: remote.remote(worker_class, config)
-        self._slots = [_Slot(self._spawn()) for _ in range(workers)]
+        self._slots = [self._new_slot() for _ in range(workers)]
 
     def run(self, pending: deque[Task]) -> Iterator[Outcome]:
         """Yield one outcome for every task; the consumer may append to `pending` meanwhile."""
         while True:
             self._feed(pending)
             waiting = {reference: slot for slot in self._slots for reference in slot.tasks}
-            if not waiting:
+            if not (waiting or pending or self._suspects):
                 return
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=1.0)
-            if ready:
+            starting = {slot.ready: slot for slot in self._slots if not slot.up}
+            ready, _ = ray.wait([*waiting, *starting], num_returns=1, timeout=1.0)
+            if ready and ready[0] in starting:
+                self._greet(starting[ready[0]])
+            elif ready:
                 yield from self._collect(ready[0], waiting[ready[0]])
             yield from self._check_stalled()
 
@@ -120,8 +131,13 @@ class ActorPool:
             ray.kill(slot.actor)
         self._slots = []
 
+    def _new_slot(self) -> _Slot:
+        actor = self._spawn()
+        return _Slot(actor, actor.ready.remote())
+
     def _feed(self, pending: deque[Task]) -> None:
-        for index, slot in enumerate(self._slots):
+        up = [slot for slot in self._slots if slot.up]
+        for index, slot in enumerate(up):
             if self._suspects and not slot.tasks:
                 slot.alone = True
                 self._submit(slot, self._suspects.popleft())
@@ -159,11 +175,31 @@ class ActorPool:
                 ray.kill(slot.actor)
                 yield from self._replace(slot, f"no result within shard_timeout ({self._timeout:g} s)")
 
+    def _greet(self, slot: _Slot) -> None:
+        """A worker gets tasks once it is up: that it starts late, or not at all, is never held against a task."""
+        try:
+            ray.get(slot.ready)
+        except ray.exceptions.RayError as error:
+            self._stillborn += 1
+            if self._stillborn >= START_TRIES:
+                raise MicrosegError(
+                    f"Ray cannot start workers ({_last_line(error)}); no input is to blame: see Ray's logs, then run the "
+                    "same command again"
+                ) from error
+            self._renew(slot)
+            return
+        slot.up = True
+        self._stillborn = 0
+
+    def _renew(self, slot: _Slot) -> None:
+        slot.actor = self._spawn()
+        slot.ready, slot.up = slot.actor.ready.remote(), False
+
     def _replace(self, slot: _Slot, reason: str) -> Iterator[Outcome]:
         tasks = list(slot.tasks.values())
         certain = len(tasks) == 1
         slot.tasks.clear()
-        slot.actor = self._spawn()
+        self._renew(slot)
         for task in tasks:
             self._attempts[task] = self._attempts.get(task, 0) + 1
             # Never given up for what a neighbour may have done.
@@ -171,6 +207,10 @@ class ActorPool:
                 yield Outcome(task, ok=False, reason=f"given up after {self._attempts[task]} tries: {reason}")
             else:
                 self._suspects.append(task)
+
+
+def _last_line(error: BaseException) -> str:
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1][:200]
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from microseg_ray.catalog import CatalogRow, Failure, build_catalog, write_failu
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.geometry import Box, TileGrid
 from microseg_ray.settings import IGNORE_INDEX, Scaling, TileSettings
-from microseg_ray.sources import fingerprint, intensity_limits, open_micrograph, read_mask
+from microseg_ray.sources import fingerprint, intensity_limits, open_prepared, read_mask
 from microseg_ray.stores import TileSpec, TileStore, count_classes, write_table
 
 __all__ = ["TileSummary", "Tiled", "tile"]
@@ -55,12 +55,15 @@ class Tiled:
     left_out: int
 
 
-def tile(settings: TileSettings, report: Report = lambda *_: None) -> Tiled:
+def tile(
+    settings: TileSettings, report: Report = lambda *_: None, start_ray: Callable[[], None] = lambda: None
+) -> Tiled:
     """Make a tile store.
 
     Args:
-        settings: The job's settings; `workers: 0` runs in this process, else Ray must be initialised.
+        settings: The job's settings; `workers: 0` runs in this process, without Ray.
         report: Told (stage, done, total).
+        start_ray: Called before Ray is used, once the settings and the names of the files are found good.
 
     Returns:
         The store, a summary per split, and what was left out.
@@ -81,6 +84,8 @@ def tile(settings: TileSettings, report: Report = lambda *_: None) -> Tiled:
     if (output / "tiles.parquet").exists() and not settings.overwrite:
         raise SettingsError(f"tile.output: {output} holds a finished tile store; give another folder, or --overwrite")
     rows, failures = build_catalog(settings.data)
+    if settings.workers:
+        start_ray()
     mapper = _in_process(report) if settings.workers == 0 else _on_ray_data(report, settings.workers)
     surveys = mapper(_survey_row, [_survey_request(row, settings) for row in rows], "survey")
     good = [found for found in surveys if not found["reason"]]
@@ -145,13 +150,14 @@ def _survey_row(request: dict[str, Any]) -> dict[str, Any]:
         stage = "mask" if where == request["mask"] else "image"
         reason = str(error).removeprefix(f"{request['image']}: ")
         return {**base, "reason": reason, "stage": stage}
-    except (OSError, MemoryError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a library raises on one pair must not cost the others
         return {**base, "reason": f"{type(error).__name__}: {error}", "stage": "read"}
 
 
 def _survey(request: dict[str, Any]) -> dict[str, Any]:
     mask = read_mask(request["mask"])
-    with open_micrograph(request["image"]) as micrograph:
+    scaling = Scaling(**request["scaling"])
+    with open_prepared(request["image"], scaling) as micrograph:
         info = micrograph.info
         if mask.shape != info.shape:
             raise InputError(
@@ -173,7 +179,7 @@ def _survey(request: dict[str, Any]) -> dict[str, Any]:
             )  # finds damage and NaN now, while the store can still be laid out without it
             counts = count_classes(mask[member.visible.slices], request["classes"])
             tiles.append([member.box.y0, member.box.x0, *map(int, counts)])
-        low, high = intensity_limits(micrograph, Scaling(**request["scaling"]))
+        low, high = intensity_limits(micrograph, scaling)
     return {
         "shape": list(info.shape),
         "channels": info.channels,
@@ -273,7 +279,7 @@ def _write_shard(request: dict[str, Any]) -> None:
     files = {(image, mask) for image, mask, *_ in request["tiles"]}
     for image, mask_path in sorted(files):
         mask = read_mask(mask_path)
-        with open_micrograph(image) as micrograph:
+        with open_prepared(image, spec.scaling) as micrograph:
             frame = Box.of_shape(micrograph.info.shape)
             for slot, (owner, _, y0, x0) in enumerate(request["tiles"]):
                 if owner != image:

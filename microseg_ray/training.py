@@ -218,9 +218,10 @@ def _on_ray_train(settings: TrainSettings) -> None:
             resources_per_worker={"CPU": share, **({"GPU": 1} if settings.gpu else {})},
         ),
         # A new name each time: the fit's own state decides what is resumed, not Ray's snapshot of an older run.
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]
             name=f"fit-{uuid.uuid4().hex[:12]}",
             storage_path=str(Path(settings.output) / "ray"),
+            # Train V2 takes it; the type checker sees the older RunConfig.
             worker_runtime_env={"env_vars": worker_environment(threads)},
             failure_config=FailureConfig(max_failures=settings.max_failures),
         ),

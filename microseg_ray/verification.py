@@ -89,15 +89,20 @@ def _advice(run: Run) -> str:
     )
 
 
-def _recompute(run: Run, checkpoint: str | None, chosen: list[tuple[str, tuple[int, int]]], report: Report) -> list[str]:
+def _recompute(
+    run: Run, checkpoint: str | None, chosen: list[tuple[str, tuple[int, int]]], report: Report
+) -> list[str]:
     """One line for each shard that comes out otherwise."""
     job = _job_of(run, checkpoint)
     worker = ArchiveWorker(job.config)
     problems: list[str] = []
-    for number, (name, shard) in enumerate(chosen, 1):
-        problem = _compare(run, job, worker, name, shard)
-        problems += [] if problem is None else [problem]
-        report(number, len(chosen))
+    try:
+        for number, (name, shard) in enumerate(chosen, 1):
+            problem = _compare(run, job, worker, name, shard)
+            problems += [] if problem is None else [problem]
+            report(number, len(chosen))
+    finally:
+        worker.close()
     return problems
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import signal
@@ -35,7 +36,6 @@ def real_data() -> Path:
     return folder
 
 
-
 # Ray asks for a token otherwise, and tells its makers that it was started.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -62,21 +62,31 @@ def ray_session(ray_folder: Path) -> Iterator[None]:
     import ray
 
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=100 * 1024**2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    for tries_left in (2, 1, 0):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=2,
+                object_store_memory=100 * 1024**2,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            break
+        except Exception as error:
+            # Ray gives itself 30 s, which a busy machine may not have.
+            ray.shutdown()
+            if "timed out during startup" not in str(error) or not tries_left:
+                raise
     yield
     ray.shutdown()
     # Ray puts its own in place.
     signal.signal(signal.SIGTERM, handler)
 
 
-def make_checkpoint(folder: Path, *, seed: int = 0, classes: tuple[str, ...] = ("matrix", "grain", "pore"), **options: Any) -> Path:
+def make_checkpoint(
+    folder: Path, *, seed: int = 0, classes: tuple[str, ...] = ("matrix", "grain", "pore"), **options: Any
+) -> Path:
     """A checkpoint with random weights, which segments as well as any other as far as bytes go."""
     import torch
 
@@ -129,7 +139,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_archive(folder: Path) -> None:
     """The micrographs of `archive`; the largest has 3 x 3 shards of 256 px."""
     for number, (name, shape, dtype) in enumerate(
-        (("large.tif", (640, 700), "uint8"), ("2019/deep.tif", (300, 270), "uint16"), ("2019/run #2 (a)/small.png", (90, 131), "uint8"), ("exact.tif", (256, 256), "uint8"))
+        (
+            ("large.tif", (640, 700), "uint8"),
+            ("2019/deep.tif", (300, 270), "uint16"),
+            ("2019/run #2 (a)/small.png", (90, 131), "uint8"),
+            ("exact.tif", (256, 256), "uint8"),
+        )
     ):
         generator = np.random.default_rng(number)
         coarse = generator.random((shape[0] // 16 + 2, shape[1] // 16 + 2))

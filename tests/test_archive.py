@@ -238,7 +238,12 @@ def test_an_input_that_left_leaves_the_tables_and_one_that_came_is_done(checkpoi
 
 @pytest.mark.parametrize(
     ("options", "key"),
-    [({"halo": 8}, "halo: 20 there, 8 now"), ({"shard": 512}, "shard: 256 there"), ({"precision": "fp32"}, "precision: bf16 there, fp32 now"), ({"tta": True}, "tta: False there")],
+    [
+        ({"halo": 8}, "halo: 20 there, 8 now"),
+        ({"shard": 512}, "shard: 256 there"),
+        ({"precision": "fp32"}, "precision: bf16 there, fp32 now"),
+        ({"tta": True}, "tta: False there"),
+    ],
 )
 def test_other_settings_are_refused_by_name(archive, checkpoint, reference, tree_of, tmp_path, options, key):
     run = copied(reference, tmp_path)
@@ -250,7 +255,9 @@ def test_other_settings_are_refused_by_name(archive, checkpoint, reference, tree
     assert tree_of(run.folder) == before
 
 
-def test_another_model_is_refused_and_overwrite_starts_afresh(archive, new_checkpoint, checkpoint, reference, tree_of, tmp_path):
+def test_another_model_is_refused_and_overwrite_starts_afresh(
+    archive, new_checkpoint, checkpoint, reference, tree_of, tmp_path
+):
     run = copied(reference, tmp_path)
     other = new_checkpoint(tmp_path / "other", seed=1)
     with pytest.raises(RunMismatchError, match="model: "):
@@ -332,7 +339,9 @@ def test_blends_do_not_depend_on_the_shards(archive, checkpoint, tmp_path, optio
     """One global grid: shards of 256 and of 512 px give one mask."""
     masks = []
     for shard in (256, 512):
-        chosen = settings(archive / "2019" / "deep.tif", checkpoint, tmp_path / str(shard), shard=shard, tile=128, **options)
+        chosen = settings(
+            archive / "2019" / "deep.tif", checkpoint, tmp_path / str(shard), shard=shard, tile=128, **options
+        )
         result = segment(chosen)
         assert result.plan.verdict == ("exact" if "tta" in options else "bounded")
         masks.append(np.asarray(MaskStore.open(result.run.store_path("deep.tif")).mask[:]))

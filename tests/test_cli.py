@@ -97,7 +97,9 @@ def test_segment_all_codes(microseg, checkpoint, archive, new_archive, tmp_path)
     assert refused.code == 1
     assert "halo: " in refused.err
     assert "--overwrite" in refused.err
-    afresh = microseg("segment", "--archive", archive, "--output", tmp_path / "run", *options, "--halo", "4", "--overwrite")
+    afresh = microseg(
+        "segment", "--archive", archive, "--output", tmp_path / "run", *options, "--halo", "4", "--overwrite"
+    )
     assert afresh.code == 0
     assert "seams: bounded (halo 4 is smaller" in afresh.out
     new_archive(tmp_path / "a")
@@ -113,7 +115,9 @@ def test_segment_all_codes(microseg, checkpoint, archive, new_archive, tmp_path)
 
 def test_measure_takes_another_pixel_size_without_the_model(microseg, checkpoint, archive, tmp_path):
     run = tmp_path / "run"
-    microseg("segment", "--archive", archive / "exact.tif", "--checkpoint", checkpoint, "--output", run, "--workers", "0")
+    microseg(
+        "segment", "--archive", archive / "exact.tif", "--checkpoint", checkpoint, "--output", run, "--workers", "0"
+    )
     before = (run / "masks/exact.tif.zarr/0/c/0/0").read_bytes()
     ran = microseg("measure", "--run", run, "--pixel_size_um", "0.5")
     assert ran.code == 0, ran.err
@@ -144,7 +148,18 @@ def test_an_interrupt_can_be_resumed(microseg, checkpoint, archive, tmp_path, mo
         return genuine(self, task)
 
     monkeypatch.setattr(ArchiveWorker, "do", do)
-    options = ["--archive", archive, "--checkpoint", checkpoint, "--output", tmp_path / "run", "--shard", "256", "--workers", "0"]
+    options = [
+        "--archive",
+        archive,
+        "--checkpoint",
+        checkpoint,
+        "--output",
+        tmp_path / "run",
+        "--shard",
+        "256",
+        "--workers",
+        "0",
+    ]
     ran = microseg("segment", *options)
     assert ran.code == 130
     assert "the same command goes on from here" in ran.err
@@ -171,6 +186,8 @@ def test_the_scripts_in_jobs_are_the_same_program(tmp_path):
     for script in sorted(folder.glob("*.py")):
         assert len(script.read_text(encoding="utf-8").splitlines()) < 20
         assert script.stem in JOBS
-    ran = subprocess.run([sys.executable, folder / "measure.py", "--run", tmp_path], check=False, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, folder / "measure.py", "--run", tmp_path], check=False, capture_output=True, text=True
+    )
     assert ran.returncode == 1
     assert "no run is here" in ran.stderr

@@ -27,7 +27,9 @@ def figures(truth: np.ndarray, guess: np.ndarray) -> dict[str, object]:
     labels = range(3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        precision, recall, f1, support = precision_recall_fscore_support(truth, guess, labels=labels, zero_division=np.nan)
+        precision, recall, f1, support = precision_recall_fscore_support(
+            truth, guess, labels=labels, zero_division=np.nan
+        )
         iou = jaccard_score(truth, guess, labels=labels, average=None, zero_division=0)
     iou = np.where(np.isin(labels, np.union1d(truth, guess)), iou, np.nan)
 
@@ -37,7 +39,16 @@ def figures(truth: np.ndarray, guess: np.ndarray) -> dict[str, object]:
     return {
         "pixel_accuracy": accuracy_score(truth, guess),
         "mean_iou": float(np.nanmean(iou)),
-        "classes": {index: {"iou": plain(iou[index]), "precision": plain(precision[index]), "recall": plain(recall[index]), "f1": plain(f1[index]), "support": int(support[index])} for index in labels},
+        "classes": {
+            index: {
+                "iou": plain(iou[index]),
+                "precision": plain(precision[index]),
+                "recall": plain(recall[index]),
+                "f1": plain(f1[index]),
+                "support": int(support[index]),
+            }
+            for index in labels
+        },
     }
 
 
@@ -48,7 +59,13 @@ def mean(images: list[dict]) -> dict[str, object]:
 
     return {
         **{key: average([image[key] for image in images]) for key in ("pixel_accuracy", "mean_iou")},
-        "classes": {index: {key: average([image["classes"][index][key] for image in images]) for key in ("iou", "precision", "recall", "f1")} for index in range(3)},
+        "classes": {
+            index: {
+                key: average([image["classes"][index][key] for image in images])
+                for key in ("iou", "precision", "recall", "f1")
+            }
+            for index in range(3)
+        },
     }
 
 
@@ -58,11 +75,19 @@ def assert_same(document: dict, expected: dict, names: list[str]) -> None:
     assert list(document["classes"]) == names
     for index, name in enumerate(names):
         for key, value in expected["classes"][index].items():
-            assert document["classes"][name][key] == (value if value is None else pytest.approx(value, abs=1e-12)), (name, key)
+            assert document["classes"][name][key] == (value if value is None else pytest.approx(value, abs=1e-12)), (
+                name,
+                key,
+            )
 
 
 def settings(**options) -> EvaluateSettings:
-    return EvaluateSettings(**{key: str(value) if key in {"masks", "images", "predictions", "checkpoint", "output"} else value for key, value in options.items()})
+    return EvaluateSettings(
+        **{
+            key: str(value) if key in {"masks", "images", "predictions", "checkpoint", "output"} else value
+            for key, value in options.items()
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +112,9 @@ def test_pooled_and_per_image_equal_scikit_learn(pairs, guesses, tmp_path):
     evaluate(settings(masks=pairs / "masks", predictions=guesses, output=tmp_path, classes=CLASSES))
     document = json.loads((tmp_path / "metrics.json").read_text())
     masks = both(pairs / "masks", guesses)
-    pooled = figures(np.concatenate([truth.ravel() for truth, _ in masks]), np.concatenate([guess.ravel() for _, guess in masks]))
+    pooled = figures(
+        np.concatenate([truth.ravel() for truth, _ in masks]), np.concatenate([guess.ravel() for _, guess in masks])
+    )
     assert_same(document["pooled"], pooled, CLASSES)
     assert_same(document["per_image"], mean([figures(*pair) for pair in masks]), CLASSES)
     assert document["micrographs"] == 12
@@ -100,13 +127,22 @@ def test_pooled_and_per_image_equal_scikit_learn(pairs, guesses, tmp_path):
 
 
 def test_real_predictions_equal_scikit_learn(real_data, tmp_path):
-    chosen = {"masks": real_data / "mudrock/labels", "predictions": real_data / "mudrock/seed_pred", "classes": ["clay", "silt", "pore"]}
+    chosen = {
+        "masks": real_data / "mudrock/labels",
+        "predictions": real_data / "mudrock/seed_pred",
+        "classes": ["clay", "silt", "pore"],
+    }
     result = evaluate(settings(**chosen, output=tmp_path, split="test", group=r"^(\d+)_", splits={"test": ["15"]}))
     names = sorted(path.name for path in (real_data / "mudrock/labels").iterdir() if path.name.startswith("15_"))
     assert sorted(result.per_image) == names
-    pairs = [(read_mask(real_data / "mudrock/labels" / name), read_mask(real_data / "mudrock/seed_pred" / name)) for name in names]
+    pairs = [
+        (read_mask(real_data / "mudrock/labels" / name), read_mask(real_data / "mudrock/seed_pred" / name))
+        for name in names
+    ]
     document = json.loads((tmp_path / "metrics.json").read_text())
-    pooled = figures(np.concatenate([truth.ravel() for truth, _ in pairs]), np.concatenate([guess.ravel() for _, guess in pairs]))
+    pooled = figures(
+        np.concatenate([truth.ravel() for truth, _ in pairs]), np.concatenate([guess.ravel() for _, guess in pairs])
+    )
     assert_same(document["pooled"], pooled, ["clay", "silt", "pore"])
     assert_same(document["per_image"], mean([figures(*pair) for pair in pairs]), ["clay", "silt", "pore"])
     assert sum(map(sum, document["confusion_matrix"])) == sum(np.count_nonzero(truth != 255) for truth, _ in pairs)
@@ -115,13 +151,17 @@ def test_real_predictions_equal_scikit_learn(real_data, tmp_path):
 @pytest.fixture(scope="module")
 def run(pairs, checkpoint, tmp_path_factory):
     output = tmp_path_factory.mktemp("evaluated") / "run"
-    return segment(SegmentSettings(archive=f"{pairs}/images", checkpoint=str(checkpoint), output=str(output), workers=0)).run
+    return segment(
+        SegmentSettings(archive=f"{pairs}/images", checkpoint=str(checkpoint), output=str(output), workers=0)
+    ).run
 
 
 def test_a_checkpoint_a_run_and_its_masks_say_the_same(pairs, checkpoint, run, tmp_path):
     """The masks that a checkpoint predicts here are those that segment writes."""
     by_run = evaluate(settings(masks=pairs / "masks", predictions=run.folder, output=tmp_path / "run"))
-    by_model = evaluate(settings(images=pairs / "images", masks=pairs / "masks", checkpoint=checkpoint, output=tmp_path / "model"))
+    by_model = evaluate(
+        settings(images=pairs / "images", masks=pairs / "masks", checkpoint=checkpoint, output=tmp_path / "model")
+    )
     assert by_run.per_image == by_model.per_image
     assert by_run.pooled == by_model.pooled
     assert by_run.classes == by_model.classes == tuple(CLASSES)
@@ -139,9 +179,15 @@ def test_a_run_pairs_by_folder_before_it_pairs_by_name(pairs, checkpoint, tmp_pa
             (tmp_path / part / folder).mkdir(parents=True)
             source = sorted((pairs / part).iterdir())[number]
             (tmp_path / part / folder / "same.png").write_bytes(source.read_bytes())
-    segment(SegmentSettings(archive=str(tmp_path / "images"), checkpoint=str(checkpoint), output=str(tmp_path / "run"), workers=0))
+    segment(
+        SegmentSettings(
+            archive=str(tmp_path / "images"), checkpoint=str(checkpoint), output=str(tmp_path / "run"), workers=0
+        )
+    )
     by_run = evaluate(settings(masks=tmp_path / "masks", predictions=tmp_path / "run", output=tmp_path / "a"))
-    by_model = evaluate(settings(images=tmp_path / "images", masks=tmp_path / "masks", checkpoint=checkpoint, output=tmp_path / "b"))
+    by_model = evaluate(
+        settings(images=tmp_path / "images", masks=tmp_path / "masks", checkpoint=checkpoint, output=tmp_path / "b")
+    )
     assert sorted(by_run.per_image) == ["x/same.png", "y/same.png"]
     assert by_run.per_image == by_model.per_image
 
@@ -151,16 +197,31 @@ def test_suffixes_pair_predictions(pairs, guesses, tmp_path):
         for folder, part, suffix in ((pairs / "masks", "true", "_mask"), (guesses, "guess", "_pred")):
             (tmp_path / part).mkdir(exist_ok=True)
             (tmp_path / part / f"{name}{suffix}.png").write_bytes((folder / f"{name}.png").read_bytes())
-    result = evaluate(settings(masks=tmp_path / "true", predictions=tmp_path / "guess", mask_suffix="_mask", prediction_suffix="_pred", output=tmp_path / "o", classes=CLASSES))
+    result = evaluate(
+        settings(
+            masks=tmp_path / "true",
+            predictions=tmp_path / "guess",
+            mask_suffix="_mask",
+            prediction_suffix="_pred",
+            output=tmp_path / "o",
+            classes=CLASSES,
+        )
+    )
     assert len(result.per_image) == 2
 
 
 def test_a_split_is_chosen(pairs, guesses, tmp_path):
     data = {"group": r"^(\d+)_", "splits": {"test": ["2"]}}
-    result = evaluate(settings(masks=pairs / "masks", predictions=guesses, output=tmp_path, classes=CLASSES, split="test", **data))
+    result = evaluate(
+        settings(masks=pairs / "masks", predictions=guesses, output=tmp_path, classes=CLASSES, split="test", **data)
+    )
     assert sorted(result.per_image) == ["2_a.png", "2_b.png", "2_c.png"]
-    with pytest.raises(SettingsError, match=r"evaluate\.split: no micrograph is in split 'tset'; there are test, train"):
-        evaluate(settings(masks=pairs / "masks", predictions=guesses, output=tmp_path, classes=CLASSES, split="tset", **data))
+    with pytest.raises(
+        SettingsError, match=r"evaluate\.split: no micrograph is in split 'tset'; there are test, train"
+    ):
+        evaluate(
+            settings(masks=pairs / "masks", predictions=guesses, output=tmp_path, classes=CLASSES, split="tset", **data)
+        )
 
 
 def test_what_has_no_partner_or_another_size_is_listed(pairs, guesses, microseg, tmp_path):
@@ -169,7 +230,17 @@ def test_what_has_no_partner_or_another_size_is_listed(pairs, guesses, microseg,
         (tmp_path / "guess" / path.name).write_bytes(path.read_bytes())
     Image.fromarray(np.zeros((5, 6), np.uint8)).save(tmp_path / "guess/0_b.png")
     Image.fromarray(np.full((96, 80), 7, np.uint8)).save(tmp_path / "guess/0_c.png")
-    ran = microseg("evaluate", "--masks", pairs / "masks", "--predictions", tmp_path / "guess", "--output", tmp_path / "o", "--classes", '["matrix", "grain", "pore"]')
+    ran = microseg(
+        "evaluate",
+        "--masks",
+        pairs / "masks",
+        "--predictions",
+        tmp_path / "guess",
+        "--output",
+        tmp_path / "o",
+        "--classes",
+        '["matrix", "grain", "pore"]',
+    )
     assert ran.code == 3, ran.err
     with (tmp_path / "o/failures.csv").open(newline="") as handle:
         rows = {row["path"].rsplit("/", 1)[-1]: row["reason"] for row in csv.DictReader(handle)}
@@ -195,7 +266,9 @@ def test_colour_is_not_read_as_gray(pairs, checkpoint, tmp_path):
         (tmp_path / "masks" / name).write_bytes((pairs / "masks" / name).read_bytes())
     (tmp_path / "images/0_a.png").write_bytes((pairs / "images/0_a.png").read_bytes())
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 80, 3), np.uint8)).save(tmp_path / "images/0_b.png")
-    result = evaluate(settings(images=tmp_path / "images", masks=tmp_path / "masks", checkpoint=checkpoint, output=tmp_path / "o"))
+    result = evaluate(
+        settings(images=tmp_path / "images", masks=tmp_path / "masks", checkpoint=checkpoint, output=tmp_path / "o")
+    )
     assert list(result.per_image) == ["0_a.png"]
     assert "3 different colour channels" in result.failures[0].reason
 

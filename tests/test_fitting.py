@@ -37,12 +37,34 @@ def one_thread():
 @pytest.fixture(scope="module")
 def tiles(pairs, tmp_path_factory):
     output = tmp_path_factory.mktemp("fitting") / "tiles"
-    tile(TileSettings(images=f"{pairs}/images", masks=f"{pairs}/masks", output=str(output), classes=["matrix", "grain", "pore"], tile=32, overlap=8, workers=0, group=r"^(\d+)_", splits={"val": ["1"]}))
+    tile(
+        TileSettings(
+            images=f"{pairs}/images",
+            masks=f"{pairs}/masks",
+            output=str(output),
+            classes=["matrix", "grain", "pore"],
+            tile=32,
+            overlap=8,
+            workers=0,
+            group=r"^(\d+)_",
+            splits={"val": ["1"]},
+        )
+    )
     return output
 
 
 def settings(tiles, output, **options) -> TrainSettings:
-    chosen = {"tiles": str(tiles), "output": str(output), "epochs": 4, "batch": 8, "workers": 0, "model": MODEL, "threads": 1, "steps_per_epoch": 6, "optimizer": {"learning_rate": 1e-2}}
+    chosen = {
+        "tiles": str(tiles),
+        "output": str(output),
+        "epochs": 4,
+        "batch": 8,
+        "workers": 0,
+        "model": MODEL,
+        "threads": 1,
+        "steps_per_epoch": 6,
+        "optimizer": {"learning_rate": 1e-2},
+    }
     return TrainSettings(**{**chosen, **options})
 
 
@@ -113,7 +135,9 @@ def test_tables_and_events_hold_every_epoch(whole):
             for value in event.summary.value:
                 scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
     assert {"loss", "val_mean_iou", "train_mean_iou", "learning_rate", "class_iou/0", "class_iou/2"} <= set(scalars)
-    assert scalars["loss"] == [(epoch, pytest.approx(float(row["loss"]), rel=1e-6)) for epoch, row in enumerate(whole.history, 1)]
+    assert scalars["loss"] == [
+        (epoch, pytest.approx(float(row["loss"]), rel=1e-6)) for epoch, row in enumerate(whole.history, 1)
+    ]
 
 
 class StopError(Exception):
@@ -141,7 +165,24 @@ def test_stopped_and_resumed_equals_the_whole(tiles, whole, tmp_path, stops):
 def test_a_killed_process_is_gone_on_from(tiles, whole, tmp_path):
     """SIGKILL in the middle of an epoch, and once more."""
     arguments = [sys.executable, "-m", "microseg_ray.cli", "train", "--tiles", tiles, "--output", tmp_path / "fit"]
-    arguments += ["--epochs", "4", "--batch", "8", "--workers", "0", "--model.width", "4", "--model.depth", "2", "--threads", "1", "--steps_per_epoch", "6", "--optimizer.learning_rate", "1e-2"]
+    arguments += [
+        "--epochs",
+        "4",
+        "--batch",
+        "8",
+        "--workers",
+        "0",
+        "--model.width",
+        "4",
+        "--model.depth",
+        "2",
+        "--threads",
+        "1",
+        "--steps_per_epoch",
+        "6",
+        "--optimizer.learning_rate",
+        "1e-2",
+    ]
     process = subprocess.Popen([str(item) for item in arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "fit/state.pt").exists() and time.monotonic() < deadline and process.poll() is None:
@@ -161,7 +202,9 @@ def test_a_finished_fit_is_left_alone(tiles, tmp_path, tree_of):
     again = train(chosen)
     assert again.history == first.history
     after = tree_of(tmp_path / "fit")
-    assert {name for name in before | after if before.get(name) != after.get(name) and not name.startswith("events/")} == set()
+    assert {
+        name for name in before | after if before.get(name) != after.get(name) and not name.startswith("events/")
+    } == set()
 
 
 @pytest.mark.parametrize(
@@ -186,12 +229,24 @@ def test_another_fit_is_refused_before_anything_is_touched(tiles, tmp_path, tree
 
 def test_other_tiles_are_refused_and_overwrite_starts_afresh(pairs, tiles, tmp_path):
     train(settings(tiles, tmp_path / "fit", epochs=1))
-    other = tile(TileSettings(images=f"{pairs}/images", masks=f"{pairs}/masks", output=str(tmp_path / "tiles"), classes=["matrix", "grain", "pore"], tile=16, overlap=0, workers=0))
+    other = tile(
+        TileSettings(
+            images=f"{pairs}/images",
+            masks=f"{pairs}/masks",
+            output=str(tmp_path / "tiles"),
+            classes=["matrix", "grain", "pore"],
+            tile=16,
+            overlap=0,
+            workers=0,
+        )
+    )
     with pytest.raises(SettingsError, match=r"other tiles.*--overwrite"):
         train(settings(other.store.folder, tmp_path / "fit", epochs=1))
     afresh = train(settings(other.store.folder, tmp_path / "fit", epochs=1, overwrite=True))
     assert afresh.history == train(settings(other.store.folder, tmp_path / "fit", epochs=1)).history
-    assert without_times(afresh.history) == without_times(train(settings(other.store.folder, tmp_path / "new", epochs=1)).history)
+    assert without_times(afresh.history) == without_times(
+        train(settings(other.store.folder, tmp_path / "new", epochs=1)).history
+    )
 
 
 def test_a_damaged_state_is_refused(tiles, tmp_path):
@@ -215,7 +270,14 @@ def test_settings_that_cannot_work_are_refused_early(tiles, tmp_path, options, m
 
 
 def test_a_store_without_training_tiles_or_without_end_is_refused(pairs, tiles, tmp_path):
-    data = {"images": f"{pairs}/images", "masks": f"{pairs}/masks", "classes": ["matrix", "grain", "pore"], "tile": 32, "overlap": 0, "workers": 0}
+    data = {
+        "images": f"{pairs}/images",
+        "masks": f"{pairs}/masks",
+        "classes": ["matrix", "grain", "pore"],
+        "tile": 32,
+        "overlap": 0,
+        "workers": 0,
+    }
     tile(TileSettings(**data, output=str(tmp_path / "t"), splits={"val": 1.0}))
     with pytest.raises(SettingsError, match=r"no tiles in split train; its splits are \['val'\]"):
         train(settings(tmp_path / "t", tmp_path / "fit"))
@@ -234,7 +296,17 @@ def test_a_loss_that_is_no_number_says_what_to_do(tiles, tmp_path):
 
 def test_without_validation_the_training_score_selects(pairs, tmp_path):
     output = tmp_path / "tiles"
-    tile(TileSettings(images=f"{pairs}/images", masks=f"{pairs}/masks", output=str(output), classes=["matrix", "grain", "pore"], tile=32, overlap=0, workers=0))
+    tile(
+        TileSettings(
+            images=f"{pairs}/images",
+            masks=f"{pairs}/masks",
+            output=str(output),
+            classes=["matrix", "grain", "pore"],
+            tile=32,
+            overlap=0,
+            workers=0,
+        )
+    )
     result = train(settings(output, tmp_path / "fit", epochs=2))
     assert [row["val_mean_iou"] for row in result.history] == ["", ""]
     assert "no validation split" in read_card(result.best).metrics["selected_by"]
@@ -298,7 +370,14 @@ def test_one_ray_worker_equals_this_process(tiles, plain, tmp_path, ray_session)
     assert without_times(other.history) == without_times(plain.history)
     assert same_weights(other.last, plain.last)
     assert told[-1].epoch == 2
-    assert sorted(path.name for path in (tmp_path / "fit").iterdir() if not path.name.startswith(".")) == ["best", "events", "last", "metrics.csv", "settings.json", "state.pt"]
+    assert sorted(path.name for path in (tmp_path / "fit").iterdir() if not path.name.startswith(".")) == [
+        "best",
+        "events",
+        "last",
+        "metrics.csv",
+        "settings.json",
+        "state.pt",
+    ]
 
 
 @pytest.mark.slow

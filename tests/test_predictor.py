@@ -208,3 +208,64 @@ def test_cuda_equals_cpu(model, dtype):
     fast = Predictor(model, card(), "bf16", "cuda")
     np.testing.assert_array_equal(fast.masks(batch, limits), fast.logits(batch, limits).argmax(1))
     assert fast.logits(batch, limits).tobytes() == fast.logits(batch, limits).tobytes()
+
+
+def test_clahe_is_the_same_in_training_and_prediction_and_off_by_default():
+    """Each tile by itself, on scaled and clipped intensities."""
+    from skimage.exposure import equalize_adapthist
+
+    from microseg_ray.models.predictor import model_input
+
+    tiles = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (3, 2, 40, 56), np.uint8))
+    limits = (20.0, 180.0)
+    torch.testing.assert_close(model_input(tiles, limits), scale_intensities(tiles, limits), rtol=0, atol=0)
+    found = model_input(tiles, torch.tensor([limits] * 3), clahe=0.03)
+    assert found.dtype == torch.float32
+    for place in np.ndindex(3, 2):
+        plane = np.clip((tiles[place].numpy().astype(np.float32) - 20) / 160, 0, 1)
+        expected = equalize_adapthist(plane, clip_limit=0.03)
+        np.testing.assert_allclose(found[place].numpy(), expected, atol=1e-6)
+    flat = model_input(torch.full((1, 1, 4, 4), 7, dtype=torch.uint8), (0.0, 255.0), clahe=1.0)
+    assert torch.isfinite(flat).all()
+
+
+def test_a_model_with_clahe_says_that_it_is_unsafe(checkpoint, pairs, tmp_path, microseg):
+    from microseg_ray.archive import verdict_of
+    from microseg_ray.archive.plan import engine_plan
+    from microseg_ray.models.checkpoint import load_checkpoint, save_checkpoint
+    from microseg_ray.models.predictor import model_input
+    from microseg_ray.settings import Scaling, SegmentSettings
+
+    model, card = load_checkpoint(checkpoint)
+    equalised = card.model_copy(update={"scaling": Scaling(clahe=0.02)})
+    save_checkpoint(tmp_path / "clahe", model, equalised)
+    chosen = {"archive": str(pairs / "images"), "output": str(tmp_path / "run")}
+    plan = engine_plan(SegmentSettings(**chosen, checkpoint=str(tmp_path / "clahe")), equalised)
+    assert (plan.verdict, plan.reason) == ("unsafe", "CLAHE equalises each tile by itself")
+    assert verdict_of(plan.engine, card) == ("exact", "")
+    batch = np.random.default_rng(1).integers(0, 255, (2, 1, 64, 64), np.uint8)
+    plain = Predictor(model, card, "fp32", threads=1)
+    seen = model_input(torch.from_numpy(batch), (0.0, 255.0), clahe=0.02).numpy()
+    found = Predictor(model, equalised, "fp32", threads=1).logits(batch, (0, 255))
+    np.testing.assert_array_equal(found, plain.logits(seen, (0, 1)))
+    assert not np.array_equal(found, plain.logits(batch, (0, 255)))
+
+
+def test_the_tile_job_warns_of_clahe_and_training_uses_it(pairs, tmp_path, microseg):
+    from microseg_ray.fitting import _Tiles
+    from microseg_ray.models.predictor import model_input
+    from microseg_ray.stores import TileStore
+
+    options = ["--images", pairs / "images", "--masks", pairs / "masks", "--classes", '["a", "b", "c"]']
+    options += ["--tile", 32, "--overlap", 0, "--workers", 0]
+    ran = microseg("tile", *options, "--output", tmp_path / "plain")
+    assert (ran.code, "warning" in ran.out) == (0, False)
+    ran = microseg("tile", *options, "--output", tmp_path / "tiles", "--scaling.clahe", 0.05)
+    assert ran.code == 0
+    assert "warning: scaling.clahe equalises each tile by itself" in ran.out
+    store = TileStore.open(tmp_path / "tiles")
+    rows = store.rows("train")[:3]
+    images, _, limits = store.read(rows)
+    found, _, _ = _Tiles(store, rows).read(np.arange(3))
+    expected = model_input(torch.from_numpy(images), torch.from_numpy(limits), 0.05)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,9 @@ from PIL import Image
 from microseg_ray import Box, Tile, TileGrid, stitch
 from microseg_ray.errors import CoverageError
 from microseg_ray.stitching import BLENDS, assemble, joining, window
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PADDED_VALUE = 9
 

@@ -21,7 +21,17 @@ CLASSES = ["matrix", "grain", "pore"]
 
 
 def settings(pairs, output, **options) -> TileSettings:
-    chosen = {"images": f"{pairs}/images", "masks": f"{pairs}/masks", "output": str(output), "classes": CLASSES, "tile": 32, "overlap": 8, "workers": 0, "group": r"^(\d+)_", "splits": {"val": ["1"], "test": 0.3}}
+    chosen = {
+        "images": f"{pairs}/images",
+        "masks": f"{pairs}/masks",
+        "output": str(output),
+        "classes": CLASSES,
+        "tile": 32,
+        "overlap": 8,
+        "workers": 0,
+        "group": r"^(\d+)_",
+        "splits": {"val": ["1"], "test": 0.3},
+    }
     return TileSettings(**{**chosen, **options})
 
 
@@ -99,7 +109,15 @@ def test_suffixes_pair(pairs, tmp_path):
     for path in sorted((pairs / "images").iterdir())[:3]:
         (tmp_path / "all" / f"{path.stem}_raw.png").write_bytes(path.read_bytes())
         (tmp_path / "all" / f"{path.stem}_mask.png").write_bytes((pairs / "masks" / path.name).read_bytes())
-    chosen = settings(pairs, tmp_path / "s", images=str(tmp_path / "all"), masks=str(tmp_path / "all"), image_suffix="_raw", mask_suffix="_mask", splits={})
+    chosen = settings(
+        pairs,
+        tmp_path / "s",
+        images=str(tmp_path / "all"),
+        masks=str(tmp_path / "all"),
+        image_suffix="_raw",
+        mask_suffix="_mask",
+        splits={},
+    )
     result = tile(chosen)
     assert {row["micrograph"] for row in result.store.table.to_pylist()} == {f"0_{view}_raw.png" for view in "abc"}
     assert not result.failures
@@ -187,7 +205,9 @@ def test_the_command_line_prints_the_summary(pairs, tiled, microseg, tmp_path):
     ran = microseg("tile", config)
     assert ran.code == 0, ran.err
     for line in tiled.summary:
-        assert f"{line.split} │ {line.micrographs} │ {line.tiles} │ {line.fractions[0]:.4f}" in ran.out.replace("  ", " ")
+        assert f"{line.split} │ {line.micrographs} │ {line.tiles} │ {line.fractions[0]:.4f}" in ran.out.replace(
+            "  ", " "
+        )
     assert TileStore.open(tmp_path / "store").digest == tiled.store.digest
 
 
@@ -195,7 +215,23 @@ def test_failures_are_listed_and_the_exit_code_says_so(new_pairs, microseg, tmp_
     new_pairs(tmp_path)
     (tmp_path / "masks/0_a.png").unlink()
     (tmp_path / "images/2_b.png").write_bytes(b"")
-    ran = microseg("tile", "--images", tmp_path / "images", "--masks", tmp_path / "masks", "--output", tmp_path / "s", "--classes", json.dumps(CLASSES), "--tile", "32", "--overlap", "8", "--workers", "0")
+    ran = microseg(
+        "tile",
+        "--images",
+        tmp_path / "images",
+        "--masks",
+        tmp_path / "masks",
+        "--output",
+        tmp_path / "s",
+        "--classes",
+        json.dumps(CLASSES),
+        "--tile",
+        "32",
+        "--overlap",
+        "8",
+        "--workers",
+        "0",
+    )
     assert ran.code == 3
     assert "2 quarantined" in ran.out
     with (tmp_path / "s/failures.csv").open(newline="") as handle:

@@ -125,6 +125,8 @@ def verdict_of(plan: EnginePlan, card: ModelCard) -> tuple[Verdict, str]:
         The verdict and, unless it is `exact`, the reason.
     """
     field = card.receptive_field
+    if card.scaling.clahe is not None:
+        return "unsafe", "CLAHE equalises each tile by itself"
     if field.tile_dependent:
         return (
             "unsafe",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
-from microseg_ray.sources import Micrograph, fingerprint, intensity_limits, open_micrograph
+from microseg_ray.sources import Micrograph, fingerprint, intensity_limits, open_prepared
 from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window
 from microseg_ray.stitching.seams import audit_seams
 from microseg_ray.stores import MaskSpec, MaskStore
@@ -217,7 +217,7 @@ class ArchiveWorker:
                 return self._finish(task)
 
     def _prepare(self, task: PrepareTask) -> Outcome:
-        with open_micrograph(task.path) as micrograph:
+        with open_prepared(task.path, self.config.scaling) as micrograph:
             info = micrograph.info
             self.check(info)
             limits = intensity_limits(micrograph, self.config.scaling)
@@ -303,7 +303,7 @@ class ArchiveWorker:
         """(channel, y, x) pixels of the model's channel count; a gray micrograph serves a colour model."""
         with self._reading:
             if path not in self._open:
-                self._open[path] = open_micrograph(path)
+                self._open[path] = open_prepared(path, self.config.scaling)
                 while len(self._open) > OPEN_MICROGRAPHS:
                     self._open.popitem(last=False)[1].close()
             self._open.move_to_end(path)

@@ -23,7 +23,7 @@ class _LiveBytes(TorchDispatchMode):
     """Counts the bytes of all tensors that are alive, as operations make them and Python drops them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._known: set[int] = set()
@@ -85,4 +85,4 @@ def _peak(model: nn.Module, in_channels: int, side: int, precision: str) -> int:
     cast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
     with torch.no_grad(), cast, _LiveBytes() as live:
         model(images)
-    return live.peak + images.nbytes
+    return int(live.peak + images.nbytes)

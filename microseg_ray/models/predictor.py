@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Precision", "Predictor", "load_predictor", "scale_intensities"]
+__all__ = ["Precision", "Predictor", "load_predictor", "model_input", "scale_intensities"]
 
 Precision = Literal["bf16", "fp32"]
 
@@ -33,7 +33,8 @@ _STRIP_PIXELS = 1 << 16
 class Predictor:
     """Predicts batches of tiles: source integers in, classes or probabilities out.
 
-    Scaling `(value - low) / (high - low)` happens here, in float32, on the device; nothing is clipped. Batch norms are
+    Scaling `(value - low) / (high - low)` happens here, in float32, on the device; nothing is clipped, unless the card
+    asks for CLAHE. Batch norms are
     folded into the convolutions before them, tensors are channels_last. With the same device, the same `threads` and
     the same batches the same bytes come out.
 
@@ -155,7 +156,9 @@ class Predictor:
             raise ValueError(f"batch of {batch.dtype}: tiles are uint8, uint16 or float32")
         native = np.require(batch, dtype=batch.dtype.newbyteorder("="), requirements=["C", "W"])
         images = _uploaded(native, self.device)
-        logits: Tensor = self._model(scale_intensities(images, limits).contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self._model(
+            model_input(images, limits, self.card.scaling.clahe).contiguous(memory_format=torch.channels_last)
+        )
         if logits.shape[1] != self.classes:
             raise ValueError(f"the model gives {logits.shape[1]} classes, its card names {self.classes}")
         return logits.float()
@@ -219,6 +222,41 @@ def scale_intensities(images: Tensor, limits: tuple[float, float] | Tensor) -> T
         raise ValueError(f"intensity limits {each.tolist()}: low must be below high; is a micrograph blank?")
     lows, highs = each[:, 0, None, None, None], each[:, 1, None, None, None]
     return images.to(torch.float32).sub(lows).div_(highs - lows)
+
+
+def model_input(images: Tensor, limits: tuple[float, float] | Tensor, clahe: float | None = None) -> Tensor:
+    """Tiles as a model sees them: scaled and, where asked for, equalised each by itself.
+
+    Training and prediction both use this.
+
+    Args:
+        images: (n, c, y, x) of any real type.
+        limits: As in `scale_intensities`.
+        clahe: Clip limit in (0, 1] of a contrast-limited adaptive histogram equalisation of each channel of each tile,
+            over regions of an eighth of the tile's side, on the CPU; scaled values are clipped to 0 to 1 for it. What
+            comes out depends on the tile and not on the pixel alone, so no halo makes stitching exact. None: left out.
+
+    Returns:
+        float32 (n, c, y, x).
+
+    Raises:
+        ValueError: low is not below high.
+
+    Example:
+        >>> tile = torch.tensor([[10, 11], [12, 13]], dtype=torch.uint8).reshape(1, 1, 2, 2)
+        >>> model_input(tile, (0, 100)).max() < 0.2, model_input(tile, (0, 100), clahe=0.5).max()
+        (tensor(True), tensor(1.))
+    """
+    scaled = scale_intensities(images, limits)
+    if clahe is None:
+        return scaled
+    from skimage.exposure import equalize_adapthist
+
+    planes = scaled.clamp(0, 1).cpu().numpy()
+    equalised = np.empty_like(planes)
+    for place in np.ndindex(*planes.shape[:2]):
+        equalised[place] = equalize_adapthist(planes[place], clip_limit=clahe)
+    return torch.from_numpy(equalised).to(scaled.device)
 
 
 def largest(logits: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ problem of a file is an `InputError` that names the file, the reason and what to
 """
 
 from microseg_ray.sources.base import Micrograph, MicrographInfo
+from microseg_ray.sources.flat_field import open_prepared
 from microseg_ray.sources.intensity import intensity_limits
 from microseg_ray.sources.listing import SUFFIXES, fingerprint, list_files, listing_root
 from microseg_ray.sources.masks import read_mask
@@ -19,5 +20,6 @@ __all__ = [
     "list_files",
     "listing_root",
     "open_micrograph",
+    "open_prepared",
     "read_mask",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from microseg_ray.stitching.assemble import stitch
+from microseg_ray.stitching.files import tiles_on_disk
 from microseg_ray.stitching.shards import (
     EnginePlan,
     Extra,
@@ -24,5 +25,6 @@ __all__ = [
     "predict_shard",
     "shard_window",
     "stitch",
+    "tiles_on_disk",
     "window",
 ]

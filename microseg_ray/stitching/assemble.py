@@ -148,7 +148,9 @@ class _Shards:
             self._held += piece.array.nbytes
             exact = isinstance(where, Tile) and self._job.blend == "crop" and shard.owned >= shard.box.area
             if exact and shard.owned > shard.box.area:
-                raise ValueError(f"the core {part} overlaps another tile's, or the tile was given twice; cores share no pixel")
+                raise ValueError(
+                    f"the core {part} overlaps another tile's, or the tile was given twice; cores share no pixel"
+                )
             if exact or shard.arrived == shard.expected:
                 self._write(key)
         if self._held > self._limit:

@@ -140,8 +140,10 @@ def predict_shard(
     if not plan.needs_scores:
         mask = np.empty(box.shape, np.uint8)
         for batch, members in _batches(pixels, region, tiles, plan.batch):
-            for predicted, tile in zip(predictor.masks(batch, limits), members, strict=True):
-                mask[tile.core.relative_to(box).slices] = predicted[tile.core_in_tile.slices]
+            predicted = predictor.masks(batch, limits)
+            for slot, tile in enumerate(members):
+                mask[tile.core.relative_to(box).slices] = predicted[(slot, *tile.core_in_tile.slices)]
+            del predicted  # before the next batch is computed: one result is held, not two
         return ShardPixels(mask, None)
     scores = _blended(pixels, region, predictor, tiles, box, plan, limits)
     return ShardPixels(argmax_first(scores), extra_output(scores, plan.extra))
@@ -182,15 +184,16 @@ def _blended(
     total = np.zeros(box.shape, np.float32)
     for batch, members in _batches(pixels, region, tiles, plan.batch):
         predicted = _symmetric_scores(predictor, batch, limits) if plan.tta else predictor.scores(batch, limits)
-        for tile_scores, tile in zip(predicted, members, strict=True):
+        for slot, tile in enumerate(members):
             if plan.blend == "crop":
-                scores[(..., *tile.core.relative_to(box).slices)] = tile_scores[(..., *tile.core_in_tile.slices)]
+                scores[(..., *tile.core.relative_to(box).slices)] = predicted[(slot, ..., *tile.core_in_tile.slices)]
                 continue
             shared = tile.visible.intersection(box)
             here, there = shared.relative_to(box).slices, shared.relative_to(tile.box).slices
             weights = window(plan.blend, tile.box.shape)[there]
-            scores[(..., *here)] += tile_scores[(..., *there)] * weights
+            scores[(..., *here)] += predicted[(slot, ..., *there)] * weights
             total[here] += weights
+        del predicted
     if plan.blend != "crop":
         scores /= total
     return scores
@@ -206,6 +209,7 @@ def _symmetric_scores(predictor: Predictor, batch: NDArray[Any], limits: Limits)
             scores = predictor.scores(np.ascontiguousarray(seen), limits)
             scores = scores[..., ::-1] if mirror else scores
             total += np.rot90(scores, -turns, axes=(-2, -1))
+            del seen, scores
     total /= np.float32(8)
     return total
 
@@ -237,8 +241,11 @@ def extra_output(scores: NDArray[np.float32], extra: Extra) -> NDArray[Any] | No
                 top = np.partition(scores, len(scores) - 2, axis=0)
                 share = top[-1] - top[-2]
         case "entropy":
-            safe = np.clip(scores, 1e-12, 1.0)
-            share = -(safe * np.log(safe)).sum(axis=0) / np.log(max(2, len(scores)))
+            share = np.zeros(scores.shape[1:], np.float32)
+            for plane in scores:
+                safe = np.clip(plane, 1e-12, 1.0)
+                share -= safe * np.log(safe)
+            share /= np.float32(np.log(max(2, len(scores))))
     return np.asarray(np.rint(np.clip(share, 0, 1) * 254), dtype=np.uint8)
 
 
@@ -251,11 +258,16 @@ def shard_bytes(plan: EnginePlan, channels: int, itemsize: int, classes: int) ->
         itemsize: Bytes per pixel and channel.
         classes: Number of classes.
     """
-    margin = plan.halo if plan.blend == "crop" else plan.tile
-    region = (ceil_to(plan.shard, plan.stride) + 2 * margin) ** 2 * channels * itemsize
-    batch = plan.batch * plan.tile**2 * (channels * itemsize + 1)
+    margin = ceil_to(plan.halo, plan.stride) if plan.blend == "crop" else plan.tile
+    region = (plan.shard + 2 * margin) ** 2 * channels * itemsize
+    batch = plan.batch * plan.tile**2 * channels * itemsize
     if not plan.needs_scores:
-        return region + batch + plan.shard**2
-    scores = plan.batch * plan.tile**2 * classes * 4 * (2 if plan.tta else 1)
-    # Sum and weights, then the argmax's working copies and the extra output's.
-    return region + batch + scores + plan.shard**2 * (classes * 4 * 2 + 4 + 4 + 2)
+        return region + batch + plan.batch * plan.tile**2 + plan.shard**2
+    scores = plan.batch * plan.tile**2 * classes * 4
+    if plan.tta:
+        batch, scores = 2 * batch, 2 * scores
+    if plan.blend != "crop":
+        scores += plan.tile**2 * classes * 4
+    # The shard's sum, the copy of it that an extra output takes, and a few planes: weights, mask, the argmax's.
+    copy = {"margin": 4 * classes, "probabilities": 2 * classes}.get(plan.extra, 0)
+    return region + batch + scores + plan.shard**2 * (4 * classes + copy + 24)

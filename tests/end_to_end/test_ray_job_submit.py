@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +38,10 @@ class Head:
     environment: dict[str, str]
 
     def submit(self, working_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`ray job submit --working-dir ... -- python ARGUMENTS`, waiting for its end."""
+        """`ray job submit --working-dir ... -- python ARGUMENTS`, waiting for its end.
+
+        Tried again while the head takes no jobs: its job agent comes up a while after its dashboard answers.
+        """
         command = [
             RAY,
             "job",
@@ -51,7 +54,14 @@ class Head:
             "python",
             *arguments,
         ]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=240, check=False)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            done = subprocess.run(
+                command, env=self.environment, capture_output=True, text=True, timeout=240, check=False
+            )
+            if "submitted successfully" in done.stdout + done.stderr or time.monotonic() > deadline:
+                return done
+            time.sleep(2)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -99,11 +109,11 @@ def _stop(head: subprocess.Popen[bytes], folder: Path) -> None:
         except subprocess.TimeoutExpired:
             head.kill()
             head.wait(10)
-    for process in {*processes, *_own_processes(head, folder)}:
-        try:
+    left = {*processes, *_own_processes(head, folder)}
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
+    psutil.wait_procs(left, timeout=20)
 
 
 def _wait_until_up(head: subprocess.Popen[bytes], address: str, token: str, log: Path) -> None:
@@ -183,7 +193,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         options=options,
         in_channels=1,
         classes=tuple(ClassSpec(name=name) for name in ("matrix", "grain", "pore")),
-        receptive_field=measure_receptive_field(model, 1),
+        receptive_field=measure_receptive_field(model.eval(), 1),
     )
     folder = tmp_path_factory.mktemp("model") / "best"
     save_checkpoint(folder, model, card)
@@ -228,7 +238,8 @@ def test_an_output_that_would_vanish_is_refused(head: Head, working_dir: Path, a
         '["matrix", "grain", "pore"]',
     ]
     done = head.submit(working_dir, "jobs/tile.py", *given, "--output", "tiles")
-    assert done.returncode != 0
+    assert done.returncode != 0, done.stdout + done.stderr
     shown = " ".join((done.stdout + done.stderr).split())
     assert "tile.output: 'tiles' is relative" in shown
     assert "give an absolute path that all nodes see" in shown
+    assert "failed with exit code 2" in shown

@@ -20,13 +20,17 @@ def truncated(path):
 
 
 def cut_deflate(path):
-    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 255, (96, 80), np.uint8), compression="deflate", tile=(32, 32))
+    tifffile.imwrite(
+        path, np.random.default_rng(0).integers(0, 255, (96, 80), np.uint8), compression="deflate", tile=(32, 32)
+    )
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 
 
 def flipped_deflate(path):
-    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 255, (96, 80), np.uint8), compression="deflate", tile=(32, 32))
+    tifffile.imwrite(
+        path, np.random.default_rng(0).integers(0, 255, (96, 80), np.uint8), compression="deflate", tile=(32, 32)
+    )
     with tifffile.TiffFile(path) as handle:
         place = handle.pages[0].dataoffsets[2]
     content = bytearray(path.read_bytes())
@@ -88,7 +92,23 @@ def spoilt(new_pairs, tmp_path):
 
 
 def test_tile_sets_bad_images_aside(spoilt, microseg):
-    ran = microseg("tile", "--images", spoilt / "images", "--masks", spoilt / "masks", "--output", spoilt / "s", "--classes", '["a", "b", "c"]', "--tile", "32", "--overlap", "0", "--workers", "0")
+    ran = microseg(
+        "tile",
+        "--images",
+        spoilt / "images",
+        "--masks",
+        spoilt / "masks",
+        "--output",
+        spoilt / "s",
+        "--classes",
+        '["a", "b", "c"]',
+        "--tile",
+        "32",
+        "--overlap",
+        "0",
+        "--workers",
+        "0",
+    )
     assert ran.code == 3, ran.err
     assert_named(rows_of(spoilt / "s/failures.csv"), {name: words for name, (_, words) in BAD_IMAGES.items()}, spoilt)
     assert len({row["micrograph"] for row in TileStore.open(spoilt / "s").table.to_pylist()}) == 12
@@ -98,7 +118,17 @@ def test_tile_sets_bad_images_aside(spoilt, microseg):
 def test_segment_sets_bad_images_aside(spoilt, microseg, checkpoint, tree_of):
     colour(spoilt / "images/colour.tif")
     bad = {name: words for name, (_, words) in BAD_IMAGES.items()} | {"colour": "3 different colour channels"}
-    arguments = ["segment", "--archive", spoilt / "images", "--checkpoint", checkpoint, "--output", spoilt / "run", "--workers", "0"]
+    arguments = [
+        "segment",
+        "--archive",
+        spoilt / "images",
+        "--checkpoint",
+        checkpoint,
+        "--output",
+        spoilt / "run",
+        "--workers",
+        "0",
+    ]
     ran = microseg(*arguments)
     assert ran.code == 3, ran.err
     assert_named(rows_of(spoilt / "run/failures.csv"), bad, spoilt)
@@ -115,7 +145,17 @@ def test_segment_sets_bad_images_aside(spoilt, microseg, checkpoint, tree_of):
 
 
 def test_a_mended_file_is_done_by_the_next_run(spoilt, microseg, checkpoint):
-    arguments = ["segment", "--archive", spoilt / "images/nan.tif", "--checkpoint", checkpoint, "--output", spoilt / "run", "--workers", "0"]
+    arguments = [
+        "segment",
+        "--archive",
+        spoilt / "images/nan.tif",
+        "--checkpoint",
+        checkpoint,
+        "--output",
+        spoilt / "run",
+        "--workers",
+        "0",
+    ]
     ran = microseg(*arguments)
     assert ran.code == 3
     assert rows_of(spoilt / "run/areas.csv") == []
@@ -150,7 +190,23 @@ def test_tile_sets_bad_masks_aside(new_pairs, microseg, tmp_path):
     new_pairs(tmp_path)
     for name, (spoil, _) in BAD_MASKS.items():
         spoil(tmp_path / "masks" / f"{name}.png")
-    ran = microseg("tile", "--images", tmp_path / "images", "--masks", tmp_path / "masks", "--output", tmp_path / "s", "--classes", '["a", "b", "c"]', "--tile", "32", "--overlap", "0", "--workers", "0")
+    ran = microseg(
+        "tile",
+        "--images",
+        tmp_path / "images",
+        "--masks",
+        tmp_path / "masks",
+        "--output",
+        tmp_path / "s",
+        "--classes",
+        '["a", "b", "c"]',
+        "--tile",
+        "32",
+        "--overlap",
+        "0",
+        "--workers",
+        "0",
+    )
     assert ran.code == 3, ran.err
     rows = {row["path"].rsplit("/", 1)[-1].removesuffix(".png"): row for row in rows_of(tmp_path / "s/failures.csv")}
     assert set(rows) == set(BAD_MASKS)
@@ -186,12 +242,34 @@ def test_an_archive_of_nothing_but_bad_files(microseg, checkpoint, tmp_path):
     (tmp_path / "masks").mkdir()
     for part in ("images", "masks"):
         (tmp_path / part / "a.png").write_bytes(b"")
-    tiled = microseg("tile", "--images", tmp_path / "images", "--masks", tmp_path / "masks", "--output", tmp_path / "s", "--classes", '["a", "b"]', "--workers", "0")
+    tiled = microseg(
+        "tile",
+        "--images",
+        tmp_path / "images",
+        "--masks",
+        tmp_path / "masks",
+        "--output",
+        tmp_path / "s",
+        "--classes",
+        '["a", "b"]',
+        "--workers",
+        "0",
+    )
     assert tiled.code == 1
     assert "no usable pair" in tiled.err
     assert "0 bytes" in tiled.err
     assert not (tmp_path / "s/tiles.parquet").exists()
-    segmented = microseg("segment", "--archive", tmp_path / "images", "--checkpoint", checkpoint, "--output", tmp_path / "r", "--workers", "0")
+    segmented = microseg(
+        "segment",
+        "--archive",
+        tmp_path / "images",
+        "--checkpoint",
+        checkpoint,
+        "--output",
+        tmp_path / "r",
+        "--workers",
+        "0",
+    )
     assert segmented.code == 3
     assert "0 bytes" in segmented.out
     assert rows_of(tmp_path / "r/areas.csv") == []
@@ -234,7 +312,11 @@ def test_a_checkpoint_that_does_not_fit(microseg, checkpoint, pairs, tmp_path, j
 
     shutil.copytree(checkpoint, tmp_path / "model")
     spoil(tmp_path / "model")
-    options = ["--archive", pairs / "images", "--workers", "0"] if job == "segment" else ["--images", pairs / "images", "--masks", pairs / "masks"]
+    options = (
+        ["--archive", pairs / "images", "--workers", "0"]
+        if job == "segment"
+        else ["--images", pairs / "images", "--masks", pairs / "masks"]
+    )
     ran = microseg(job, "--checkpoint", tmp_path / "model", "--output", tmp_path / "o", *options)
     assert ran.code == 1, ran.out
     assert re.search(message, ran.err), ran.err

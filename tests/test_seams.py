@@ -1,0 +1,101 @@
+"""Seams are measured: none where the halo covers the receptive field, some where it does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from microseg_ray.geometry import Box, TileGrid, ceil_to
+from microseg_ray.stitching import EnginePlan, engine_grid
+from microseg_ray.stitching.seams import SeamAudit, audit_seams
+
+RADIUS = 2
+LIMITS = (0.0, 255.0)
+
+
+class BoxFilter:
+    """Two scores from the sum over a 5 x 5 square, zeros beyond the tile: radius 2, exact in float32."""
+
+    classes = 2
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def scores(self, batch: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+        self.calls += 1
+        padded = np.pad(batch[:, 0].astype(np.int64), ((0, 0), (RADIUS, RADIUS), (RADIUS, RADIUS)))
+        height, width = batch.shape[-2:]
+        total = sum(padded[:, y : y + height, x : x + width] for y in range(5) for x in range(5))
+        share = (total / (25 * limits[1])).astype(np.float32)
+        return np.stack([share, 1 - share], axis=1)
+
+
+def reader(image: np.ndarray) -> Any:
+    frame = Box.of_shape(image.shape[-2:])
+
+    def read(box: Box) -> np.ndarray:
+        assert frame.contains(box), "real pixels only"
+        return image[(..., *box.slices)]
+
+    return read
+
+
+def bright(shape: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(0).integers(100, 255, (1, *shape)).astype(np.uint8)
+
+
+@st.composite
+def grids(draw: st.DrawFn, *, least_halo: int) -> TileGrid:
+    shape = draw(st.tuples(st.integers(1, 60), st.integers(1, 60)))
+    stride = draw(st.sampled_from([1, 2, 3, 4, 8]))
+    halo = draw(st.integers(least_halo, 8))
+    tile = 2 * ceil_to(halo, stride) + stride * draw(st.integers(1, 6))
+    return TileGrid(shape, tile, halo, stride, draw(st.none() | st.integers(1, 8).map(lambda n: n * stride)))
+
+
+@given(grids(least_halo=RADIUS), st.integers(1, 5))
+@example(TileGrid((40, 40), 5, 2), 50)  # a core of one pixel
+@example(TileGrid((3000, 40), (1024, 64), (96, 16), 16, shard=2048), 3)
+def test_no_seams_where_the_halo_covers_the_receptive_field(grid: TileGrid, samples: int) -> None:
+    audit = audit_seams(reader(bright(grid.shape)), BoxFilter(), grid, LIMITS, samples=samples)
+    assert audit.seam_max_abs == 0
+    assert audit.seam_argmax_flips == 0
+    assert (audit.pixels > 0) == (len(grid) > 1)
+
+
+@settings(max_examples=60)
+@given(grids(least_halo=0), st.integers(1, 5))
+@example(TileGrid((17, 40), 16, 0, 16), 50)  # the last tile holds one row of real pixels
+def test_any_grid_can_be_audited(grid: TileGrid, samples: int) -> None:
+    audit = audit_seams(reader(bright(grid.shape)), BoxFilter(), grid, LIMITS, samples=samples)
+    assert 0 <= audit.seam_max_abs <= 1
+    assert 0 <= audit.seam_argmax_flips <= audit.pixels
+
+
+@pytest.mark.parametrize("shard", [None, 32])
+@pytest.mark.parametrize("shape", [(100, 30), (30, 100), (100, 100)])
+def test_seams_show_without_a_halo(shape: tuple[int, int], shard: int | None) -> None:
+    grid = TileGrid(shape, 32, 0, 1, shard)
+    audit = audit_seams(reader(bright(shape)), BoxFilter(), grid, LIMITS)
+    assert audit.seam_max_abs > 0.05
+    assert audit.seam_argmax_flips > 0
+    assert audit.pixels > 0
+
+
+def test_a_micrograph_in_one_tile_has_no_seam_and_costs_nothing() -> None:
+    predictor = BoxFilter()
+    assert audit_seams(reader(bright((30, 30))), predictor, TileGrid((30, 30), 32, 4), LIMITS) == SeamAudit(0, 0.0, 0)
+    assert predictor.calls == 0
+
+
+def test_the_audit_costs_three_tiles_a_seam_and_is_repeatable() -> None:
+    grid = engine_grid((400, 400), EnginePlan(tile=64, halo=1, stride=1, shard=128))
+    predictor = BoxFilter()
+    first = audit_seams(reader(bright((400, 400))), predictor, grid, LIMITS, samples=4)
+    assert predictor.calls == 12
+    assert audit_seams(reader(bright((400, 400))), BoxFilter(), grid, LIMITS, samples=4) == first
+    assert first.seam_max_abs > 0
