@@ -122,7 +122,7 @@ def start_ray(settings: RaySettings) -> None:
 
 def _refuse_lost_output(settings: JobSettings) -> None:
     """Inside `ray job submit` the working directory is a copy that is thrown away: relative outputs would vanish."""
-    if not os.environ.get("RAY_JOB_ID") and "runtime_resources" not in Path.cwd().parts:
+    if not os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") and "runtime_resources" not in Path.cwd().parts:
         return
     for key in OUTPUT_KEYS:
         value = getattr(settings, key, None)

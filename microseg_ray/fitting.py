@@ -155,7 +155,6 @@ def fit(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     store = check_fit(settings, crew)
-    output = Path(settings.output).absolute()
     state = _fresh(settings, store, crew)
     identity = identity_of(settings, store)
     _resume(state, saved_state(settings, store))
@@ -486,9 +485,10 @@ def saved_state(settings: TrainSettings, store: TileStore) -> dict[str, Any] | N
         differing = [
             f"{key}: {older[key]} there, {now[key]} now" for key in now if key in older and older[key] != now[key]
         ]
+        named = "; ".join(differing) or "other tiles"
         raise SettingsError(
-            f"train.output: {path.parent} holds a fit of other settings or other tiles ({'; '.join(differing) or 'other tiles'}), "
-            "and fits are never mixed; give another output, or --overwrite to start afresh"
+            f"train.output: {path.parent} holds a fit of other settings or other tiles ({named}), and fits are never "
+            "mixed; give another output, or --overwrite to start afresh"
         )
     return saved
 

@@ -205,7 +205,12 @@ def segment(settings: SegmentSettings, start: StartRay) -> int:
     print_areas(result.areas)
     engine = result.plan.engine
     reason = f" ({result.plan.reason})" if result.plan.reason else ""
-    console.print(f"seams: {result.plan.verdict}{escape(reason)}; tile {engine.tile}, halo {engine.halo}")
+    seams = result.seams
+    console.print(
+        f"seams: {result.plan.verdict}{escape(reason)}; largest difference {seams['seam_max_abs']:.2g}, "
+        f"{seams['seam_argmax_flips']} classes differ in {seams['pixels']} pixels looked at"
+    )
+    console.print(f"tile {engine.tile}, halo {engine.halo}")
     console.print(f"run: {escape(str(result.run.folder))}")
     for detail in ledger.details[:3]:
         console.print(detail, markup=False)

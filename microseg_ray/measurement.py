@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -47,6 +47,7 @@ class Measured:
         pixel_size_um: (y, x) in micrometres, or None.
         pixel_size_source: Where the pixel size comes from; empty when None.
         model_digest: Identity of the model.
+        seams: What was measured along sampled seams, as `stitching.seams.SeamAudit` names it.
     """
 
     micrograph: str
@@ -54,6 +55,7 @@ class Measured:
     pixel_size_um: tuple[float, float] | None
     pixel_size_source: str
     model_digest: str
+    seams: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

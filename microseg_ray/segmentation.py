@@ -22,7 +22,7 @@ from microseg_ray.errors import MicrosegError
 from microseg_ray.workers import worker_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from microseg_ray.archive.worker import WorkerConfig
     from microseg_ray.measurement import AreaRow
@@ -42,6 +42,7 @@ class Segmented:
     plan: RunPlan
     ledger: Ledger
     areas: list[AreaRow]
+    seams: Mapping[str, Any]
 
 
 @dataclass
@@ -312,4 +313,4 @@ def segment(
         # An input that broke after an earlier run still has that run's mask, which is not measured any more.
         failed = {failure.path for failure in ledger.failures}
         areas = run.write_tables([item.name for item in job.inputs if item.name not in failed], ledger.failures)
-    return Segmented(run, job.plan, ledger, areas)
+    return Segmented(run, job.plan, ledger, areas, Run.open(run.folder).document["seams"])

@@ -8,16 +8,18 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import tifffile
 from hypothesis import settings
 from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 # The same examples on every machine and at every time; `pytest --hypothesis-profile explore` looks for new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

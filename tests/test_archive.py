@@ -351,7 +351,7 @@ def test_blends_do_not_depend_on_the_shards(archive, checkpoint, tmp_path, optio
 def test_a_missing_run_document_is_noticed(archive, checkpoint, reference, tmp_path):
     run = copied(reference, tmp_path)
     (run.folder / "run.json").unlink()
-    with pytest.raises(RunMismatchError, match="no run.json"):
+    with pytest.raises(RunMismatchError, match=r"no run\.json"):
         segment(settings(archive, checkpoint, run.folder))
 
 

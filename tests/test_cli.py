@@ -169,7 +169,7 @@ def test_an_interrupt_can_be_resumed(microseg, checkpoint, archive, tmp_path, mo
 
 
 def test_a_relative_output_inside_a_ray_job_is_refused(microseg, checkpoint, archive, monkeypatch):
-    monkeypatch.setenv("RAY_JOB_ID", "raysubmit_1")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     ran = microseg("segment", "--archive", archive, "--checkpoint", checkpoint, "--output", "runs/a", "--workers", "0")
     assert ran.code == 2
     assert "'runs/a' is relative" in ran.err
@@ -177,7 +177,8 @@ def test_a_relative_output_inside_a_ray_job_is_refused(microseg, checkpoint, arc
 
 
 def test_importing_loads_neither_ray_nor_torch():
-    code = "import sys, microseg_ray, microseg_ray.cli, microseg_ray.stitching; sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
+    modules = "microseg_ray, microseg_ray.cli, microseg_ray.stitching"
+    code = f"import sys, {modules}; sys.exit(bool({{'ray', 'torch'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, env=os.environ.copy()).returncode == 0
 
 

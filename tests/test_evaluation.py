@@ -273,10 +273,16 @@ def test_colour_is_not_read_as_gray(pairs, checkpoint, tmp_path):
     assert "3 different colour channels" in result.failures[0].reason
 
 
-@pytest.mark.parametrize("classes", [[], ["one", "two"]])
-def test_classes_are_needed_and_must_be_enough(pairs, guesses, tmp_path, classes):
-    with pytest.raises((SettingsError, InputError), match=r"evaluate\.classes" if not classes else "value 2"):
-        evaluate(settings(masks=pairs / "masks", predictions=guesses, output=tmp_path, classes=classes))
+def test_classes_that_nobody_names_go_by_their_number(pairs, guesses, tmp_path):
+    named = evaluate(settings(masks=pairs / "masks", predictions=guesses, output=tmp_path / "a", classes=CLASSES))
+    unnamed = evaluate(settings(masks=pairs / "masks", predictions=guesses, output=tmp_path / "b"))
+    assert unnamed.classes == ("0", "1", "2")
+    assert unnamed.pooled == named.pooled
+
+
+def test_too_few_classes_are_refused(pairs, guesses, tmp_path):
+    with pytest.raises(InputError, match="value 2"):
+        evaluate(settings(masks=pairs / "masks", predictions=guesses, output=tmp_path, classes=["one", "two"]))
 
 
 @pytest.mark.parametrize(

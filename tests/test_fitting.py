@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -345,7 +346,7 @@ def test_the_rate_rises_then_falls(tiles, schedule):
     rates = [learning_rate(chosen, step, 100) for step in range(100)]
     assert max(rates) == pytest.approx(0.1)
     assert rates[:10] == sorted(rates[:10])
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(rates[9:], rates[10:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(rates[9:]))
     assert all(rate > 0 and math.isfinite(rate) for rate in rates)
 
 

@@ -21,6 +21,7 @@ from microseg_ray.settings import (
     JobSettings,
     MeasureSettings,
     OptimizerSettings,
+    PlanSettings,
     Scaling,
     SegmentSettings,
     SimulateSettings,
@@ -418,3 +419,10 @@ def test_other_forms() -> None:
 )
 def test_evaluate_needs_one_source(arguments: list[str], message: str) -> None:
     assert message in refused(EvaluateSettings, ["--output", "o", *arguments])
+
+
+def test_plan_reads_the_segment_section_under_its_own(tmp_path):
+    config = tmp_path / "both.yaml"
+    config.write_text("segment: {archive: a, checkpoint: c, output: o, halo: 64}\nplan: {halo: 32}\n")
+    planned = load_settings(PlanSettings, [], config)
+    assert (planned.archive, planned.output, planned.halo) == ("a", "o", 32)

@@ -72,6 +72,13 @@ def worker_config(settings: EngineSettings, card: ModelCard, digest: str, plan: 
     )
 
 
+def gpu_memory() -> int | None:
+    """Bytes of this machine's first GPU; None where there is none (workers elsewhere may have one)."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+
+
 def prepare_job(settings: EngineSettings) -> Job:
     """Read the checkpoint's card, list the archive, decide the plan.
 
@@ -81,7 +88,7 @@ def prepare_job(settings: EngineSettings) -> Job:
         SettingsError: Settings that cannot work together or do not fit the memory.
     """
     card, digest = read_card_and_digest(settings.checkpoint)
-    plan = engine_plan(settings, card)
+    plan = engine_plan(settings, card, gpu_memory() if settings.gpu else None)
     inputs = archive_inputs(settings.archive)
     config = worker_config(settings, card, digest, plan)
     record = {

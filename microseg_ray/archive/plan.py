@@ -9,12 +9,13 @@ from microseg_ray.errors import SettingsError
 from microseg_ray.geometry import ceil_to, floor_to
 from microseg_ray.stitching import EnginePlan
 from microseg_ray.stitching.shards import shard_bytes
+from microseg_ray.stores.mask_spec import CHUNK
 
 if TYPE_CHECKING:
     from microseg_ray.models.card import ModelCard
     from microseg_ray.settings import EngineSettings
 
-__all__ = ["RunPlan", "Verdict", "engine_plan", "project_memory", "verdict_of"]
+__all__ = ["Projection", "RunPlan", "Verdict", "engine_plan", "project_memory", "verdict_of"]
 
 GIB = 1024**3
 Verdict = Literal["exact", "bounded", "unsafe"]
@@ -24,6 +25,10 @@ Verdict = Literal["exact", "bounded", "unsafe"]
 BASE_BYTES = 560 * 1024**2
 # Convolution libraries keep scratch and reordered copies beside the tensors that PyTorch knows of; measured likewise.
 SCRATCH = 1.6
+# One shard is read or written while another is computed.
+SHARDS_IN_FLIGHT = 2
+# Of the GPU's memory; the rest is for its libraries and for fragmentation.
+DEVICE_SHARE = 0.8
 SMALLEST_TILE = 64
 MAX_BATCH = 8
 BATCH_PIXELS = 1024**2
@@ -47,75 +52,95 @@ class RunPlan:
     worker_bytes: int
 
 
-def project_memory(plan: EnginePlan, card: ModelCard, precision: str, workers_overlap: int = 2) -> int:
-    """Projected peak resident bytes of one worker, without the decoded source.
+@dataclass(frozen=True)
+class Projection:
+    """Peak memory of one worker, in bytes.
+
+    Attributes:
+        host: Resident in the process, without decoded sources.
+        device: On the GPU; 0 without one.
+    """
+
+    host: int
+    device: int
+
+
+def project_memory(plan: EnginePlan, card: ModelCard, precision: str, *, gpu: bool = False) -> Projection:
+    """What one worker will take at most; compared with measurements in benchmarks/memory.py.
 
     Args:
         plan: The engine's plan.
         card: The model's card.
         precision: `bf16` or `fp32`.
-        workers_overlap: Shards in flight in a worker: one is read or written while another is computed.
-
-    Returns:
-        Bytes.
+        gpu: Whether the model and its activations lie on a GPU.
     """
     per_pixel = card.footprint.bf16 if precision == "bf16" else card.footprint.fp32
-    activations = per_pixel * plan.tile**2 * plan.batch * SCRATCH
+    model = int(2 * card.footprint.parameter_bytes + per_pixel * plan.tile**2 * plan.batch * SCRATCH)
     pixels = shard_bytes(plan, card.in_channels, 4 if card.scaling.kind != "dtype" else 2, len(card.classes))
-    return int(BASE_BYTES + 2 * card.footprint.parameter_bytes + activations + workers_overlap * pixels)
+    host = BASE_BYTES + SHARDS_IN_FLIGHT * pixels
+    return Projection(host, model) if gpu else Projection(host + model, 0)
 
 
-def engine_plan(settings: EngineSettings, card: ModelCard) -> RunPlan:
+def engine_plan(settings: EngineSettings, card: ModelCard, device_bytes: int | None = None) -> RunPlan:
     """Turn `auto` into numbers and say what the run promises.
+
+    Args:
+        settings: The job's settings.
+        card: The model's card.
+        device_bytes: Memory of the GPU, where one is used and known.
 
     Raises:
         SettingsError: The chosen values cannot work, or do not fit the memory; the message says which to change.
     """
-    field = card.receptive_field
-    if settings.shard % field.stride:
-        raise SettingsError(f"shard {settings.shard}: must be a multiple of the model's stride {field.stride}")
-    if settings.shard > min(512, settings.shard) and settings.shard % 512:
-        raise SettingsError(f"shard {settings.shard}: above 512 it must be a multiple of 512, the zarr chunk")
-    halo = field.halo if settings.halo == "auto" else settings.halo
-    largest = ceil_to(settings.shard + 2 * ceil_to(halo, field.stride), field.stride)
-    if settings.tile != "auto":
-        sides = [settings.tile]
+    _check_shard(settings, card)
+    stride = card.receptive_field.stride
+    halo = card.receptive_field.halo if settings.halo == "auto" else settings.halo
+    least = stride if settings.blend != "crop" else 2 * ceil_to(halo, stride) + stride
+    largest = ceil_to(settings.shard + 2 * ceil_to(halo, stride), stride)
+    if settings.tile == "auto":
+        sides = {floor_to(side, stride) for side in range(SMALLEST_TILE, largest, 64)} | {largest, least}
+        fitting = sorted((side for side in sides if side >= least), reverse=True)
+    elif settings.tile % stride or settings.tile < least:
+        raise SettingsError(
+            f"tile {settings.tile}: must be a multiple of the model's stride {stride} and, beside a halo of {halo} px on each "
+            f"side, at least {least}; raise tile or lower halo"
+        )
     else:
-        sides = sorted(
-            {floor_to(side, field.stride) for side in range(SMALLEST_TILE, largest + 1, 64)} | {largest}, reverse=True
-        )
-    budget = int(settings.memory * GIB)
-    tried: RunPlan | None = None
-    for side in sides:
-        if side % field.stride or side < max(1, field.stride):
-            raise SettingsError(f"tile {side}: must be a multiple of the model's stride {field.stride}")
-        if settings.blend == "crop" and side - 2 * ceil_to(halo, field.stride) < field.stride:
-            break
-        batch = settings.batch if settings.batch != "auto" else max(1, min(MAX_BATCH, BATCH_PIXELS // side**2))
-        engine = EnginePlan(
-            tile=side,
-            halo=halo,
-            stride=field.stride,
-            shard=settings.shard,
-            batch=batch,
-            blend=settings.blend,
-            overlap=settings.overlap,
-            tta=settings.tta,
-            extra=settings.extra,
-        )
-        tried = RunPlan(engine, *verdict_of(engine, card), project_memory(engine, card, settings.precision))
-        if settings.tile != "auto" or tried.worker_bytes <= budget:
-            break
-    if tried is None:
-        raise SettingsError(
-            f"tile {sides[-1]}: leaves no core beside a halo of {halo} px on each side; raise tile or lower halo"
-        )
-    if tried.worker_bytes > budget:
-        raise SettingsError(
-            f"memory {settings.memory:g} GiB: a worker needs about {tried.worker_bytes / GIB:.2f} GiB at "
-            f"tile {tried.engine.tile}, batch {tried.engine.batch}, shard {settings.shard}; raise memory, or lower tile, batch or shard"
-        )
-    return tried
+        fitting = [settings.tile]
+    budget = Projection(int(settings.memory * GIB), int((device_bytes or 0) * DEVICE_SHARE))
+    for side in fitting:
+        engine = _engine(settings, side, halo, stride)
+        needs = project_memory(engine, card, settings.precision, gpu=settings.gpu)
+        if needs.host <= budget.host and (not budget.device or needs.device <= budget.device):
+            return RunPlan(engine, *verdict_of(engine, card), needs.host)
+    needed = (needs.host + needs.device) / GIB
+    raise SettingsError(
+        f"memory {settings.memory:g} GiB: a worker needs about {needed:.2f} GiB at tile {engine.tile}, "
+        f"batch {engine.batch}, shard {settings.shard}; raise memory, or lower tile, batch or shard"
+    )
+
+
+def _check_shard(settings: EngineSettings, card: ModelCard) -> None:
+    stride = card.receptive_field.stride
+    if settings.shard % stride:
+        raise SettingsError(f"shard {settings.shard}: must be a multiple of the model's stride {stride}")
+    if settings.shard > CHUNK and settings.shard % CHUNK:
+        raise SettingsError(f"shard {settings.shard}: above {CHUNK} it must be a multiple of {CHUNK}, the zarr chunk")
+
+
+def _engine(settings: EngineSettings, tile: int, halo: int, stride: int) -> EnginePlan:
+    batch = settings.batch if settings.batch != "auto" else max(1, min(MAX_BATCH, BATCH_PIXELS // tile**2))
+    return EnginePlan(
+        tile=tile,
+        halo=halo,
+        stride=stride,
+        shard=settings.shard,
+        batch=batch,
+        blend=settings.blend,
+        overlap=settings.overlap,
+        tta=settings.tta,
+        extra=settings.extra,
+    )
 
 
 def verdict_of(plan: EnginePlan, card: ModelCard) -> tuple[Verdict, str]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT_VERSION", "Run", "RunIdentity", "sole_writer", "versions"]
 
 FORMAT_VERSION = 1
+SEAM_KEYS = ("pixels", "seam_max_abs", "seam_argmax_flips")
 SHOWN = 12
 
 
@@ -213,6 +214,7 @@ class Run:
             pixel_size_um=None if size is None else (float(size[0]), float(size[1])),
             pixel_size_source=str(note.get("pixel_size_source", "")),
             model_digest=self.identity.model_digest,
+            seams={key: note[key] for key in SEAM_KEYS if key in note},
         )
 
     def recalibrate(self, pixel_size_um: tuple[float, float]) -> None:
@@ -223,7 +225,7 @@ class Run:
                 store.recalibrate(pixel_size_um, "option pixel_size_um")
 
     def write_tables(self, names: Iterable[str], failures: Iterable[Failure]) -> list[AreaRow]:
-        """Write areas.csv, areas.parquet and failures.csv from what is on disk.
+        """Write areas.csv, areas.parquet, failures.csv and the worst seams (run.json) from what is on disk.
 
         Args:
             names: The micrographs that belong to the run; unfinished ones are left out.
@@ -233,10 +235,13 @@ class Run:
             The rows of the areas tables.
         """
         rows: list[AreaRow] = []
+        seams: list[Mapping[str, Any]] = []
         for name in sorted(names):
             measured = self.measured(name)
             if measured is not None:
                 rows += area_rows(measured, self.classes)
+                seams.append(measured.seams)
+        _write_json(self.folder / "run.json", {**self.document, "seams": _worst(seams)})
         write_areas(self.folder, rows)
         write_failures(self.folder / "failures.csv", list(failures))
         return rows
@@ -282,6 +287,16 @@ def sole_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
                 f"{folder}: another job is writing here; wait for it, or give another output"
             ) from error
         yield
+
+
+def _worst(seams: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was measured along the seams of all micrographs: pixels and flips added up, the largest difference."""
+    audited = [found for found in seams if found]
+    return {
+        "pixels": sum(found["pixels"] for found in audited),
+        "seam_max_abs": max((found["seam_max_abs"] for found in audited), default=0.0),
+        "seam_argmax_flips": sum(found["seam_argmax_flips"] for found in audited),
+    }
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
 from microseg_ray.sources import Micrograph, fingerprint, intensity_limits, open_prepared
 from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window
-from microseg_ray.stitching.seams import audit_seams
+from microseg_ray.stitching.seams import SeamAudit, audit_seams
 from microseg_ray.stores import MaskSpec, MaskStore
 from microseg_ray.workers import release_memory
 
@@ -291,10 +291,11 @@ class ArchiveWorker:
             "pixel_size_um": None if task.pixel_size_um is None else list(task.pixel_size_um),
             "pixel_size_source": task.pixel_size_source,
         }
+        seams = SeamAudit(0, 0.0, 0)
         if len(grid) > 1:
             with self._computing:
                 seams = audit_seams(lambda box: self._read(task.path, box), self._model(), grid, task.limits)
-            note |= asdict(seams)
+        note |= asdict(seams)
         MaskStore.open(task.store).finish(task.pixel_size_um, note)
         self._forget(task.path)
         return Outcome(task, ok=True, note=note)

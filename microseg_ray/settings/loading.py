@@ -125,6 +125,9 @@ def read_config(path: Path, cls: type[JobSettings]) -> dict[str, Any]:
     if unknown:
         raise SettingsError(f"{path}: unknown section {unknown[0]!r}; known are {', '.join([*SHARED_SECTIONS, *JOBS])}")
     shared, own = (_section(document, name, path) for name in ("data", cls.job))
+    if cls.job == "plan":
+        # `plan` foretells what `segment` would do with the same file.
+        own = _merged(_section(document, "segment", path), own)
     strange = sorted(set(shared) - set(DataSettings.model_fields))
     if strange:
         raise SettingsError(f"{path}: data.{strange[0]}: no such key; known are {', '.join(DataSettings.model_fields)}")

@@ -265,10 +265,7 @@ class Driver:
         found = []
         for process in psutil.process_iter():
             try:
-                if (
-                    process.environ().get("MSR_TEST_MARK") == self.mark
-                    and process.status() != psutil.STATUS_ZOMBIE
-                ):
+                if process.environ().get("MSR_TEST_MARK") == self.mark and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(" ".join(process.cmdline())[:80])
             except psutil.Error:
                 continue
