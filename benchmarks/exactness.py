@@ -18,10 +18,12 @@ from microseg_ray.models.predictor import Predictor
 from microseg_ray.models.receptive_field import measure_receptive_field
 from microseg_ray.settings import ClassSpec
 from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window
+from microseg_ray.stitching.shards import padded_tile
 
 IMAGE = Path(__file__).resolve().parents[2] / "shared/data/mudrock/mosaics/15_images.png"
 HALOS = (0, 8, 16, 32, 64, "auto")
 TILE = 512
+LIMITS = (0.0, 255.0)
 
 
 def untrained(depth: int) -> tuple[torch.nn.Module, ModelCard]:
@@ -39,7 +41,7 @@ def untrained(depth: int) -> tuple[torch.nn.Module, ModelCard]:
 
 
 class Kept:
-    """A predictor that keeps the largest difference of logits from the whole-image pass, too."""
+    """A predictor whose scores are logits."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.classes = predictor.classes
@@ -47,35 +49,28 @@ class Kept:
         self.scores = predictor.logits
 
 
-def compare(predictor: Predictor, stride: int, image: np.ndarray, halo: int) -> tuple[int, float, str]:
+def stitched(predictor: Kept, image: np.ndarray, plan: EnginePlan) -> tuple[np.ndarray, np.ndarray]:
+    """Mask and logits of a whole micrograph, shard by shard."""
     shape = image.shape[1:]
-    whole_plan = EnginePlan(tile=1 << 14, halo=0, stride=stride, shard=1 << 14, batch=1)
-    plan = EnginePlan(tile=TILE, halo=halo, stride=stride, shard=1024, batch=1, extra="margin")
-    kept = Kept(predictor)
-    whole = _whole(kept, image, whole_plan)
-    flips, largest = 0, 0.0
     grid = engine_grid(shape, plan)
+    logits, mask = np.empty((predictor.classes, *shape), np.float32), np.empty(shape, np.uint8)
     for y0 in range(0, shape[0], plan.shard):
         for x0 in range(0, shape[1], plan.shard):
             box = Box(y0, x0, min(y0 + plan.shard, shape[0]), min(x0 + plan.shard, shape[1]))
-            region = shard_window(grid, box, plan)[0]
-            from microseg_ray.stitching.shards import _blended
+            region, tiles = shard_window(grid, box, plan)
+            pixels = image[(..., *region.slices)]
+            mask[box.slices] = predict_shard(pixels, predictor, grid, box, plan, LIMITS).mask
+            for tile in tiles:
+                cut = image[(..., *tile.visible.slices)]
+                batch = padded_tile(cut, tile.box.shape)[None]
+                scores = predictor.scores(np.ascontiguousarray(batch), LIMITS)[0]
+                logits[(..., *tile.core.slices)] = scores[(..., *tile.core_in_tile.slices)]
+    return mask, logits
 
-            scores = _blended(image[(..., *region.slices)], region, kept, shard_window(grid, box, plan)[1], box, plan, (0.0, 255.0))
-            mask = predict_shard(image[(..., *region.slices)], predictor, grid, box, EnginePlan(TILE, halo, stride, 1024, 1), (0.0, 255.0)).mask
-            there = whole[(..., *box.slices)]
-            largest = max(largest, float(np.abs(scores - there).max()))
-            flips += int(np.count_nonzero(mask != there.argmax(axis=0)))
-    return flips, largest, f"{len(grid)}"
 
-
-def _whole(kept: Kept, image: np.ndarray, plan: EnginePlan) -> np.ndarray:
-    from microseg_ray.stitching.shards import _blended
-
-    shape = image.shape[1:]
-    grid, box = engine_grid(shape, plan), Box.of_shape(shape)
-    region, tiles = shard_window(grid, box, plan)
-    return _blended(image, region, kept, tiles, box, plan, (0.0, 255.0))
+def compare(predictor: Kept, stride: int, image: np.ndarray, halo: int, whole: np.ndarray) -> tuple[int, float]:
+    mask, logits = stitched(predictor, image, EnginePlan(tile=TILE, halo=halo, stride=stride, shard=1024, batch=1))
+    return int(np.count_nonzero(mask != whole.argmax(axis=0))), float(np.abs(logits - whole).max())
 
 
 def main() -> None:
@@ -87,15 +82,20 @@ def main() -> None:
     if len(sys.argv) > 2:
         models.append(("trained", *load_checkpoint(sys.argv[2])))
     print(f"{path.name}, fp32, tiles of at most {TILE} px; argmax flips (largest difference of a logit)")
-    print(f"{'model':<10} {'height x width':<15} {'radius':>6} " + " ".join(f"{'halo ' + str(halo):>18}" for halo in HALOS))
+    print(
+        f"{'model':<10} {'height x width':<15} {'radius':>6} "
+        + " ".join(f"{'halo ' + str(halo):>18}" for halo in HALOS)
+    )
     for image in (full[:, :777, :1023], full):
         for label, model, card in models:
             field = card.receptive_field
-            predictor = Predictor(model, card, precision="fp32")
+            predictor = Kept(Predictor(model, card, precision="fp32"))
+            one_pass = EnginePlan(tile=1 << 14, halo=0, stride=field.stride, shard=1 << 14, batch=1)
+            whole = stitched(predictor, image, one_pass)[1]
             cells = []
             for halo in HALOS:
                 size = field.halo if halo == "auto" else halo
-                flips, largest, _ = compare(predictor, field.stride, image, size)
+                flips, largest = compare(predictor, field.stride, image, size, whole)
                 cells.append(f"{flips:>8} ({largest:.1e})")
             name = f"{image.shape[1]} x {image.shape[2]}"
             print(f"{label:<10} {name:<15} {field.radius:>6} " + " ".join(f"{cell:>18}" for cell in cells), flush=True)

@@ -6,6 +6,7 @@ one uncompressed TIFF by the plain loop and reads its peak resident set from the
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -23,7 +24,9 @@ from microseg_ray.models.receptive_field import measure_receptive_field
 from microseg_ray.settings import ClassSpec, SegmentSettings, settings_from
 from microseg_ray.workers import worker_environment
 
-CLASSES = tuple(ClassSpec(name=name, color=color) for name, color in (("a", "#000000"), ("b", "#ff0000"), ("c", "#00ff00")))
+CLASSES = tuple(
+    ClassSpec(name=name, color=color) for name, color in (("a", "#000000"), ("b", "#ff0000"), ("c", "#00ff00"))
+)
 
 
 def make_checkpoint(folder: Path, width: int, depth: int) -> Path:
@@ -72,7 +75,9 @@ def segment_shards(archive: str, checkpoint: str, output: str, shards: int) -> d
     done = len(pending)
     while pending:
         outcome = worker.do(
-            ShardTask(item.name, item.path, str(run.store_path(item.name)), found.shape, found.limits, pending.popleft())
+            ShardTask(
+                item.name, item.path, str(run.store_path(item.name)), found.shape, found.limits, pending.popleft()
+            )
         )
         if not outcome.ok:
             raise SystemExit(outcome.reason)
@@ -86,10 +91,14 @@ def measure(side: int, width: int, depth: int, shards: int) -> dict[str, float]:
         folder = Path(name)
         make_checkpoint(folder / "model", width, depth)
         make_micrograph(folder / "large.tif", side)
-        command = [sys.executable, __file__, "--child", str(folder / "large.tif"), str(folder / "model"), str(folder / "run"), str(shards)]
-        import os
-
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **worker_environment(1)})
+        child = [str(folder / "large.tif"), str(folder / "model"), str(folder / "run"), str(shards)]
+        done = subprocess.run(
+            [sys.executable, __file__, "--child", *child],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **worker_environment(1)},
+        )
         return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -109,7 +118,8 @@ def main() -> None:
     for label, side, width, depth, shards in rows:
         row = measure(side, width, depth, shards)
         print(
-            f"{label:<34} {side:>8} {row['shards']:>7} {row['tile']:>5} {row['peak'] / 2**20:>9.0f} {row['projected'] / 2**20:>10.0f}",
+            f"{label:<34} {side:>8} {row['shards']:>7} {row['tile']:>5} "
+            f"{row['peak'] / 2**20:>9.0f} {row['projected'] / 2**20:>10.0f}",
             flush=True,
         )
 

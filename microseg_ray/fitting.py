@@ -237,6 +237,7 @@ def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
         steps: Steps of the whole fit.
 
     Example:
+        >>> from microseg_ray.settings import TrainSettings
         >>> settings = TrainSettings.model_construct(optimizer=TrainSettings.model_fields["optimizer"].default)
         >>> [round(learning_rate(settings, step, 100), 6) for step in (0, 4, 52, 99)]
         [0.0002, 0.001, 0.000504, 0.0]

@@ -136,6 +136,21 @@ def test_info_says_what_it_sees(microseg, archive, tmp_path):
     assert "x.png" in ran.out
 
 
+def test_a_ray_that_does_not_start_is_no_traceback(microseg, checkpoint, archive, monkeypatch, tmp_path):
+    import ray
+
+    def init(**_):
+        raise Exception("The current node timed out during startup")  # noqa: TRY002 - as Ray does
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    ran = microseg(
+        "segment", "--archive", archive, "--checkpoint", checkpoint, "--output", tmp_path / "run", "--workers", "1"
+    )
+    assert ran.code == 1
+    assert "Ray cannot be started (The current node timed out during startup); is the machine very busy?" in ran.err
+
+
 def test_an_interrupt_can_be_resumed(microseg, checkpoint, archive, tmp_path, monkeypatch):
     from microseg_ray.archive import ArchiveWorker
 

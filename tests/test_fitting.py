@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
@@ -400,9 +401,8 @@ def test_a_killed_ray_worker_is_replaced(tiles, tmp_path, ray_session, workers):
 
     def kill(progress):
         if not killed and progress.last is not None and progress.last["epoch"] >= 2:
-            found = [process for process in own_processes() if "RayTrainWorker" in " ".join(process.cmdline())]
-            killed.append(found[0].pid)
-            os.kill(found[0].pid, signal.SIGKILL)
+            killed.append(own_process("RayTrainWorker"))
+            os.kill(killed[0], signal.SIGKILL)
 
     result = train(settings(tiles, tmp_path / "killed", **chosen), kill)
     calm = train(settings(tiles, tmp_path / "calm", **chosen))
@@ -410,8 +410,12 @@ def test_a_killed_ray_worker_is_replaced(tiles, tmp_path, ray_session, workers):
     assert without_times(result.history) == without_times(calm.history)
 
 
-def own_processes():
-    """The processes of this session's Ray, and of no other."""
+def own_process(name: str) -> int:
+    """The id of a process of this session's Ray, and of no other."""
     import psutil
 
-    return [process for process in psutil.Process().children(recursive=True) if process.is_running()]
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if name in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                return process.pid
+    raise AssertionError(f"no {name} runs")
