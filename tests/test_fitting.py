@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from microseg_ray.errors import MicrosegError, SettingsError, StoreError
-from microseg_ray.fitting import Crew, _batches, check_fit, learning_rate
+from microseg_ray.fitting import Crew, batches_of, check_fit, learning_rate
 from microseg_ray.losses import class_weights_from_counts
 from microseg_ray.models.card import read_card
 from microseg_ray.models.checkpoint import load_checkpoint
@@ -328,16 +328,16 @@ def test_class_weights_reach_the_loss(tiles, whole, tmp_path, kind):
 
 def test_every_rank_sees_its_share_of_one_order(tiles):
     chosen = settings(tiles, "unused", batch=6, steps_per_epoch=None)
-    whole_order = _batches(chosen, 50, 3, Crew())
+    whole_order = batches_of(chosen, 50, 3, Crew())
     assert len(whole_order) == 8
     for world in (2, 3):
-        shares = [_batches(chosen, 50, 3, Crew(rank, world)) for rank in range(world)]
+        shares = [batches_of(chosen, 50, 3, Crew(rank, world)) for rank in range(world)]
         for step, batch in enumerate(whole_order):
             assert sorted(np.concatenate([share[step] for share in shares])) == sorted(batch)
     flat = np.concatenate(whole_order)
     assert len(np.unique(flat)) == 48, "no tile twice in an epoch"
-    assert not np.array_equal(flat, np.concatenate(_batches(chosen, 50, 4, Crew())))
-    few = _batches(settings(tiles, "unused", batch=8, steps_per_epoch=5), 3, 0, Crew())
+    assert not np.array_equal(flat, np.concatenate(batches_of(chosen, 50, 4, Crew())))
+    few = batches_of(settings(tiles, "unused", batch=8, steps_per_epoch=5), 3, 0, Crew())
     assert [len(batch) for batch in few] == [3] * 5
 
 

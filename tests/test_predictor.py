@@ -252,7 +252,7 @@ def test_a_model_with_clahe_says_that_it_is_unsafe(checkpoint, pairs, tmp_path, 
 
 
 def test_the_tile_job_warns_of_clahe_and_training_uses_it(pairs, tmp_path, microseg):
-    from microseg_ray.fitting import _Tiles
+    from microseg_ray.fitting import Tiles
     from microseg_ray.models.predictor import model_input
     from microseg_ray.stores import TileStore
 
@@ -266,6 +266,6 @@ def test_the_tile_job_warns_of_clahe_and_training_uses_it(pairs, tmp_path, micro
     store = TileStore.open(tmp_path / "tiles")
     rows = store.rows("train")[:3]
     images, _, limits = store.read(rows)
-    found, _, _ = _Tiles(store, rows).read(np.arange(3))
+    found, _, _ = Tiles(store, rows).read(np.arange(3))
     expected = model_input(torch.from_numpy(images), torch.from_numpy(limits), 0.05)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)

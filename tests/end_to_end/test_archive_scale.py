@@ -68,9 +68,9 @@ def run_segment(archive, checkpoint, output):
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(3600)
-def test_a_mixed_archive_is_done_in_one_command_and_the_second_run_computes_nothing(tmp_path, tiny_checkpoint):
+def test_a_mixed_archive_is_done_in_one_command_and_the_second_run_computes_nothing(tmp_path, checkpoint):
     broken = build_archive(tmp_path / "archive", SMALL, LARGE_SIDE)
-    first, seconds = run_segment(tmp_path / "archive", tiny_checkpoint, tmp_path / "run")
+    first, seconds = run_segment(tmp_path / "archive", checkpoint, tmp_path / "run")
     print(first.stdout[-3000:], f"first run: {seconds:.0f} s")
     assert first.returncode == 3, first.stderr
     with (tmp_path / "run" / "failures.csv").open() as handle:
@@ -82,7 +82,7 @@ def test_a_mixed_archive_is_done_in_one_command_and_the_second_run_computes_noth
     assert measured["mosaic.tif"] == LARGE_SIDE**2
     assert all(count == 96 * 128 for name, count in measured.items() if name != "mosaic.tif")
 
-    second, again = run_segment(tmp_path / "archive", tiny_checkpoint, tmp_path / "run")
+    second, again = run_segment(tmp_path / "archive", checkpoint, tmp_path / "run")
     print(second.stdout[-1500:], f"second run: {again:.1f} s")
     assert second.returncode == 3
     assert "0 shards computed" in second.stdout

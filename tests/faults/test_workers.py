@@ -211,6 +211,15 @@ def many_whole(many, checkpoint, tmp_path_factory, tree_of):
     return tree_of(folder / "masks")
 
 
+# A test run in the background has Ctrl-C ignored, and its children would inherit that.
+START = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from microseg_ray.cli import main
+sys.exit(main())
+"""
+
+
 class Driver:
     """`microseg segment --workers 2` in a process of its own, with all that it starts."""
 
@@ -231,7 +240,7 @@ class Driver:
         ]
         environment = {**os.environ, "RAY_TMPDIR": str(folder), "MSR_TEST_MARK": self.mark}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "microseg_ray.cli", *map(str, arguments)],
+            [sys.executable, "-c", START, *map(str, arguments)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
