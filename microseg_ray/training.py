@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from microseg_ray.archive.run import sole_writer
 from microseg_ray.errors import MicrosegError
 from microseg_ray.settings import TrainSettings, settings_from
 from microseg_ray.workers import worker_environment
@@ -80,11 +81,16 @@ def train(
     Raises:
         SettingsError: The output holds another fit, or settings do not suit the tile store.
         StoreError: The tile store cannot be read.
+        RunMismatchError: Another job is training into the same output.
         MicrosegError: A worker failed more often than `max_failures`.
     """
-    output = Path(settings.output).absolute()
-    output.mkdir(parents=True, exist_ok=True)
     _check_early(settings)
+    with sole_writer(settings.output):
+        return _train(settings, report, start_ray)
+
+
+def _train(settings: TrainSettings, report: Report, start_ray: Callable[[], None]) -> Trained:
+    output = Path(settings.output).absolute()
     if settings.overwrite:
         for name in ("best", "last", "events"):
             shutil.rmtree(output / name, ignore_errors=True)

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from microseg_ray.errors import MicrosegError, SettingsError, StoreError
+from microseg_ray.archive.run import sole_writer
+from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError, StoreError
 from microseg_ray.fitting import Crew, batches_of, check_fit, learning_rate
 from microseg_ray.losses import class_weights_from_counts
 from microseg_ray.models.card import read_card
@@ -419,3 +420,8 @@ def own_process(name: str) -> int:
             if name in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
                 return process.pid
     raise AssertionError(f"no {name} runs")
+
+
+def test_a_second_training_into_the_same_output_is_refused(tmp_path, tiles):
+    with sole_writer(tmp_path / "model"), pytest.raises(RunMismatchError, match="another job is writing"):
+        train(settings(tiles, tmp_path / "model"))
