@@ -312,5 +312,7 @@ def segment(
         work(run, ledger, progress, executor, report)
         # An input that broke after an earlier run still has that run's mask, which is not measured any more.
         failed = {failure.path for failure in ledger.failures}
-        areas = run.write_tables([item.name for item in job.inputs if item.name not in failed], ledger.failures)
+        areas = run.write_tables(
+            [item.name for item in job.inputs if item.name not in failed], ledger.failures, ledger.measured
+        )
     return Segmented(run, job.plan, ledger, areas, Run.open(run.folder).document["seams"])

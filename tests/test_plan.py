@@ -93,6 +93,8 @@ def test_the_verdict_says_why_it_is_not_exact(checkpoint):
 
 
 def test_the_command_line_prints_the_plan(microseg, archive, checkpoint, tmp_path):
-    ran = microseg("plan", *(f"--{name}={value}" for name, value in chosen(archive, checkpoint, tmp_path / "r").items()))
+    ran = microseg(
+        "plan", *(f"--{name}={value}" for name, value in chosen(archive, checkpoint, tmp_path / "r").items())
+    )
     for word in ("halo tax", "memory", "disk", "seams", "exact"):
         assert word in ran.out

@@ -103,7 +103,11 @@ def test_the_command_line_says_it_by_its_exit_code(run, microseg):
 
 
 def test_seams_are_in_run_json_and_in_every_mask(run):
-    assert set(json.loads((run.folder / "run.json").read_text())["seams"]) == {"pixels", "seam_max_abs", "seam_argmax_flips"}
+    assert set(json.loads((run.folder / "run.json").read_text())["seams"]) == {
+        "pixels",
+        "seam_max_abs",
+        "seam_argmax_flips",
+    }
     _, store = first_store(run)
     assert store.note["verdict"] == "exact"
     assert store.note["seam_argmax_flips"] == 0

@@ -201,8 +201,10 @@ class Run:
     def measured(self, name: str) -> Measured | None:
         """The counts of a finished micrograph, None while it is not finished."""
         store = MaskStore.open(self.store_path(name))
-        if not store.finished:
-            return None
+        return self.measured_in(name, store) if store.finished else None
+
+    def measured_in(self, name: str, store: MaskStore) -> Measured | None:
+        """The counts in an open, finished store; None while a shard is missing."""
         counts = store.counts
         if (counts < 0).any():
             return None
@@ -224,12 +226,15 @@ class Run:
             if store.finished:
                 store.recalibrate(pixel_size_um, "option pixel_size_um")
 
-    def write_tables(self, names: Iterable[str], failures: Iterable[Failure]) -> list[AreaRow]:
+    def write_tables(
+        self, names: Iterable[str], failures: Iterable[Failure], known: Mapping[str, Measured] | None = None
+    ) -> list[AreaRow]:
         """Write areas.csv, areas.parquet, failures.csv and the worst seams (run.json) from what is on disk.
 
         Args:
             names: The micrographs that belong to the run; unfinished ones are left out.
             failures: Inputs that were quarantined.
+            known: Counts that this job has read already, by name.
 
         Returns:
             The rows of the areas tables.
@@ -237,7 +242,7 @@ class Run:
         rows: list[AreaRow] = []
         seams: list[Mapping[str, Any]] = []
         for name in sorted(names):
-            measured = self.measured(name)
+            measured = (known or {}).get(name) or self.measured(name)
             if measured is not None:
                 rows += area_rows(measured, self.classes)
                 seams.append(measured.seams)
