@@ -22,10 +22,12 @@ def load_benchmark():
 @pytest.mark.timeout(3600)
 def test_the_peak_is_that_of_a_shard_whatever_the_size():
     memory = load_benchmark()
-    rows = {side: memory.measure(side, width=4, depth=2, shards=0) for side in (4096, 16384, 32768)}
-    print({side: (row["peak"] / GIB, row["projected"] / GIB) for side, row in rows.items()})
-    assert abs(rows[32768]["peak"] / rows[16384]["peak"] - 1) < 0.10
-    for row in rows.values():
+    # Equal runs spread by some percent, as the allocator falls: the median of three is compared, every run is bounded.
+    runs = {side: [memory.measure(side, width=4, depth=2, shards=0) for _ in range(3)] for side in (4096, 16384, 32768)}
+    peaks = {side: sorted(row["peak"] for row in rows) for side, rows in runs.items()}
+    print({side: [round(peak / 2**20) for peak in found] for side, found in peaks.items()})
+    assert abs(peaks[32768][1] / peaks[16384][1] - 1) < 0.10
+    for row in (row for rows in runs.values() for row in rows):
         assert row["peak"] < row["projected"] < 2 * GIB
 
 
