@@ -17,6 +17,7 @@ import ray
 from microseg_ray.archive import ArchiveWorker, Outcome, Run, RunPlan, Task, prepare_job
 from microseg_ray.archive.drive import Executor, Ledger, PlainLoop, Progress, survey, work
 from microseg_ray.archive.forecast import Forecast, forecast
+from microseg_ray.archive.plan import SHARDS_IN_FLIGHT
 from microseg_ray.archive.run import sole_writer
 from microseg_ray.errors import MicrosegError
 from microseg_ray.workers import worker_environment
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ActorPool", "Segmented", "plan", "segment"]
 
-CALLS_IN_FLIGHT = 2
 START_TRIES = 3
 
 
@@ -104,7 +104,7 @@ class ActorPool:
         remote = ray.remote(_Remote).options(
             num_cpus=max(0.01, min(float(config.threads), cpus / workers)),
             num_gpus=1 if gpu else 0,
-            max_concurrency=CALLS_IN_FLIGHT,
+            max_concurrency=SHARDS_IN_FLIGHT,
             max_restarts=0,
             runtime_env={"env_vars": worker_environment(config.threads)},
         )
@@ -145,7 +145,7 @@ class ActorPool:
             # While suspects wait, the first worker takes nothing new, so that it comes free for them.
             elif not (slot.alone and slot.tasks) and not (self._suspects and index == 0):
                 slot.alone = False
-                while pending and len(slot.tasks) < CALLS_IN_FLIGHT:
+                while pending and len(slot.tasks) < SHARDS_IN_FLIGHT:
                     self._submit(slot, pending.popleft())
 
     def _submit(self, slot: _Slot, task: Task) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -337,12 +337,3 @@ def _on_ray_data(report: Report, workers: int) -> Mapper:
         return results
 
     return run
-
-
-def summary_dict(tiled: Tiled) -> dict[str, Any]:
-    """The summary as plain JSON types, written beside the store."""
-    return {
-        "splits": [asdict(line) for line in tiled.summary],
-        "left_out_tiles": tiled.left_out,
-        "quarantined": [asdict(failure) for failure in tiled.failures],
-    }

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from microseg_ray.archive.worker import OPEN_MICROGRAPHS
 from microseg_ray.errors import StoreError
 from microseg_ray.stitching import engine_grid
 
@@ -24,8 +25,6 @@ PYRAMID = 4 / 3
 # zstd shrinks masks at least so much on everything measured (benchmarks/memory.py prints the ratio); float16
 # probabilities hardly shrink.
 MASK_COMPRESSION = 4
-# Two micrographs are open at a time in a worker (`worker.OPEN_MICROGRAPHS`).
-OPEN = 2
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def forecast(
         kept += pixels
         disk += pixels * (PYRAMID + extra)
     where = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    decoded = OPEN * max((found.decoded_bytes for found in prepared.values()), default=0)
+    decoded = OPEN_MICROGRAPHS * max((found.decoded_bytes for found in prepared.values()), default=0)
     return Forecast(
         micrographs=len(prepared) + complete + len(failures),
         complete=complete,
