@@ -7,32 +7,29 @@ key anywhere is an error that names it.
 
 from __future__ import annotations
 
-from microseg_ray.settings.jobs import (
-    JOBS,
-    DemoSettings,
+from microseg_ray.settings.architecture import ModelSettings
+from microseg_ray.settings.base import DataJobSettings, JobSettings
+from microseg_ray.settings.data_jobs import InfoSettings, SimulateSettings, TileSettings
+from microseg_ray.settings.fitting import OptimizerSettings
+from microseg_ray.settings.jobs import JOBS, DemoSettings
+from microseg_ray.settings.loading import load_settings, read_config, settings_from
+from microseg_ray.settings.model_jobs import EvaluateSettings, TrainSettings
+from microseg_ray.settings.run_jobs import (
     EngineSettings,
-    EvaluateSettings,
-    InfoSettings,
-    JobSettings,
     MeasureSettings,
     PlanSettings,
     PostprocessSettings,
     ReportSettings,
     SegmentSettings,
-    SimulateSettings,
-    TileSettings,
-    TrainSettings,
     VerifySettings,
 )
-from microseg_ray.settings.loading import load_settings, read_config, settings_from
+from microseg_ray.settings.source import SourceSettings
 from microseg_ray.settings.values import (
     IGNORE_INDEX,
     Classes,
     ClassSpec,
     DataSettings,
     Frozen,
-    ModelSettings,
-    OptimizerSettings,
     PixelSize,
     RaySettings,
     Scaling,
@@ -44,6 +41,7 @@ __all__ = [
     "JOBS",
     "ClassSpec",
     "Classes",
+    "DataJobSettings",
     "DataSettings",
     "DemoSettings",
     "EngineSettings",
@@ -62,6 +60,7 @@ __all__ = [
     "Scaling",
     "SegmentSettings",
     "SimulateSettings",
+    "SourceSettings",
     "TileSettings",
     "TrainSettings",
     "VerifySettings",

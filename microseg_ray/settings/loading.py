@@ -12,7 +12,8 @@ from pydantic_settings import CliApp, SettingsConfigDict
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from microseg_ray.errors import SettingsError
-from microseg_ray.settings.jobs import JOBS, JobSettings
+from microseg_ray.settings.base import JobSettings
+from microseg_ray.settings.jobs import JOBS
 from microseg_ray.settings.values import DataSettings, Frozen
 
 if TYPE_CHECKING:

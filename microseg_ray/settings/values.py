@@ -23,8 +23,6 @@ __all__ = [
     "Classes",
     "DataSettings",
     "Frozen",
-    "ModelSettings",
-    "OptimizerSettings",
     "PixelSize",
     "RaySettings",
     "Scaling",
@@ -207,24 +205,3 @@ class DataSettings(Frozen):
         if any(not 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
             raise ValueError(f"splits: shares {shares} must lie between 0 and 1 and not exceed 1 together")
         return value
-
-
-class ModelSettings(Frozen):
-    """Which architecture, and its options."""
-
-    name: Literal["unet"] = "unet"
-    width: int = Field(default=32, ge=1, description="channels of the first level; doubled at each level")
-    depth: int = Field(default=4, ge=1, le=7, description="number of poolings")
-    norm: Literal["batch", "group", "instance", "none"] = "batch"
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-
-class OptimizerSettings(Frozen):
-    """Optimizer and schedule."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    schedule: Literal["constant", "poly", "cosine"] = "cosine"
-    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of all steps in which the rate rises from 0")

@@ -1,0 +1,28 @@
+"""How micrographs are opened: what no file can say for itself, or says wrongly."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from microseg_ray.settings.values import Frozen
+
+__all__ = ["SourceSettings"]
+
+
+class SourceSettings(Frozen):
+    """Which part of a file is the micrograph.
+
+    `page` is the image of a file that holds several; `channel` picks one channel of a file that holds several (auto: gray
+    and RGB as they are). `info_bar` is the burned-in strip at the bottom: auto finds it, none takes every row as
+    specimen, a number gives its height in px.
+
+    Example:
+        >>> SourceSettings().info_bar
+        'auto'
+    """
+
+    page: int = Field(default=0, ge=0)
+    channel: int | Literal["auto"] = "auto"
+    info_bar: int | Literal["auto", "none"] = "auto"
