@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["load_settings", "read_config", "settings_from"]
 
 MAX_CONFIG_BYTES = 1 << 20
-SHARED_SECTIONS = ("classes", "data", "ray")
+SHARED_SECTIONS = ("classes", "data", "ray", "source")
 SettingsT = TypeVar("SettingsT", bound=JobSettings)
 
 
@@ -132,7 +132,10 @@ def read_config(path: Path, cls: type[JobSettings]) -> dict[str, Any]:
     strange = sorted(set(shared) - set(DataSettings.model_fields))
     if strange:
         raise SettingsError(f"{path}: data.{strange[0]}: no such key; known are {', '.join(DataSettings.model_fields)}")
-    offered: dict[str, Any] = {**shared, **{name: document[name] for name in ("classes", "ray") if name in document}}
+    offered: dict[str, Any] = {
+        **shared,
+        **{name: document[name] for name in ("classes", "ray", "source") if name in document},
+    }
     return _merged({name: value for name, value in offered.items() if name in cls.model_fields}, own)
 
 

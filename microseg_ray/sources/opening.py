@@ -12,6 +12,8 @@ from microseg_ray.sources.base import Format, Micrograph, Pixels, reading
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from microseg_ray.settings import SourceSettings
+
 __all__ = ["open_micrograph", "open_pixels", "sniff"]
 
 _MAGIC: tuple[tuple[bytes, Format], ...] = (
@@ -37,7 +39,7 @@ _FOREIGN = (
 _EXPORT = "export the micrograph as TIFF, PNG or OME-Zarr"
 
 
-def open_micrograph(path: str | os.PathLike[str]) -> Micrograph:
+def open_micrograph(path: str | os.PathLike[str], source: SourceSettings | None = None) -> Micrograph:  # noqa: ARG001
     """Open a micrograph for reading by region.
 
     Reads headers only, except where telling gray from colour needs the pixels of an RGB file that is decoded whole.
@@ -46,6 +48,7 @@ def open_micrograph(path: str | os.PathLike[str]) -> Micrograph:
 
     Args:
         path: TIFF, BigTIFF, PNG, JPEG, a zarr array or an OME-Zarr 0.4/0.5 image (its full-resolution level); local.
+        source: Which part of the file is the micrograph; the defaults where None.
 
     Returns:
         The micrograph; close it, or use it in a `with` statement.
