@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from microseg_ray.archive import ArchiveWorker, Run, ShardTask, prepare_job
 from microseg_ray.errors import CheckpointError, MicrosegError, StoreError
 from microseg_ray.settings import SegmentSettings, VerifySettings, settings_from
-from microseg_ray.sources import fingerprint
+from microseg_ray.sources import View, fingerprint, member_path
 from microseg_ray.stores import MaskStore
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class Verified:
 def verify(settings: VerifySettings, report: Report = lambda *_: None) -> Verified:
     """Recompute randomly chosen shards and compare the bytes; recount every shard of their micrographs.
 
-    A postprocessed run is recounted only: no model made its pixels, so `advice` names the run to verify.
+    A postprocessed or thresholded run is recounted only: no model made its pixels, so `advice` names the run to verify.
 
     Args:
         settings: The job's settings.
@@ -62,7 +61,7 @@ def verify(settings: VerifySettings, report: Report = lambda *_: None) -> Verifi
         CheckpointError: The checkpoint is missing or not the one of the run.
     """
     run = Run.open(settings.run)
-    derived = "postprocess" in run.identity.pixels
+    derived = not {"postprocess", "threshold"}.isdisjoint(run.identity.pixels)
     done = _done_shards(run)
     if not done:
         raise StoreError(f"{run.folder}: no shard is done yet; run {'postprocess' if derived else 'segment'} first")
@@ -84,8 +83,8 @@ def verify(settings: VerifySettings, report: Report = lambda *_: None) -> Verifi
 def _advice(run: Run) -> str:
     parent = run.document.get("parent", {}).get("path", "the run that its run.json names as parent")
     return (
-        f"{run.folder} is postprocessed, so no model can recompute its pixels: verify the run that it was made from "
-        f"(microseg verify --run {parent}), and run postprocess into another folder to compare; its shards were only recounted"
+        f"{run.folder} is made from another run, so no model can recompute its pixels: verify the run that it was made from "
+        f"(microseg verify --run {parent}), and make it again into another folder to compare; its shards were only recounted"
     )
 
 
@@ -119,6 +118,8 @@ def _job_of(run: Run, checkpoint: str | None) -> Job:
             # What `auto` came to then, whatever it would come to now.
             **{key: pixels[key] for key in ("tile", "halo", "batch", "threads")},
             "memory": 1024.0,
+            # Which grid each mask lies on is in its own identity; the table may be gone.
+            "source": {**saved.get("source", {}), "pixel_sizes": None},
         },
     )
     job = prepare_job(settings)
@@ -141,13 +142,14 @@ def _done_shards(run: Run) -> list[tuple[str, tuple[int, int]]]:
 def _compare(run: Run, job: Job, worker: ArchiveWorker, name: str, shard: tuple[int, int]) -> str | None:
     """What is wrong with a shard, or None."""
     store = MaskStore.open(run.store_path(name))
-    path = str(Path(str(run.document["archive"])) / name)
-    limits = store.identity["limits"]
+    path = member_path(str(run.document["archive"]), name)
+    limits, record = store.identity["limits"], store.identity.get("view")
+    view = View(store.spec.shape) if record is None else View.of_record(record)
     try:
         mark = fingerprint(path, job.config.fingerprint)
         if mark != store.identity["fingerprint"]:
             return f"{name}: the micrograph has changed since it was segmented ({store.identity['fingerprint']} then, {mark} now)"
-        task = ShardTask(name, path, store.path, store.spec.shape, (limits[0], limits[1]), shard)
+        task = ShardTask(name, path, store.path, view, (limits[0], limits[1]), shard)
         fresh = worker.compute(task)
         kept = np.asarray(store.mask[store.spec.box(shard).slices])
     except (MicrosegError, ValueError, RuntimeError, OSError) as error:

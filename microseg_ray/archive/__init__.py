@@ -8,7 +8,8 @@ from __future__ import annotations
 from microseg_ray.archive.job import Job, archive_inputs, prepare_job, worker_config
 from microseg_ray.archive.plan import RunPlan, engine_plan, project_memory, verdict_of
 from microseg_ray.archive.run import Run, RunIdentity
-from microseg_ray.archive.worker import ArchiveWorker, FinishTask, Outcome, Prepared, PrepareTask, ShardTask, Task
+from microseg_ray.archive.tasks import FinishTask, Outcome, Prepared, PrepareTask, ShardTask, Task
+from microseg_ray.archive.worker import ArchiveWorker
 
 __all__ = [
     "ArchiveWorker",

@@ -11,25 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from microseg_ray.archive.worker import (
-    ArchiveWorker,
-    FinishTask,
-    Outcome,
-    Prepared,
-    PrepareTask,
-    ShardTask,
-    Task,
-    WorkerConfig,
-)
+from microseg_ray.archive.tasks import FinishTask, Outcome, Prepared, PrepareTask, ShardTask, Task, noted_file_size
 from microseg_ray.catalog import Failure
 from microseg_ray.errors import MicrosegError, StoreError
 from microseg_ray.sources import fingerprint
+from microseg_ray.sources.calibration import calibration_mark
 from microseg_ray.stores import MaskStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from microseg_ray.archive.run import Run
+    from microseg_ray.archive.worker import ArchiveWorker, WorkerConfig
     from microseg_ray.measurement import Measured
 
 __all__ = ["Executor", "Input", "Ledger", "PlainLoop", "Progress", "measured_already", "survey", "work"]
@@ -116,8 +109,11 @@ def measured_already(run: Run, item: Input, config: WorkerConfig) -> Measured | 
         store = MaskStore.open(path)
         bound = {**config.identity, "fingerprint": fingerprint(item.path, config.fingerprint)}
         same = all(store.identity.get(key) == value for key, value in bound.items())
-        wanted = None if config.pixel_size_um is None else list(config.pixel_size_um)
-        sized = wanted is None or store.note.get("pixel_size_um") == wanted
+        wanted = config.source.pixel_size_um
+        sized = wanted is None or noted_file_size(store) == wanted
+        sized &= store.note.get("calibration_mark", "") == calibration_mark(
+            item.path, config.source, config.fingerprint
+        )
         complete = same and sized and store.finished and not store.missing()
         return run.measured_in(item.name, store) if complete else None
     except (MicrosegError, OSError):
@@ -223,10 +219,10 @@ def _noted(outcome: Outcome, ledger: Ledger, progress: Progress) -> bool:
 
 def _shards(run: Run, ledger: Ledger) -> Iterator[ShardTask]:
     """All missing shards, the largest micrographs first: a huge one begun last would keep one worker busy alone."""
-    order = sorted(ledger.prepared.items(), key=lambda item: (-item[1].shape[0] * item[1].shape[1], item[0]))
+    order = sorted(ledger.prepared.items(), key=lambda item: (-item[1].view.shape[0] * item[1].view.shape[1], item[0]))
     for name, found in order:
         for shard in found.missing:
-            yield ShardTask(name, ledger.paths[name], str(run.store_path(name)), found.shape, found.limits, shard)
+            yield ShardTask(name, ledger.paths[name], str(run.store_path(name)), found.view, found.limits, shard)
 
 
 def _finish(run: Run, name: str, ledger: Ledger) -> FinishTask:
@@ -235,8 +231,7 @@ def _finish(run: Run, name: str, ledger: Ledger) -> FinishTask:
         name,
         ledger.paths[name],
         str(run.store_path(name)),
-        found.shape,
+        found.view,
         found.limits,
-        found.pixel_size_um,
-        found.pixel_size_source,
+        found.calibration,
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from microseg_ray.archive.plan import RunPlan
-    from microseg_ray.archive.worker import Prepared
+    from microseg_ray.archive.tasks import Prepared
     from microseg_ray.catalog import Failure
 
 __all__ = ["Forecast", "forecast"]
@@ -43,6 +43,9 @@ class Forecast:
         disk_bytes: Bytes that the missing shards take on disk, at most.
         free_bytes: Bytes free there.
         failures: Inputs that will be quarantined.
+        rescaled: Micrographs that are resampled to the model's pixel size.
+        info_bars: Micrographs whose info bar is left out.
+        notes: What is to be said of pixel sizes, each with the micrographs that it is true of.
         plan: Tile, halo, blend, verdict.
     """
 
@@ -57,6 +60,9 @@ class Forecast:
     disk_bytes: int
     free_bytes: int
     failures: tuple[Failure, ...]
+    rescaled: int
+    info_bars: int
+    notes: Mapping[str, tuple[str, ...]]
     plan: RunPlan
 
     def refuse_full_disk(self, folder: Path) -> None:
@@ -95,8 +101,8 @@ def forecast(
     tiles = seen = kept = disk = 0.0
     for found in prepared.values():
         share = len(found.missing) / found.shards
-        grid = engine_grid(found.shape, plan.engine)
-        pixels = found.shape[0] * found.shape[1] * share
+        grid = engine_grid(found.view.specimen.shape, plan.engine)
+        pixels = found.view.shape[0] * found.view.shape[1] * share
         tiles += len(grid) * share
         seen += grid.halo_tax * pixels
         kept += pixels
@@ -109,11 +115,23 @@ def forecast(
         shards=sum(found.shards for found in prepared.values()),
         missing=sum(len(found.missing) for found in prepared.values()),
         tiles=round(tiles),
-        pixels=sum(found.shape[0] * found.shape[1] for found in prepared.values()),
+        pixels=sum(found.view.shape[0] * found.view.shape[1] for found in prepared.values()),
         halo_tax=seen / kept if kept else 1.0,
         worker_bytes=plan.worker_bytes + decoded,
         disk_bytes=int(disk),
         free_bytes=shutil.disk_usage(where).free,
         failures=tuple(failures),
+        rescaled=sum(found.view.file_shape is not None for found in prepared.values()),
+        info_bars=sum(found.view.info_bar > 0 for found in prepared.values()),
+        notes=_notes(prepared),
         plan=plan,
     )
+
+
+def _notes(prepared: Mapping[str, Prepared]) -> dict[str, tuple[str, ...]]:
+    """Micrographs by what is said of them."""
+    said: dict[str, list[str]] = {}
+    for name, found in sorted(prepared.items()):
+        for note in found.calibration.notes:
+            said.setdefault(note, []).append(name)
+    return {note: tuple(names) for note, names in said.items()}

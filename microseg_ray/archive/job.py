@@ -11,12 +11,13 @@ from microseg_ray.archive.drive import Input
 from microseg_ray.archive.plan import RunPlan, engine_plan
 from microseg_ray.archive.run import RunIdentity
 from microseg_ray.archive.worker import WorkerConfig
-from microseg_ray.catalog import relative_name
 from microseg_ray.models.card import ModelCard, read_card_and_digest
-from microseg_ray.sources import list_files, listing_root
+from microseg_ray.sources import ScaleRule, list_inputs, root_of
+from microseg_ray.sources.pixel_size_table import read_pixel_sizes
+from microseg_ray.sources.remote import is_url, location
 
 if TYPE_CHECKING:
-    from microseg_ray.settings import EngineSettings
+    from microseg_ray.settings import EngineSettings, SourceSettings
 
 __all__ = ["Job", "archive_inputs", "prepare_job", "worker_config"]
 
@@ -41,20 +42,34 @@ class Job:
 
 
 def archive_inputs(archive: str) -> list[Input]:
-    """The micrographs of an archive (folder, glob or file), named by their path below its root.
+    """The micrographs of an archive (folder, glob, file, or URL of one), named by their path below its root.
 
     Raises:
         InputError: There is nothing.
     """
-    root = listing_root(archive)
-    return [Input(relative_name(path, root), str(path)) for path in list_files(archive)]
+    return [Input(name, path) for name, path in list_inputs(archive)]
 
 
 def worker_config(settings: EngineSettings, card: ModelCard, digest: str, plan: RunPlan) -> WorkerConfig:
     """What workers of this run are told."""
     device = "cuda" if settings.gpu else "cpu"
     threads = settings.threads or 1
-    pixels = {**asdict(plan.engine), "precision": settings.precision, "device": device, "threads": threads}
+    source = _source(settings)
+    scale = ScaleRule(card.pixel_size_um, settings.scale_tolerance, settings.on_scale_mismatch)
+    pixels = {
+        **asdict(plan.engine),
+        "precision": settings.precision,
+        "device": device,
+        "threads": threads,
+        # The pixel size itself belongs to the identity of each mask, where it decides pixels.
+        "source": source.model_dump(exclude={"pixel_size_um", "pixel_sizes"}, mode="json"),
+        "scale": {
+            "tolerance": scale.tolerance,
+            "mismatch": scale.mismatch,
+            # Lists, as JSON gives them back.
+            "pixel_size_um": list(source.pixel_size_um or ()) if scale.mismatch == "rescale" else [],
+        },
+    }
     return WorkerConfig(
         checkpoint=str(Path(settings.checkpoint).absolute()),
         precision=settings.precision,
@@ -66,9 +81,27 @@ def worker_config(settings: EngineSettings, card: ModelCard, digest: str, plan: 
         channels=card.in_channels,
         scaling=card.scaling,
         fingerprint=settings.fingerprint,
-        pixel_size_um=settings.pixel_size_um,
+        source=source,
+        scale=scale,
         verdict=plan.verdict,
         decoded_limit=int(settings.memory * 1024**3),
+    )
+
+
+def _source(settings: EngineSettings) -> SourceSettings:
+    """How workers open micrographs; wherever they run, the table of pixel sizes is the caller's.
+
+    Raises:
+        InputError: The table is missing or damaged, which no micrograph is to blame for.
+    """
+    source = settings.source
+    if source.pixel_sizes is not None:
+        source = source.model_copy(update={"pixel_sizes": str(Path(source.pixel_sizes).expanduser().absolute())})
+        read_pixel_sizes(str(source.pixel_sizes))
+    return (
+        source
+        if settings.pixel_size_um is None
+        else source.model_copy(update={"pixel_size_um": settings.pixel_size_um})
     )
 
 
@@ -77,6 +110,10 @@ def gpu_memory() -> int | None:
     import torch
 
     return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+
+
+def _absolute(archive: str) -> str:
+    return archive if is_url(archive) else os.path.abspath(location(archive))  # noqa: PTH100 - may be a glob
 
 
 def prepare_job(settings: EngineSettings) -> Job:
@@ -93,8 +130,8 @@ def prepare_job(settings: EngineSettings) -> Job:
     config = worker_config(settings, card, digest, plan)
     record = {
         "settings": settings.resolved(),
-        "archive": str(listing_root(settings.archive)),
-        "source": os.path.abspath(settings.archive),  # noqa: PTH100 - may be a glob
+        "archive": root_of(settings.archive),
+        "source": _absolute(settings.archive),
         "checkpoint": config.checkpoint,
         "classes": [item.model_dump() for item in card.classes],
         "verdict": plan.verdict,

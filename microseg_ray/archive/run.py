@@ -220,11 +220,19 @@ class Run:
         )
 
     def recalibrate(self, pixel_size_um: tuple[float, float]) -> None:
-        """Give all finished masks another pixel size; no pixel changes, so no inference is needed."""
+        """Give all finished masks another pixel size; no pixel changes, so no inference is needed.
+
+        Args:
+            pixel_size_um: (y, x) of the micrographs; a mask that lies on a rescaled grid gets its own from it.
+        """
         for name in self.names():
             store = MaskStore.open(self.store_path(name))
             if store.finished:
-                store.recalibrate(pixel_size_um, "option pixel_size_um")
+                rescaled = store.note.get("rescaled", {})
+                y, x = rescaled.get("factor", (1.0, 1.0))
+                size = (pixel_size_um[0] * y, pixel_size_um[1] * x)
+                note = {"rescaled": {**rescaled, "file_pixel_size_um": list(pixel_size_um)}} if rescaled else {}
+                store.recalibrate(size, "option pixel_size_um", note)
 
     def write_tables(
         self, names: Iterable[str], failures: Iterable[Failure], known: Mapping[str, Measured] | None = None

@@ -16,10 +16,33 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from microseg_ray.archive.tasks import (
+    Calibration,
+    FinishTask,
+    Outcome,
+    Prepared,
+    PrepareTask,
+    ShardTask,
+    Task,
+    calibration_note,
+    noted_file_size,
+)
 from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
-from microseg_ray.sources import Micrograph, fingerprint, intensity_limits, open_prepared
-from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window
+from microseg_ray.settings import SourceSettings
+from microseg_ray.sources import (
+    Micrograph,
+    ScaleRule,
+    View,
+    fingerprint,
+    intensity_limits,
+    open_micrograph,
+    open_view,
+    prepared,
+)
+from microseg_ray.sources.calibration import calibration_mark
+from microseg_ray.stitching import EnginePlan, ShardPixels, engine_grid, predict_shard, shard_window
 from microseg_ray.stitching.seams import SeamAudit, audit_seams
+from microseg_ray.stitching.shards import extended, unmeasured
 from microseg_ray.stores import MaskSpec, MaskStore
 from microseg_ray.workers import release_memory
 
@@ -33,17 +56,7 @@ if TYPE_CHECKING:
     from microseg_ray.sources import MicrographInfo
     from microseg_ray.stitching import Predictor
 
-__all__ = [
-    "ArchiveWorker",
-    "FinishTask",
-    "Outcome",
-    "PrepareTask",
-    "Prepared",
-    "ShardTask",
-    "Task",
-    "WorkerConfig",
-    "reusable_store",
-]
+__all__ = ["ArchiveWorker", "WorkerConfig", "reusable_store"]
 
 OPEN_MICROGRAPHS = 2
 
@@ -63,9 +76,10 @@ class WorkerConfig:
         channels: Channels that the model sees.
         scaling: How intensities become what the model sees.
         fingerprint: How an input is recognised: `stat` or `content`.
-        pixel_size_um: The user's own (y, x), before any file's.
         verdict: What the run promises about seams.
         decoded_limit: Bytes that decoding one file whole may take.
+        source: Page, channel, info bar and the user's own pixel sizes.
+        scale: The model's pixel size, and what happens to a micrograph of another one.
     """
 
     checkpoint: str
@@ -78,102 +92,10 @@ class WorkerConfig:
     channels: int
     scaling: Scaling
     fingerprint: Literal["stat", "content"]
-    pixel_size_um: tuple[float, float] | None
     verdict: str
     decoded_limit: int = 8 * 1024**3
-
-
-@dataclass(frozen=True)
-class PrepareTask:
-    """Look at one micrograph and open its mask store; `dry` makes none."""
-
-    name: str
-    path: str
-    store: str
-    dry: bool = False
-    stage: str = "open"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What preparing found.
-
-    Attributes:
-        shape: (height, width) in pixels.
-        limits: Intensities (low, high).
-        pixel_size_um: (y, x), or None.
-        pixel_size_source: Where it comes from.
-        missing: Shards to compute.
-        shards: Shards in all.
-        finished: Whether pyramid and metadata stand.
-        decoded_bytes: Memory that an open handle may hold.
-    """
-
-    shape: tuple[int, int]
-    limits: tuple[float, float]
-    pixel_size_um: tuple[float, float] | None
-    pixel_size_source: str
-    missing: tuple[tuple[int, int], ...]
-    shards: int
-    finished: bool
-    decoded_bytes: int
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """Segment one shard and commit it."""
-
-    name: str
-    path: str
-    store: str
-    shape: tuple[int, int]
-    limits: tuple[float, float]
-    shard: tuple[int, int]
-
-    @property
-    def stage(self) -> str:
-        """What failures.csv calls it."""
-        return f"shard {self.shard[0]},{self.shard[1]}"
-
-
-@dataclass(frozen=True)
-class FinishTask:
-    """Write pyramid, metadata and seam measurements of one micrograph."""
-
-    name: str
-    path: str
-    store: str
-    shape: tuple[int, int]
-    limits: tuple[float, float]
-    pixel_size_um: tuple[float, float] | None
-    pixel_size_source: str
-    stage: str = "finish"
-
-
-Task = PrepareTask | ShardTask | FinishTask
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A row for each task, done or not.
-
-    Attributes:
-        task: The task.
-        ok: Whether it is done.
-        reason: Why not, in one line for the user.
-        fatal: Going on makes no sense (disk full, model unreadable).
-        detail: A traceback, where the failure is the engine's own.
-        prepared: The result of a `PrepareTask`.
-        note: The seam measurements of a `FinishTask`.
-    """
-
-    task: Task
-    ok: bool
-    reason: str = ""
-    fatal: bool = False
-    detail: str = ""
-    prepared: Prepared | None = None
-    note: Mapping[str, Any] = field(default_factory=dict)
+    source: SourceSettings = field(default_factory=SourceSettings)
+    scale: ScaleRule = field(default_factory=ScaleRule)
 
 
 class ArchiveWorker:
@@ -217,31 +139,42 @@ class ArchiveWorker:
                 return self._finish(task)
 
     def _prepare(self, task: PrepareTask) -> Outcome:
-        with open_prepared(task.path, self.config.scaling) as micrograph:
-            info = micrograph.info
-            self.check(info)
-            limits = intensity_limits(micrograph, self.config.scaling)
-        mark = fingerprint(task.path, self.config.fingerprint)
-        size, source = info.pixel_size_um, info.pixel_size_source
-        if self.config.pixel_size_um is not None:
-            size, source = self.config.pixel_size_um, "option pixel_size_um"
-        identity = {**self.config.identity, "fingerprint": mark, "limits": list(limits)}
-        spec = MaskSpec(info.shape, self.config.classes, self.config.plan.shard, self.config.plan.extra)
+        config = self.config
+        with open_micrograph(task.path, config.source) as file:
+            self.check(file.info)
+            micrograph = prepared(file, config.scaling, config.source, config.scale)
+            info, original = micrograph.info, file.info
+            limits = intensity_limits(micrograph, config.scaling)
+        mark = fingerprint(task.path, config.fingerprint)
+        view = View.of(info, original.info_bar_rows)
+        calibration = self._calibration(task, original, info)
+        identity = {**config.identity, "fingerprint": mark, "limits": list(limits), "view": view.record()}
+        spec = MaskSpec(view.shape, config.classes, config.plan.shard, config.plan.extra)
         store = reusable_store(task.store, spec, identity)
         if store is None and not task.dry:
             store = MaskStore.create(task.store, spec, identity)
         missing = list(np.ndindex(*spec.shards)) if store is None else store.missing()
-        prepared = Prepared(
-            shape=info.shape,
+        found = Prepared(
+            view=view,
             limits=limits,
-            pixel_size_um=size,
-            pixel_size_source=source,
+            calibration=calibration,
             missing=tuple(missing),
             shards=spec.shards[0] * spec.shards[1],
-            finished=store is not None and not missing and store.finished and _calibrated(store, size),
+            finished=store is not None and not missing and store.finished and _calibrated(store, calibration),
             decoded_bytes=info.decoded_bytes,
         )
-        return Outcome(task, ok=True, prepared=prepared)
+        return Outcome(task, ok=True, prepared=found)
+
+    def _calibration(self, task: PrepareTask, original: MicrographInfo, info: MicrographInfo) -> Calibration:
+        unscaled = self.config.scale.note(original.pixel_size_um) if info.file_shape is None else ""
+        return Calibration(
+            pixel_size_um=info.pixel_size_um,
+            source=info.pixel_size_source,
+            file_pixel_size_um=original.pixel_size_um,
+            info_bar_source=info.info_bar_source,
+            mark=calibration_mark(task.path, self.config.source, self.config.fingerprint),
+            notes=(*info.pixel_size_notes, *filter(None, [unscaled])),
+        )
 
     def check(self, info: MicrographInfo) -> None:
         """Whether a micrograph suits the model and the memory.
@@ -263,14 +196,8 @@ class ArchiveWorker:
             )
 
     def _shard(self, task: ShardTask) -> Outcome:
-        plan, grid = self.config.plan, engine_grid(task.shape, self.config.plan)
         store = MaskStore.open(task.store)
-        box = store.spec.box(task.shard)
-        region, _ = shard_window(grid, box, plan)
-        pixels = self._read(task.path, region)
-        with self._computing:
-            result = predict_shard(pixels, self._model(), grid, box, plan, task.limits)
-        del pixels
+        result = self._pixels_of(task, store.spec.box(task.shard))
         store.commit(task.shard, result.mask, result.extra)
         del result
         release_memory()
@@ -278,33 +205,39 @@ class ArchiveWorker:
 
     def compute(self, task: ShardTask) -> NDArray[np.uint8]:
         """The mask of a shard without writing it: what `verify` compares."""
-        plan, grid = self.config.plan, engine_grid(task.shape, self.config.plan)
-        box = MaskSpec(task.shape, self.config.classes, plan.shard).box(task.shard)
-        pixels = self._read(task.path, shard_window(grid, box, plan)[0])
+        box = MaskSpec(task.view.shape, self.config.classes, self.config.plan.shard).box(task.shard)
+        return self._pixels_of(task, box).mask
+
+    def _pixels_of(self, task: ShardTask, box: Box) -> ShardPixels:
+        """The specimen is segmented as if the info bar had been cut off; what lies below it is not measured."""
+        plan, specimen = self.config.plan, task.view.specimen
+        part = box.intersection(specimen)
+        if not part.area:
+            return unmeasured(box.shape, plan.extra, len(self.config.classes))
+        grid = engine_grid(specimen.shape, plan)
+        region, _ = shard_window(grid, part, plan)
+        pixels = self._read(task.path, task.view, region)
         with self._computing:
-            return predict_shard(pixels, self._model(), grid, box, plan, task.limits).mask
+            result = predict_shard(pixels, self._model(), grid, part, plan, task.limits)
+        return result if part == box else extended(result, box.height)
 
     def _finish(self, task: FinishTask) -> Outcome:
-        grid = engine_grid(task.shape, self.config.plan)
-        note: dict[str, Any] = {
-            "verdict": self.config.verdict,
-            "pixel_size_um": None if task.pixel_size_um is None else list(task.pixel_size_um),
-            "pixel_size_source": task.pixel_size_source,
-        }
+        grid = engine_grid(task.view.specimen.shape, self.config.plan)
+        note: dict[str, Any] = {"verdict": self.config.verdict, **calibration_note(task.calibration, task.view)}
         seams = SeamAudit(0, 0.0, 0)
         if len(grid) > 1:
             with self._computing:
-                seams = audit_seams(lambda box: self._read(task.path, box), self._model(), grid, task.limits)
+                seams = audit_seams(lambda box: self._read(task.path, task.view, box), self._model(), grid, task.limits)
         note |= asdict(seams)
-        MaskStore.open(task.store).finish(task.pixel_size_um, note)
+        MaskStore.open(task.store).finish(task.calibration.pixel_size_um, note)
         self._forget(task.path)
         return Outcome(task, ok=True, note=note)
 
-    def _read(self, path: str, region: Box) -> NDArray[Any]:
+    def _read(self, path: str, view: View, region: Box) -> NDArray[Any]:
         """(channel, y, x) pixels of the model's channel count; a gray micrograph serves a colour model."""
         with self._reading:
             if path not in self._open:
-                self._open[path] = open_prepared(path, self.config.scaling)
+                self._open[path] = open_view(path, self.config.scaling, self.config.source, view)
                 while len(self._open) > OPEN_MICROGRAPHS:
                     self._open.popitem(last=False)[1].close()
             self._open.move_to_end(path)
@@ -336,9 +269,9 @@ class ArchiveWorker:
         return self._predictor
 
 
-def _calibrated(store: MaskStore, size: tuple[float, float] | None) -> bool:
-    noted = store.note.get("pixel_size_um")
-    return (None if noted is None else tuple(noted)) == size
+def _calibrated(store: MaskStore, calibration: Calibration) -> bool:
+    same_mark = store.note.get("calibration_mark", "") == calibration.mark
+    return same_mark and noted_file_size(store) == calibration.file_pixel_size_um
 
 
 def reusable_store(path: str, spec: MaskSpec, identity: Mapping[str, Any]) -> MaskStore | None:

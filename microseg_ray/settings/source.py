@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,6 @@ class SourceSettings(Frozen):
 
     page: int = Field(default=0, ge=0)
     channel: int | Literal["auto"] = "auto"
-    info_bar: int | Literal["auto", "none"] = "auto"
+    info_bar: Annotated[int, Field(ge=0)] | Literal["auto", "none"] = "auto"
     pixel_size_um: PixelSize = None
     pixel_sizes: str | None = Field(default=None, description="CSV: pattern, um_per_pixel")

@@ -1,25 +1,41 @@
 """What a micrograph is to the rest of the engine: a shape, a dtype, a pixel size, and regions that can be read.
 
-Local files and folders only: TIFF, PNG, JPEG and zarr, told apart by their content and not by their suffix. Every
-problem of a file is an `InputError` that names the file, the reason and what to do.
+Local and remote files and folders of the formats in docs/formats.md, told apart by their content and not by their
+suffix. Every problem of a file is an `InputError` that names the file, the reason and what to do.
 """
 
 from microseg_ray.sources.base import Micrograph, MicrographInfo
-from microseg_ray.sources.flat_field import open_prepared
 from microseg_ray.sources.intensity import intensity_limits
-from microseg_ray.sources.listing import SUFFIXES, fingerprint, list_files, listing_root
+from microseg_ray.sources.listing import (
+    SUFFIXES,
+    fingerprint,
+    list_files,
+    list_inputs,
+    listing_root,
+    member_path,
+    root_of,
+)
 from microseg_ray.sources.masks import read_mask
 from microseg_ray.sources.opening import open_micrograph
+from microseg_ray.sources.preparing import View, open_prepared, open_view, prepared
+from microseg_ray.sources.rescaled import ScaleRule
 
 __all__ = [
     "SUFFIXES",
     "Micrograph",
     "MicrographInfo",
+    "ScaleRule",
+    "View",
     "fingerprint",
     "intensity_limits",
     "list_files",
+    "list_inputs",
     "listing_root",
+    "member_path",
     "open_micrograph",
     "open_prepared",
+    "open_view",
+    "prepared",
     "read_mask",
+    "root_of",
 ]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
+from microseg_ray.sources.calibration import calibrated
+from microseg_ray.sources.choices import Parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from microseg_ray.settings import SourceSettings
     from microseg_ray.sources.pixel_size import PixelSize
 
 __all__ = [
@@ -34,7 +37,7 @@ __all__ = [
     "without_alpha",
 ]
 
-Format = Literal["tiff", "png", "jpeg", "zarr"]
+Format = Literal["tiff", "png", "jpeg", "bmp", "zarr", "fits", "dm3", "dm4", "emd", "ser", "mrc"]
 
 MAX_PIXELS = 1 << 38
 """Pixels of the largest micrograph that is believed (a square of 524 288): above it the header is damaged or hostile."""
@@ -48,12 +51,10 @@ MAX_CHUNK_BYTES = 1 << 30
 _BOMB_FLOOR = 256 << 20  # below this a high compression ratio is a blank image, not a bomb
 _GRAY_CHECK_BYTES = 16 << 20  # an RGB file up to this size is checked whole when it is opened
 _GRAY_WINDOWS, _GRAY_WINDOW = 3, 64
-_DTYPES = {"uint8", "uint16", "float32"}
+_DTYPES = {"uint8", "int16", "uint16", "uint32", "float32"}
 _DTYPE_ADVICE = {
     "bool": "save it as 8-bit gray; if it is a mask, give it as one",
     "int8": "save it as 8-bit unsigned gray",
-    "int16": "save it as 16-bit unsigned gray, or as 32-bit float",
-    "uint32": "save it as 16-bit gray, or as 32-bit float",
     "int32": "save it as 16-bit gray, or as 32-bit float",
     "float16": "save it as 32-bit float",
     "float64": "save it as 32-bit float",
@@ -65,15 +66,20 @@ class MicrographInfo:
     """What is known of a micrograph before a pixel is read.
 
     Attributes:
-        path: The file or zarr folder, as it was given.
-        format: "tiff", "png", "jpeg" or "zarr".
+        path: The file or zarr folder, as it was given; a path or a URL.
+        format: "tiff", "png", "jpeg", "bmp", "zarr", "fits", "dm3", "dm4", "emd", "ser" or "mrc".
         shape: (height, width) in pixels.
         channels: 1 for gray, also where the file stores it as RGB(A) with equal channels; 3 for colour.
-        dtype: "uint8", "uint16" or "float32".
+        dtype: "uint8", "int16", "uint16", "uint32" or "float32".
         pixel_size_um: (y, x) in micrometres, or None where the file does not say.
         pixel_size_source: Which entry of the file says so; "" where none does.
         lazy: Whether reading a region decodes only what the region needs.
         decoded_bytes: Bytes that an open handle may hold (not lazy) or that one tile, strip or chunk takes (lazy).
+        parts: Pages and channels of the file, and which of them this is.
+        pixel_size_notes: Where two sources of the pixel size disagree, one sentence each.
+        info_bar_rows: Rows of the burned-in strip at the bottom; 0 where there is none.
+        info_bar_source: How the strip is known: "option info_bar", an entry of the file, "pixels"; "" where there is none.
+        file_shape: (height, width) in the file, where the micrograph was rescaled; else None.
 
     Example:
         >>> info = MicrographInfo("a.png", "png", (2, 3), 1, "uint8", None, "", lazy=False, decoded_bytes=6)
@@ -90,11 +96,21 @@ class MicrographInfo:
     pixel_size_source: str
     lazy: bool
     decoded_bytes: int
+    parts: Parts = field(default_factory=Parts)
+    pixel_size_notes: tuple[str, ...] = ()
+    info_bar_rows: int = 0
+    info_bar_source: str = ""
+    file_shape: tuple[int, int] | None = None
 
     @property
     def pixels(self) -> int:
         """Pixels of the whole micrograph."""
         return self.shape[0] * self.shape[1]
+
+    @property
+    def specimen(self) -> Box:
+        """The rows above the info bar: what may be learnt from and measured."""
+        return Box(0, 0, self.shape[0] - self.info_bar_rows, self.shape[1])
 
 
 class Pixels(Protocol):
@@ -107,6 +123,7 @@ class Pixels(Protocol):
     lazy: bool
     decoded_bytes: int
     pixel_size: PixelSize | None
+    parts: Parts
 
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels of a box inside the micrograph: (channels, y, x), possibly a view, in any byte order."""
@@ -123,6 +140,7 @@ class Micrograph:
     Args:
         path: Where the pixels come from, for messages.
         pixels: The reader of the file's format.
+        source: The pixel size and the info bar that the user gives; the defaults where None.
 
     Raises:
         InputError: The dtype is none that a model can see, or the shape is not believable.
@@ -139,26 +157,30 @@ class Micrograph:
         ((3, 4), [[[5, 6], [9, 10]]])
     """
 
-    def __init__(self, path: str, pixels: Pixels) -> None:
+    def __init__(self, path: str, pixels: Pixels, source: SourceSettings | None = None) -> None:
         self._path, self._pixels = path, pixels
         dtype = pixels.dtype.newbyteorder("=").name
         if dtype not in _DTYPES:
             advice = _DTYPE_ADVICE.get(dtype, "save it as 8-bit or 16-bit gray or RGB, or as 32-bit float")
-            raise InputError(path, f"pixels are {dtype}; micrographs are uint8, uint16 or float32", advice)
+            raise InputError(
+                path, f"pixels are {dtype}; micrographs are uint8, int16, uint16, uint32 or float32", advice
+            )
         # An RGB file that shows gray is one channel; lazily read files are believed after a look, and checked at each read.
         self._gray_rgb = pixels.channels == 3 and self._looks_gray()
-        size = pixels.pixel_size
-        self.info = MicrographInfo(
+        info = MicrographInfo(
             path=path,
             format=pixels.format,
             shape=pixels.shape,
             channels=1 if self._gray_rgb else pixels.channels,
             dtype=dtype,
-            pixel_size_um=None if size is None else (size.y, size.x),
-            pixel_size_source="" if size is None else size.source,
+            pixel_size_um=None,
+            pixel_size_source="",
             lazy=pixels.lazy,
             decoded_bytes=pixels.decoded_bytes,
+            parts=pixels.parts,
         )
+        # Only a TIFF's header may state an info bar.
+        self.info = calibrated(info, source, pixels.pixel_size, getattr(pixels, "stated_bar", None))
 
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels of a region.

@@ -10,16 +10,12 @@ import numpy as np
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
 from microseg_ray.sources.base import Micrograph
-from microseg_ray.sources.opening import open_micrograph
 
 if TYPE_CHECKING:
-    import os
-
     from numpy.typing import NDArray
 
-    from microseg_ray.settings import Scaling
 
-__all__ = ["FlatField", "FlatMicrograph", "estimate_flat_field", "open_prepared"]
+__all__ = ["FlatField", "FlatMicrograph", "estimate_flat_field"]
 
 _CELLS = 32  # cells of the grid along an axis, at most
 _SMALLEST = 32  # px: a cell is no smaller, so that grains do not become background
@@ -40,7 +36,7 @@ class FlatField:
             Channels are corrected each by its own background and keep its mean.
         background: (channel, row, column) float32 at the centres of a regular grid of cells; between them it is
             interpolated bilinearly, beyond the outermost it stays as it is there.
-        shape: (height, width) of the micrograph in pixels.
+        shape: (height, width) of the micrograph in pixels, its info bar not counted.
 
     Example:
         >>> ramp = FlatField("divide", np.array([[[50.0, 150.0]]], np.float32), shape=(1, 4))
@@ -58,7 +54,7 @@ class FlatField:
         """Correct a region.
 
         Args:
-            pixels: (channel, y, x) of the box: uint8, uint16 or float32.
+            pixels: (channel, y, x) of the box: uint8, int16, uint16, uint32 or float32.
             box: Where they lie in the micrograph.
 
         Returns:
@@ -71,13 +67,14 @@ class FlatField:
             strip = Box(box.y0 + top, box.x0, min(box.y0 + top + _ROWS, box.y1), box.x1)
             part = slice(top, top + strip.height)
             field = self._interpolated(strip)
-            values = pixels[:, part].astype(np.float32)
+            # float32 holds no 32-bit integer exactly.
+            values: NDArray[Any] = pixels[:, part].astype(np.float64 if pixels.dtype == np.uint32 else np.float32)
             if self.mode == "divide":
                 values *= level / np.maximum(field, level * np.float32(_DARKEST))
             else:
                 values -= field - level
-            if pixels.dtype.kind == "u":
-                np.clip(np.rint(values), 0, np.iinfo(pixels.dtype).max, out=values)
+            if pixels.dtype.kind in "iu":
+                np.clip(np.rint(values), np.iinfo(pixels.dtype).min, np.iinfo(pixels.dtype).max, out=values)
             result[:, part] = values
         return result
 
@@ -116,6 +113,7 @@ def estimate_flat_field(micrograph: Micrograph, mode: Literal["divide", "subtrac
     Example:
         >>> import tempfile, pathlib
         >>> from PIL import Image
+        >>> from microseg_ray.sources import open_micrograph
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder) / "a.png"
         ...     Image.fromarray(np.full((40, 70), 9, np.uint8)).save(path)
@@ -125,7 +123,7 @@ def estimate_flat_field(micrograph: Micrograph, mode: Literal["divide", "subtrac
     """
     from scipy import ndimage
 
-    height, width = shape = micrograph.info.shape
+    height, width = shape = micrograph.info.specimen.shape
     rows, columns = (min(_CELLS, -(-side // _SMALLEST)) for side in shape)
     medians = np.empty((micrograph.info.channels, rows, columns))
     for row, column in np.ndindex(rows, columns):
@@ -172,30 +170,3 @@ class FlatMicrograph(Micrograph):
     def close(self) -> None:
         """Release file handles and memory; twice is fine."""
         self._micrograph.close()
-
-
-def open_prepared(path: str | os.PathLike[str], scaling: Scaling) -> Micrograph:
-    """Open a micrograph as a model is to see it: corrected where the scaling says so.
-
-    Args:
-        path: As in `open_micrograph`.
-        scaling: `flat_field` counts; intensity limits are taken afterwards, with `intensity_limits`.
-
-    Raises:
-        InputError: As `open_micrograph` and `estimate_flat_field`.
-
-    Example:
-        >>> from microseg_ray.settings import Scaling
-        >>> open_prepared("missing.tif", Scaling(flat_field="divide"))
-        Traceback (most recent call last):
-            ...
-        microseg_ray.errors.InputError: missing.tif: no such file or folder; check the path
-    """
-    micrograph = open_micrograph(path)
-    if scaling.flat_field == "none":
-        return micrograph
-    try:
-        return FlatMicrograph(micrograph, scaling.flat_field)
-    except BaseException:
-        micrograph.close()
-        raise

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from math import sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from microseg_ray.geometry import Box
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from microseg_ray.settings import Scaling
     from microseg_ray.sources.base import Micrograph
 
-__all__ = ["intensity_limits"]
+__all__ = ["intensity_limits", "intensity_range"]
 
 _WINDOW = 128
 _WINDOWS = 256  # 256 windows of 128 x 128 px: 4 Mpx
-_LIMITS = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "float32": (0.0, 1.0)}
+_LIMITS = {
+    "uint8": (0.0, 255.0),
+    "int16": (-32768.0, 32767.0),
+    "uint16": (0.0, 65535.0),
+    "uint32": (0.0, 4294967295.0),
+    "float32": (0.0, 1.0),
+}
 
 
 def intensity_limits(micrograph: Micrograph, scaling: Scaling) -> tuple[float, float]:
@@ -27,7 +35,8 @@ def intensity_limits(micrograph: Micrograph, scaling: Scaling) -> tuple[float, f
         micrograph: An open micrograph.
         scaling: `dtype`: the range of the integer type, (0, 1) for floats. `fixed`: as given. `percentile`: percentiles
             over all channels of the micrograph, or of up to 256 windows of 128 x 128 px on a regular grid where it is
-            larger than that; windows, and not single pixels, so that a compressed file is not decoded whole.
+            larger than that; windows, and not single pixels, so that a compressed file is not decoded whole. An info bar
+            does not count.
 
     Returns:
         (low, high) with low < high. A percentile of a micrograph of one intensity v gives (v, v + 1).
@@ -53,9 +62,26 @@ def intensity_limits(micrograph: Micrograph, scaling: Scaling) -> tuple[float, f
         raise ValueError(f"scaling.kind {scaling.kind} needs scaling.low and scaling.high")
     if scaling.kind == "fixed":
         return float(scaling.low), float(scaling.high)
-    sample = np.concatenate([micrograph.read(box).ravel() for box in _sample(micrograph.info.shape)])
+    sample = _sampled(micrograph)
     low, high = (float(value) for value in np.percentile(sample, [scaling.low, scaling.high]))
     return (low, high) if low < high else (low, low + 1.0)
+
+
+def intensity_range(micrograph: Micrograph) -> tuple[float, float]:
+    """The lowest and the highest intensity of a micrograph's specimen, or of the windows that percentiles are taken from.
+
+    Args:
+        micrograph: An open micrograph.
+
+    Raises:
+        InputError: The data are damaged.
+    """
+    sample = _sampled(micrograph)
+    return float(sample.min()), float(sample.max())
+
+
+def _sampled(micrograph: Micrograph) -> NDArray[Any]:
+    return np.concatenate([micrograph.read(box).ravel() for box in _sample(micrograph.info.specimen.shape)])
 
 
 def _sample(shape: tuple[int, int]) -> list[Box]:

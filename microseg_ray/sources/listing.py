@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from microseg_ray.errors import InputError
+from microseg_ray.sources.remote import is_url, location
+from microseg_ray.sources.remote_listing import list_urls, url_fingerprint, url_member, url_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SUFFIXES", "fingerprint", "list_files", "listing_root"]
+__all__ = ["SUFFIXES", "fingerprint", "list_files", "list_inputs", "listing_root", "member_path", "root_of"]
 
-SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".png", ".jpg", ".jpeg", ".zarr")
+SUFFIXES = (
+    ".tif", ".tiff", ".btf", ".tf8", ".png", ".jpg", ".jpeg", ".bmp", ".zarr", ".fits", ".fit", ".fts", ".dm3", ".dm4", ".emd",
+    ".ser", ".mrc",
+)  # fmt: skip
 """Suffixes that a folder or a glob is searched for, in lower case; a file that is named itself may have any."""
 
 _READ_BYTES = 1 << 20
@@ -25,7 +30,7 @@ def list_files(where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIX
     """The micrographs (or masks) that a user means by a folder, a glob or a single file.
 
     A folder is searched with all its subfolders. Hidden files and folders are skipped, and so is what lies inside a
-    `.zarr` folder, which is itself one entry. A glob may use `**`. Local paths only; remote URLs are not supported yet.
+    `.zarr` folder, which is itself one entry. A glob may use `**`. Local paths only; `list_inputs` takes URLs too.
 
     Args:
         where: Folder, glob or file; a path that exists is never read as a glob, so names may hold `[`.
@@ -45,6 +50,8 @@ def list_files(where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIX
         ...     [path.name for path in list_files(folder)]
         ['a (1)#2.PNG', 'b.tif']
     """
+    if is_url(where):
+        raise InputError(where, "a URL cannot be used here", "copy the files to a local folder")
     start = _absolute(where)
     if start.is_dir() and start.suffix.lower() != ".zarr" and not _is_zarr(start):
         found = [path for path in _walk(start) if path.suffix.lower() in suffixes]
@@ -55,7 +62,7 @@ def list_files(where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIX
         hits = (Path(hit) for hit in glob.glob(str(start), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         found = [path for path in hits if path.suffix.lower() in suffixes and _is_entry(path, root)]
     else:
-        raise InputError(start, "no such file or folder", "check the path" + _url_hint(where))
+        raise InputError(start, "no such file or folder", "check the path")
     if not found:
         raise InputError(start, "no images found", f"supported are {', '.join(suffixes)}")
     return sorted(set(found), key=lambda path: path.as_posix())
@@ -81,15 +88,61 @@ def listing_root(where: str | os.PathLike[str]) -> Path:
     return fixed
 
 
+def list_inputs(where: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """What a folder, glob, file or URL of any of these holds: names below its root, and where each lies.
+
+    Args:
+        where: As in `list_files`, or a URL. Of a remote folder only `.zarr` folders count as stores.
+
+    Returns:
+        (name, absolute path or URL) in the order of `list_files`; names are posix paths relative to `root_of`.
+
+    Raises:
+        InputError: As `list_files`; the server cannot be reached.
+
+    Example:
+        >>> import fsspec
+        >>> memory = fsspec.filesystem("memory")
+        >>> memory.pipe({"/listing-doctest/b 1/a#2.tif": b"x", "/listing-doctest/notes.txt": b"x"})
+        >>> list_inputs("memory://listing-doctest")
+        [('b 1/a#2.tif', 'memory://listing-doctest/b 1/a#2.tif')]
+    """
+    if is_url(where):
+        return list_urls(str(where), SUFFIXES)
+    root = listing_root(where)
+    return [(path.relative_to(root).as_posix(), str(path)) for path in list_files(where)]
+
+
+def root_of(where: str | os.PathLike[str]) -> str:
+    """`listing_root` as text, for URLs too.
+
+    Example:
+        >>> root_of("s3://bucket/batch_*/a.tif"), root_of("/data/*.tif")
+        ('s3://bucket', '/data')
+    """
+    return url_root(str(where), SUFFIXES) if is_url(where) else str(listing_root(where))
+
+
+def member_path(root: str, name: str) -> str:
+    """Where the micrograph of a name lies: the inverse of the names that `list_inputs` gives.
+
+    Example:
+        >>> member_path("/data", "b/a#1.tif"), member_path("https://host/data", "b/a#1.tif")
+        ('/data/b/a#1.tif', 'https://host/data/b/a%231.tif')
+    """
+    return url_member(root, name) if is_url(root) else str(Path(root) / name)
+
+
 def fingerprint(path: str | os.PathLike[str], kind: Literal["stat", "content"]) -> str:
     """What identifies an input file, so that a changed file is noticed.
 
     Args:
-        path: A file, or a folder (zarr), which counts with all files inside, in sorted order.
+        path: A file, or a folder (zarr), which counts with all files inside, in sorted order; a path or a URL.
         kind: `stat` looks at size and time of the last change, `content` at every byte.
 
     Returns:
         `stat:<size>:<mtime_ns>` or `sha256:<hex>`; for a folder `stat:<total size>:<sha256 of names, sizes, times>`.
+        For a URL the server's entity tag or time of change takes the place of the time.
 
     Raises:
         InputError: The file is missing or may not be read.
@@ -102,7 +155,9 @@ def fingerprint(path: str | os.PathLike[str], kind: Literal["stat", "content"]) 
         ...     fingerprint(path, "content")[:20], fingerprint(path, "stat").split(":")[1]
         ('sha256:ba7816bf8f01c', '3')
     """
-    path = Path(path)
+    if is_url(path):
+        return url_fingerprint(str(path), kind)
+    path = Path(location(path))
     try:
         if not path.is_dir():
             stat = path.stat()
@@ -130,7 +185,7 @@ def _digest(path: Path) -> str:
 
 def _absolute(where: str | os.PathLike[str]) -> Path:
     # Not resolve(): a symlink to a file keeps the name that the user gave it.
-    return Path(os.path.abspath(Path(where).expanduser()))  # noqa: PTH100
+    return Path(os.path.abspath(Path(location(where)).expanduser()))  # noqa: PTH100
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -153,7 +208,3 @@ def _is_entry(path: Path, root: Path) -> bool:
 
 def _is_zarr(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
-
-
-def _url_hint(where: str | os.PathLike[str]) -> str:
-    return "; remote URLs are not supported yet, copy the files here" if "://" in str(where) else ""

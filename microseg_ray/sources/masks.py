@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +10,11 @@ from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
 from microseg_ray.sources.base import bound_decoded, equal_channels, reading
 from microseg_ray.sources.opening import open_pixels
+from microseg_ray.sources.remote import location
 
 if TYPE_CHECKING:
+    import os
+
     from numpy.typing import NDArray
 
 __all__ = ["read_mask"]
@@ -24,7 +26,7 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Palette images keep their indices, 1-bit images are 0 and 1, gray PNGs of 2 and 4 bits keep the stored numbers.
 
     Args:
-        path: PNG, TIFF, a zarr array, or an OME-Zarr group such as the mask of a run (its full-resolution level).
+        path: PNG, BMP, TIFF, a zarr array, or an OME-Zarr group such as the mask of a run (its full-resolution level).
 
     Returns:
         uint8 (y, x), class indices; 255 is the ignore index.
@@ -41,7 +43,7 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         ...     read_mask(path).tolist()
         [[0, 1], [2, 255]]
     """
-    name = os.fspath(path)
+    name = location(path)
     pixels = open_pixels(name, labels=True)
     try:
         height, width = pixels.shape

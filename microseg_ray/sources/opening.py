@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import InputError
 from microseg_ray.sources.base import Format, Micrograph, Pixels, reading
+from microseg_ray.sources.choices import Wanted
+from microseg_ray.sources.remote import is_url, location, open_binary
+from microseg_ray.sources.rosetta import microscope_format
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import os
 
     from microseg_ray.settings import SourceSettings
 
 __all__ = ["open_micrograph", "open_pixels", "sniff"]
 
+_HEAD_BYTES = 256
 _MAGIC: tuple[tuple[bytes, Format], ...] = (
     (b"\x89PNG\r\n\x1a\n", "png"),
     (b"\xff\xd8\xff", "jpeg"),
@@ -23,14 +26,12 @@ _MAGIC: tuple[tuple[bytes, Format], ...] = (
     (b"MM\0*", "tiff"),
     (b"II+\0", "tiff"),
     (b"MM\0+", "tiff"),
+    (b"BM", "bmp"),
+    (b"SIMPLE  =", "fits"),
 )
 _FOREIGN = (
-    (b"BM", "a BMP"),
     (b"GIF8", "a GIF"),
-    (b"\x89HDF", "an HDF5 file (EMD, ilastik)"),
     (b"ZISRAWFILE", "a Zeiss CZI"),
-    (b"\0\0\0\x03", "a Gatan DM3"),
-    (b"\0\0\0\x04", "a Gatan DM4"),
     (b"\0\0\0\x0cjP", "a JPEG 2000"),
     (b"RIFF", "a WebP"),
     (b"PK\x03\x04", "a ZIP archive"),
@@ -39,22 +40,24 @@ _FOREIGN = (
 _EXPORT = "export the micrograph as TIFF, PNG or OME-Zarr"
 
 
-def open_micrograph(path: str | os.PathLike[str], source: SourceSettings | None = None) -> Micrograph:  # noqa: ARG001
+def open_micrograph(path: str | os.PathLike[str], source: SourceSettings | None = None) -> Micrograph:
     """Open a micrograph for reading by region.
 
     Reads headers only, except where telling gray from colour needs the pixels of an RGB file that is decoded whole.
-    Of a file with several pages the first is read. Alpha is dropped, palettes are looked up, RGB(A) with equal channels
-    is gray.
+    Alpha is dropped, palettes are looked up, RGB(A) with equal channels is gray. Of a pyramid the full-resolution level
+    is read.
 
     Args:
-        path: TIFF, BigTIFF, PNG, JPEG, a zarr array or an OME-Zarr 0.4/0.5 image (its full-resolution level); local.
-        source: Which part of the file is the micrograph; the defaults where None.
+        path: A file, a zarr folder, or the URL of one; docs/formats.md lists the formats.
+        source: Which page and channel of the file is the micrograph; the defaults where None: the first page, gray or
+            RGB as they are.
 
     Returns:
         The micrograph; close it, or use it in a `with` statement.
 
     Raises:
-        InputError: The file is missing, empty, damaged, not supported, or claims an absurd size.
+        InputError: The file is missing, empty, damaged, not supported, or claims an absurd size; it has no such page or
+            channel, or a choice of channel is needed; a library for its format is not installed.
 
     Example:
         >>> open_micrograph("missing.tif")
@@ -62,41 +65,56 @@ def open_micrograph(path: str | os.PathLike[str], source: SourceSettings | None 
             ...
         microseg_ray.errors.InputError: missing.tif: no such file or folder; check the path
     """
-    name = os.fspath(path)
-    pixels = open_pixels(name, labels=False)
+    name = location(path)
+    pixels = open_pixels(name, source)
     try:
-        return Micrograph(name, pixels)
+        return Micrograph(name, pixels, source)
     except BaseException:
         pixels.close()
         raise
 
 
-def open_pixels(path: str, *, labels: bool) -> Pixels:
+def open_pixels(path: str, source: SourceSettings | None = None, *, labels: bool = False) -> Pixels:
     """The reader of the format that the content says.
 
     Args:
-        path: File or zarr folder.
+        path: File or zarr folder; a path or a URL.
+        source: Page and channel.
         labels: Keep the numbers that the file stores (palette indices, 1 for a set bit): it is a mask.
 
     Raises:
         InputError: As `open_micrograph`; JPEG where `labels`.
     """
-    # Each library is loaded only by a process that reads such files.
-    from microseg_ray.sources.raster import open_jpeg, open_png
-    from microseg_ray.sources.tiff import TiffPixels
-    from microseg_ray.sources.zarr_source import ZarrPixels
-
+    wanted = Wanted(labels=labels) if source is None else Wanted(source.page, source.channel, labels=labels)
     kind = sniff(path)
-    if labels and kind == "jpeg":
-        raise InputError(path, "a JPEG cannot hold a mask, its compression changes labels", "save it as PNG or TIFF")
-    makers: dict[Format, Callable[[str, bool], Pixels]] = {
-        "tiff": TiffPixels,
-        "png": open_png,
-        "jpeg": lambda file, _labels: open_jpeg(file),
-        "zarr": lambda file, _labels: ZarrPixels(file),
-    }
     with reading(path, f"the {kind.upper()} cannot be opened"):
-        return makers[kind](path, labels)
+        return _made(path, wanted, kind)
+
+
+def _made(path: str, wanted: Wanted, kind: Format) -> Pixels:
+    # Each library is loaded only by a process that reads such files.
+    match kind:
+        case "tiff":
+            from microseg_ray.sources.tiff import TiffPixels
+
+            return TiffPixels(path, wanted)
+        case "png" | "jpeg" | "bmp":
+            from microseg_ray.sources import raster
+
+            maker = {"png": raster.open_png, "jpeg": raster.open_jpeg, "bmp": raster.open_bmp}[kind]
+            return maker(path, wanted)
+        case "zarr":
+            from microseg_ray.sources.zarr_source import ZarrPixels
+
+            return ZarrPixels(path, wanted)
+        case "fits":
+            from microseg_ray.sources.fits import FitsPixels
+
+            return FitsPixels(path, wanted)
+        case _:
+            from microseg_ray.sources.rosetta import RosettaPixels
+
+            return RosettaPixels(path, wanted, kind)
 
 
 def sniff(path: str) -> Format:
@@ -113,17 +131,28 @@ def sniff(path: str) -> Format:
         'tiff'
     """
     with reading(path, "the file cannot be read"):
-        if Path(path).is_dir():
+        if _is_folder(path):
             return "zarr"
-        with Path(path).open("rb") as file:
-            head = file.read(64)
+        with open_binary(path) as file:
+            head = file.read(_HEAD_BYTES)
     if not head:
         raise InputError(path, "the file is empty (0 bytes)", "copy it again from the microscope")
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return kind
+    if kind_of_microscope := microscope_format(head):
+        return kind_of_microscope
     for magic, what in _FOREIGN:
         if head.startswith(magic):
             raise InputError(path, f"this is {what}, which is not supported", _EXPORT)
     what = "text" if head.isascii() and b"\0" not in head else "of an unknown format"
     raise InputError(path, f"this is no image: the content is {what} and begins with {head[:12]!r}", _EXPORT)
+
+
+def _is_folder(path: str) -> bool:
+    if not is_url(path):
+        return Path(path).is_dir()
+    from microseg_ray.sources.zarr_source import is_zarr
+
+    # What a folder is, only some protocols know; a file of this suffix is none of the other formats.
+    return path.rstrip("/").lower().endswith(".zarr") and is_zarr(path)

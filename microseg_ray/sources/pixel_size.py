@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["PixelSize", "micrometres", "of_ome_xml", "of_ome_zarr", "of_tiff"]
+__all__ = ["PixelSize", "apart", "believable", "best_of", "micrometres", "of_ome_xml", "of_ome_zarr", "of_tiff"]
 
 _UNITS = {
     "m": 1e6, "meter": 1e6, "metre": 1e6,
@@ -23,6 +23,7 @@ _UNITS = {
     "inch": 25400.0, "in": 25400.0,
 }  # fmt: skip
 _SMALLEST_UM, _LARGEST_UM = 1e-6, 1e3
+_DISAGREE = 0.05
 _MAX_XML = 16 << 20
 # A resolution tag up to 1200 dpi (21 um a pixel) is what a printer or a screen had (96, 146, 300, 314 ... are seen in real
 # micrographs), and so are the round resolutions of scanners and image setters above it.
@@ -33,6 +34,13 @@ _PRINT_DPI, _ROUND_DPI, _SCANNER_DPI = 1200, (72, 96, 100), 9600
 class PixelSize:
     """A pixel's height and width in micrometres, and which entry of the file says so.
 
+    Attributes:
+        y: Height.
+        x: Width.
+        source: The entry.
+        notes: Which other entries say something else, one sentence each.
+        weak: From resolution tags, which any program may have written: what the microscope says goes before it.
+
     Example:
         >>> PixelSize(0.5, 0.25, "OME PhysicalSizeX").y
         0.5
@@ -41,6 +49,44 @@ class PixelSize:
     y: float
     x: float
     source: str
+    notes: tuple[str, ...] = field(default=(), repr=False)
+    weak: bool = field(default=False, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.y:.6g} x {self.x:.6g} um"
+
+
+def apart(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """How far two pixel sizes (y, x) differ, as a share: 0.05 where one is 5 % larger along either axis.
+
+    Example:
+        >>> round(apart((0.5, 0.5), (0.5, 0.55)), 3)
+        0.1
+    """
+    return max(max(a, b) / min(a, b) for a, b in zip(one, other, strict=True)) - 1
+
+
+def best_of(claims: Sequence[PixelSize | None]) -> PixelSize | None:
+    """The first of several claims, with a note for each later one that differs by more than 5 %.
+
+    Args:
+        claims: The most trustworthy first; None where an entry says nothing.
+
+    Example:
+        >>> best_of([None, PixelSize(1, 1, "A"), PixelSize(2, 2, "B"), PixelSize(1.04, 1, "C")]).notes
+        ('pixel sizes disagree: A says 1 x 1 um, B says 2 x 2 um; A is used',)
+    """
+    found = [claim for claim in claims if claim is not None]
+    if not found:
+        return None
+    best = found[0]
+    notes = [note for claim in found for note in claim.notes]
+    notes += [
+        f"pixel sizes disagree: {best.source} says {best}, {claim.source} says {claim}; {best.source} is used"
+        for claim in found[1:]
+        if apart((best.y, best.x), (claim.y, claim.x)) > _DISAGREE
+    ]
+    return replace(best, notes=tuple(dict.fromkeys(notes)))
 
 
 def micrometres(value: float, unit: str) -> float | None:
@@ -55,28 +101,25 @@ def micrometres(value: float, unit: str) -> float | None:
 
 
 def of_tiff(tiff: Any, page: Any) -> PixelSize | None:
-    """The pixel size that a TIFF states: OME-XML, FEI/ThermoFisher, Zeiss, ImageJ, then the resolution tags.
+    """The pixel size that a TIFF states: OME-XML, the vendor's tags, ImageJ, then the resolution tags.
+
+    OME and ImageJ describe the pixels as they were last saved, so that OME goes before the vendor's tags, which a
+    converter may have carried along. ImageJ's unit is often set by hand, and goes after them.
 
     Args:
         tiff: An open `tifffile.TiffFile`.
         page: Its page that is read.
     """
+    from microseg_ray.sources.vendor_tags import of_vendor_tags, understood
+
     readers: tuple[Callable[[], PixelSize | None], ...] = (
         lambda: of_ome_xml(tiff.ome_metadata) if tiff.is_ome else None,
-        lambda: _fei(tiff.fei_metadata) if tiff.is_fei else None,
-        lambda: _zeiss(tiff.sem_metadata) if tiff.is_sem else None,
+        lambda: of_vendor_tags(tiff, page),
         lambda: _imagej(tiff.imagej_metadata, page) if tiff.is_imagej else None,
         # ImageJ's tags count pixels per its own unit, whatever the unit tag says.
         lambda: None if tiff.is_imagej else _resolution(page),
     )
-    for reader in readers:
-        try:
-            size = reader()
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-            continue  # metadata that cannot be understood states nothing; the pixels are still good
-        if size is not None:
-            return size
-    return None
+    return best_of([understood(reader) for reader in readers])
 
 
 def of_ome_xml(text: str | None) -> PixelSize | None:
@@ -102,7 +145,7 @@ def of_ome_xml(text: str | None) -> PixelSize | None:
     y = x
     if "PhysicalSizeY" in pixels.attrib:
         y = micrometres(float(pixels.attrib["PhysicalSizeY"]), pixels.attrib.get("PhysicalSizeYUnit", "um"))
-    return _believable(y, x, "OME PhysicalSizeX")
+    return believable(y, x, "OME PhysicalSizeX")
 
 
 def of_ome_zarr(multiscale: Mapping[str, Any]) -> PixelSize | None:
@@ -132,19 +175,7 @@ def of_ome_zarr(multiscale: Mapping[str, Any]) -> PixelSize | None:
         sizes = [micrometres(scale[axis], axes[axis]["unit"]) for axis in (y, x)]
     except (AttributeError, LookupError, TypeError, ValueError):
         return None
-    return _believable(sizes[0], sizes[1], "OME-Zarr scale")
-
-
-def _fei(metadata: Mapping[str, Any]) -> PixelSize | None:
-    scan = metadata["Scan"]
-    return _believable(float(scan["PixelHeight"]) * 1e6, float(scan["PixelWidth"]) * 1e6, "FEI Scan.PixelWidth")
-
-
-def _zeiss(metadata: Mapping[str, Any]) -> PixelSize | None:
-    # ap_pixel_size is off by a factor of two in some versions of SmartSEM; ap_image_pixel_size is what the image has.
-    _, value, unit = metadata["ap_image_pixel_size"]
-    size = micrometres(float(value), unit)
-    return _believable(size, size, "Zeiss ap_image_pixel_size")
+    return believable(sizes[0], sizes[1], "OME-Zarr scale")
 
 
 def _imagej(metadata: Mapping[str, Any], page: Any) -> PixelSize | None:
@@ -152,7 +183,7 @@ def _imagej(metadata: Mapping[str, Any], page: Any) -> PixelSize | None:
     y, x = (micrometres(1 / value, unit) for value in _pixels_per_unit(page))
     if unit.strip().casefold() in {"inch", "in", "cm"} and x is not None and _is_print(25400 / x):
         return None
-    return _believable(y, x, f"ImageJ unit {unit}")
+    return believable(y, x, f"ImageJ unit {unit}")
 
 
 def _resolution(page: Any) -> PixelSize | None:
@@ -162,7 +193,8 @@ def _resolution(page: Any) -> PixelSize | None:
     y, x = (micrometres(1 / value, unit) for value in _pixels_per_unit(page))
     if y is None or x is None or _is_print(25400 / x) or _is_print(25400 / y):
         return None
-    return _believable(y, x, f"TIFF XResolution per {unit}")
+    size = believable(y, x, f"TIFF XResolution per {unit}")
+    return None if size is None else replace(size, weak=True)
 
 
 def _pixels_per_unit(page: Any) -> tuple[float, float]:
@@ -179,7 +211,18 @@ def _is_print(dpi: float) -> bool:
     return dpi < _SCANNER_DPI * 1.01 and any(abs(dpi - value) < 2e-3 * dpi for value in near)
 
 
-def _believable(y: float | None, x: float | None, source: str) -> PixelSize | None:
+def believable(y: float | None, x: float | None, source: str) -> PixelSize | None:
+    """A pixel size, or None where it is no length that a micrograph's pixel has (1 pm to 1 mm).
+
+    Args:
+        y: Height in micrometres, None where unknown.
+        x: Width.
+        source: Which entry says so.
+
+    Example:
+        >>> believable(0.0, 0.5, "a tag") is None
+        True
+    """
     if y is None or x is None:
         return None
     if not all(math.isfinite(value) and _SMALLEST_UM <= value < _LARGEST_UM for value in (y, x)):

@@ -1,272 +1,96 @@
-"""TIFF and BigTIFF by region: memory-mapped where the pixels lie plain in the file, else strip by strip or tile by tile."""
+"""TIFF and BigTIFF, with OME-XML, ImageJ's or a vendor's tags, local or remote: pages and channels by region."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import tifffile
 
 from microseg_ray.errors import InputError
-from microseg_ray.geometry import Box
-from microseg_ray.sources.base import (
-    MAX_CHUNK_BYTES,
-    Format,
-    bound_decoded,
-    bound_ratio,
-    bound_shape,
-    equal_channels,
-    without_alpha,
-)
-from microseg_ray.sources.pixel_size import of_tiff
+from microseg_ray.sources.choices import Parts, Wanted, pick_channels
+from microseg_ray.sources.pixel_size import PixelSize, of_ome_xml, of_tiff
+from microseg_ray.sources.remote import is_url, open_binary
+from microseg_ray.sources.tiff_page import TiffPage
+from microseg_ray.sources.tiff_pages import Found, find_page, ome_image
+from microseg_ray.sources.vendor_tags import stated_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
+
+    from microseg_ray.geometry import Box
+    from microseg_ray.sources.base import Format
 
 __all__ = ["TiffPixels"]
 
-# tifffile logs what it forgives; what matters to us is checked below and raised.
+# tifffile logs what it forgives; what matters to us is checked and raised.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
-
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
-_JPEG = frozenset({6, 7})
-_PLAIN = 1
-_BILEVEL = frozenset({2, 3, 4})
-# The ratio that each codec can reach at most; codecs that are not here are refused.
-_BAND_ROWS = 256
-_MAX_RATIO = {
-    1: 8, 2: 1e5, 3: 1e5, 4: 1e5, 5: 2000, 6: 1100, 7: 1100, 8: 1100, 32773: 130, 32946: 1100, 33003: 1e5, 33004: 1e5,
-    33005: 1e5, 34712: 1e5, 34887: 1e5, 34925: 1e5, 34926: 1e5, 50000: 1e5, 50001: 1e5, 50002: 1e5,
-}  # fmt: skip
-_SAVE = "save it as an uncompressed, LZW or deflate TIFF in gray or RGB"
 
 
 class TiffPixels:
-    """The first full page of a TIFF.
+    """A page of a TIFF.
 
     Args:
-        path: The file.
-        labels: Keep palette indices and stored numbers: it is a mask.
+        path: The file; a path or a URL.
+        wanted: Page, channel, and whether it is a mask.
 
     Raises:
-        InputError: Damaged, truncated, not an image of intensities, or an absurd size.
+        InputError: Damaged, truncated, not an image of intensities, or an absurd size; no such page or channel.
     """
 
     format: Format = "tiff"
 
-    def __init__(self, path: str, labels: bool) -> None:
-        self._path, self._lock = path, threading.Lock()
-        self._whole: NDArray[Any] | None = None
-        self._map: dict[str, Any] | None = None
-        self._file = tifffile.TiffFile(path)
-        try:
-            self._page = _first_page(path, self._file)
-            self._read_header(labels)
-            self._check_segments()
-            self.pixel_size = of_tiff(self._file, self._page)
-            if not self.lazy and self._samples >= 3:
-                self._decode_rgb()
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, path: str, wanted: Wanted) -> None:
+        self._lock = threading.Lock()
+        with contextlib.ExitStack() as stack:
+            # A path by its name, so that tifffile knows that it can be mapped.
+            source: Any = stack.enter_context(contextlib.closing(open_binary(path))) if is_url(path) else path
+            file = stack.enter_context(tifffile.TiffFile(source))
+            found = find_page(path, file, wanted)
+            self._open_planes(path, file, found, wanted)
+            self.pixel_size = _pixel_size(file, found)
+            self.stated_bar = stated_bar(file, found.planes[0]) if found.series == 0 else None
+            self._stack = stack.pop_all()
 
     def read(self, box: Box) -> NDArray[Any]:
-        """Pixels (channels, y, x) of a box; a view where they are memory-mapped or held."""
-        if self._map is not None:
-            return self._present(self._read_mapped(box, self._map))
-        if self.lazy:
-            return self._present(self._read_segments(box))
-        if self._whole is None:
-            self._whole = self._present(self._read_segments(Box.of_shape(self.shape)))
-        return self._whole[(..., *box.slices)]
+        """Pixels (channels, y, x) of a box; a view where they are held."""
+        if len(self._planes) == 1:
+            return self._planes[0].read(box)
+        with self._lock:
+            return np.concatenate([plane.read(box) for plane in self._planes])
 
     def close(self) -> None:
         """Close the file and let go of what is held."""
-        self._whole = self._map = None
-        self._file.close()
+        for plane in self._planes:
+            plane.close()
+        self._stack.close()
 
-    def _read_header(self, labels: bool) -> None:
-        page = self._page
-        planes, depth, height, width, contiguous = page.shaped
-        self.shape = (height, width)
-        bound_shape(self._path, self.shape)
-        if page.dtype is None or not isinstance(page.bitspersample, int):
-            raise InputError(self._path, f"{page.bitspersample}-bit samples are not supported", _SAVE)
-        if depth != 1 or (planes > 1 and contiguous > 1):
-            raise InputError(self._path, f"the page is a volume of shape {page.shape}", "save one section as a 2D TIFF")
-        self._samples = planes * contiguous
-        self._planes = planes
-        self._stored_dtype = np.dtype(page.dtype)
-        self._palette = None if labels else self._color_map()
-        self._inverted = int(page.photometric) == _WHITE_IS_ZERO and not labels and self._stored_dtype.kind == "u"
-        self._check_kind(labels)
-        self.dtype = self._stored_dtype if self._palette is None else np.dtype(np.uint8)
-        self.channels = without_alpha(self._samples) if self._palette is None else self._palette.shape[0]
-
-    def _check_kind(self, labels: bool) -> None:
-        page, photometric, compression = self._page, int(self._page.photometric), int(self._page.compression)
-        if compression not in _MAX_RATIO:
-            name = getattr(page.compression, "name", compression)
-            raise InputError(self._path, f"TIFF compression {name} is not supported", _SAVE)
-        color = photometric == _RGB or (photometric == _YCBCR and compression in _JPEG)
-        gray = photometric in {_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE}
-        if not (color and self._samples in {3, 4}) and not (gray and self._samples in {1, 2}):
-            name = getattr(page.photometric, "name", photometric)
-            raise InputError(self._path, f"{self._samples} samples a pixel of kind {name} are not an image", _SAVE)
-        if not labels and page.bitspersample < 8:
-            raise InputError(self._path, f"the image has {page.bitspersample} bit a pixel", "save it as 8-bit gray")
-        if compression in _BILEVEL and page.bitspersample != 1:
-            raise InputError(self._path, "fax compression with more than 1 bit a pixel", _SAVE)
-
-    def _color_map(self) -> NDArray[np.uint8] | None:
-        """The palette as (1 or 3, entries) 8-bit intensities, None where there is none."""
-        if int(self._page.photometric) != _PALETTE:
-            return None
-        entries = self._page.colormap
-        if entries is None or self._stored_dtype != np.uint8 or self._samples != 1 or entries.shape != (3, 256):
-            raise InputError(self._path, "the palette does not fit the image", "save it as gray or RGB")
-        # The specification says 16-bit entries; some programs write 8-bit ones.
-        palette = (entries >> 8 if entries.max() > 255 else entries).astype(np.uint8)
-        shown: NDArray[np.uint8] = palette[:1] if equal_channels(palette) else palette
-        return shown
-
-    def _check_segments(self) -> None:
-        """Everything that the header claims about where the pixels lie, before any is read or allocated."""
-        page = self._page
-        height, width = self.shape
-        if page.is_tiled:
-            self._step = (int(page.tilelength), int(page.tilewidth))
-        else:
-            self._step = (min(int(page.rowsperstrip), height), width)
-        self._grid = (-(-height // self._step[0]), -(-width // self._step[1]))
-        count = self._grid[0] * self._grid[1] * self._planes
-        segment = self._step[0] * self._step[1] * (self._samples // self._planes) * self._stored_dtype.itemsize
-        # Plain Python integers: a forged 64-bit offset would wrap around in numpy.
-        self._offsets, self._counts = page.dataoffsets, page.databytecounts
-        self._check_ranges(count)
-        ratio = _MAX_RATIO[int(page.compression)]
-        bound_ratio(self._path, segment * count, sum(self._counts), ratio, "the header")
-        bound_ratio(self._path, segment, max(self._counts), ratio, "one tile or strip")
-        if page.is_memmappable:
-            self._map_file(page.dataoffsets[0])
-            self.lazy, self.decoded_bytes = True, 0
-            return
-        self.lazy = self._grid != (1, 1)
-        total = height * width * self.channels * self.dtype.itemsize
-        self.decoded_bytes = segment if self.lazy else total
-        if not self.lazy:
-            bound_decoded(self._path, max(total, segment * count), "a compressed TIFF of one strip")
-        elif segment > MAX_CHUNK_BYTES:
-            raise InputError(
-                self._path,
-                f"one tile or strip takes {segment / 2**30:.1f} GiB (allowed: {MAX_CHUNK_BYTES >> 30})",
-                "save it as a tiled TIFF with tiles of 256 to 2048 px",
-            )
-
-    def _check_ranges(self, count: int) -> None:
-        offsets, counts, size = self._offsets, self._counts, self._file.filehandle.size
-        what = "tile" if self._page.is_tiled else "strip"
-        if len(offsets) < count or len(counts) < count:
-            reason = f"the header lists {min(len(offsets), len(counts))} of {count} {what}s"
-            raise InputError(self._path, reason, "the file is damaged; copy it again")
-        for index in range(count):
-            if counts[index] < 1 or offsets[index] < 1:
-                reason = f"{what} {index} of {count} holds no data (byte count {counts[index]})"
-                raise InputError(self._path, reason, "writing it was interrupted; export it again")
-            if offsets[index] + counts[index] > size:
-                reason = f"the file is truncated: {what} {index} of {count} ends at byte "
-                reason += f"{offsets[index] + counts[index]}, the file at {size}"
-                raise InputError(self._path, reason, "copy it again from the microscope")
-
-    def _map_file(self, offset: int) -> None:
-        page, size = self._page, self._file.filehandle.size
-        if offset + page.nbytes > size:
-            reason = f"the file is truncated: the pixels end at byte {offset + page.nbytes}, the file at {size}"
-            raise InputError(self._path, reason, "copy it again from the microscope")
-        dtype = self._stored_dtype.newbyteorder(self._file.byteorder)
-        self._map = {"dtype": dtype, "offset": offset, "shape": page.shaped}
-
-    def _read_mapped(self, box: Box, layout: dict[str, Any]) -> NDArray[Any]:
-        """(sample, y, x) of a box, through mappings that are dropped at once.
-
-        Pages of a mapping that stays count as this process's memory for ever, and the kernel maps 64 KiB around each
-        page that is touched: a band of rows at a time bounds that for wide micrographs.
-        """
-        out = np.empty((self._samples, *box.shape), layout["dtype"])
-        planes = out.reshape(layout["shape"][0], -1, *box.shape)
-        for y0 in range(box.y0, box.y1, _BAND_ROWS):
-            y1 = min(y0 + _BAND_ROWS, box.y1)
-            band = np.memmap(self._path, mode="r", **layout)[:, 0, y0:y1, box.x0 : box.x1]
-            planes[:, :, y0 - box.y0 : y1 - box.y0] = band.transpose(0, 3, 1, 2)
-        return out
-
-    def _decode_rgb(self) -> None:
-        whole = self.read(Box.of_shape(self.shape))
-        if equal_channels(whole):
-            self._whole = whole[:1].copy()
-            self.channels = 1
-            self.decoded_bytes = self._whole.nbytes
-
-    def _present(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """What the file stores (samples, y, x) as what it shows: alpha dropped, palette looked up, black is zero."""
-        if self._palette is not None:
-            return self._palette[:, stored[0]]
-        pixels = stored[: without_alpha(self._samples)]
-        return np.iinfo(pixels.dtype).max - pixels if self._inverted else pixels
-
-    def _read_segments(self, box: Box) -> NDArray[Any]:
-        out = np.empty((self._samples, *box.shape), self._stored_dtype.newbyteorder("="))
-        contiguous = self._samples // self._planes
-        for index, plane, frame in self._touching(box):
-            segment = self._decode(index)
-            part = frame.intersection(box)
-            if segment.shape[0] < part.y1 - frame.y0 or segment.shape[1] < part.x1 - frame.x0:
-                reason = f"the tile or strip at {frame} decoded to {segment.shape[:2]}"
-                raise InputError(self._path, reason, "the file is damaged; copy it again")
-            source = segment[part.relative_to(frame).slices]
-            first = plane * contiguous
-            out[(slice(first, first + contiguous), *part.relative_to(box).slices)] = source.transpose(2, 0, 1)
-        return out
-
-    def _touching(self, box: Box) -> Iterator[tuple[int, int, Box]]:
-        """Index, plane and frame of the tiles or strips that hold pixels of a box."""
-        (high, wide), (rows, columns) = self._step, self._grid
-        for plane in range(self._planes):
-            for row in range(box.y0 // high, -(-box.y1 // high)):
-                for column in range(box.x0 // wide, -(-box.x1 // wide)):
-                    frame = Box(row * high, column * wide, (row + 1) * high, (column + 1) * wide)
-                    yield (plane * rows + row) * columns + column, plane, frame
-
-    def _decode(self, index: int) -> NDArray[Any]:
-        """One tile or strip as (y, x, sample)."""
-        page, handle = self._page, self._file.filehandle
-        with self._lock:
-            handle.seek(self._offsets[index])
-            data = handle.read(self._counts[index])
-        tables = (
-            {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if int(page.compression) in _JPEG else {}
-        )
-        segment, _, _ = page.decode(data, index, **tables)
-        if segment is None or segment.dtype.newbyteorder("=") != self._stored_dtype.newbyteorder("="):
-            kind = "nothing" if segment is None else segment.dtype
-            raise InputError(
-                self._path, f"tile or strip {index} decoded to {kind}", "the file is damaged; copy it again"
-            )
-        decoded: NDArray[Any] = segment[0]
-        return decoded
+    def _open_planes(self, path: str, file: tifffile.TiffFile, found: Found, wanted: Wanted) -> None:
+        """One reader for a page with its channels, or one for each channel that is stored by itself."""
+        chosen, channel = slice(None), None
+        if found.names:
+            chosen, channel = pick_channels(path, wanted, found.names)
+            wanted = Wanted(wanted.page, "auto", labels=wanted.labels)
+        members = zip(found.planes[chosen], found.shifts[chosen], strict=True)
+        self._planes = [TiffPage(path, file, plane, wanted, shift) for plane, shift in members]
+        first = self._planes[0]
+        if len(found.planes) > 1 and any(plane.channels != 1 or plane.shape != first.shape for plane in self._planes):
+            raise InputError(path, "the channels are colour images or differ in size", "export them one a file")
+        self.shape, self.dtype = first.shape, first.dtype
+        self.channels = sum(plane.channels for plane in self._planes)
+        self.lazy = all(plane.lazy for plane in self._planes)
+        self.decoded_bytes = sum(plane.decoded_bytes for plane in self._planes)
+        channel = first.channel if not found.names else channel
+        self.parts = Parts(found.page, found.pages, channel, found.names or first.names)
 
 
-def _first_page(path: str, file: tifffile.TiffFile) -> Any:
-    """The first page that is no thumbnail."""
-    try:
-        page: Any = file.pages.first
-    except IndexError as error:
-        raise InputError(path, "the TIFF holds no image, only a header", "copy it again from the microscope") from error
-    if page.is_reduced:
-        others: Any = file.pages[:8]
-        return next((other for other in others if not other.is_reduced), page)
-    return page
+def _pixel_size(file: tifffile.TiffFile, found: Found) -> PixelSize | None:
+    if found.series == 0:
+        return of_tiff(file, found.planes[0])
+    # Each image of an OME file has a size of its own.
+    image = ome_image(file.ome_metadata, found.series) if file.is_ome else None
+    return None if image is None else of_ome_xml(f"<OME>{ET.tostring(image, encoding='unicode')}</OME>")

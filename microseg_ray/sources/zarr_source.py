@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path, PurePosixPath
+import math
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,14 +12,16 @@ import zarr
 
 from microseg_ray.errors import InputError
 from microseg_ray.sources.base import MAX_CHUNK_BYTES, Format, bound_shape
+from microseg_ray.sources.choices import Parts, Wanted, pick_channels, pick_page
 from microseg_ray.sources.pixel_size import of_ome_zarr
+from microseg_ray.sources.remote import is_url, joined, read_small
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.geometry import Box
 
-__all__ = ["ZarrPixels"]
+__all__ = ["ZarrPixels", "is_zarr"]
 
 _MAX_METADATA_BYTES = 16 << 20
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
@@ -31,7 +34,8 @@ class ZarrPixels:
     A chunk that is missing on disk reads as the array's fill value: zarr does not tell it from an empty one.
 
     Args:
-        path: Folder of the array or of the group.
+        path: Folder of the array or of the group; a path or a URL.
+        wanted: Channel, and page: every combination of the axes that are neither c, y nor x is one.
 
     Raises:
         InputError: It is no zarr, no image, of a dtype that is no number, or its metadata claim absurd sizes.
@@ -40,10 +44,10 @@ class ZarrPixels:
     format: Format = "zarr"
     lazy = True
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, wanted: Wanted) -> None:
         folder, multiscale = _find_array(path)
-        _bound_metadata(path, folder)
-        array = zarr.open_array(store=folder, mode="r")
+        _metadata(path, folder)
+        array = zarr.open_array(store=_store(folder), mode="r")
         self._array = array
         self.dtype = np.dtype(array.dtype)
         if self.dtype.kind not in "buif":
@@ -53,12 +57,14 @@ class ZarrPixels:
         sizes = dict(zip(axes, array.shape, strict=True))
         self.shape = (sizes["y"], sizes["x"])
         bound_shape(path, self.shape)
-        for axis in axes:
-            if axis not in {"y", "x", "c"} and sizes[axis] != 1:
-                raise InputError(path, f"axis {axis} has {sizes[axis]} entries; micrographs have one", _ADVICE)
-        self.channels = sizes.get("c", 1)
-        if self.channels not in {1, 3}:
-            raise InputError(path, f"the array has {self.channels} channels; micrographs have 1 or 3", _ADVICE)
+        names = _channel_names(path, multiscale, sizes.get("c", 1))
+        self._chosen, channel = pick_channels(path, wanted, names)
+        self.channels = self._chosen.stop - self._chosen.start
+        others = {axis: sizes[axis] for axis in axes if axis not in {"y", "x", "c"}}
+        page = pick_page(path, wanted, math.prod(others.values()))
+        place = np.unravel_index(page, tuple(others.values())) if others else ()
+        self._place = {axis: int(index) for axis, index in zip(others, place, strict=True)}
+        self.parts = Parts(page, math.prod(others.values()), channel, names)
         self.decoded_bytes = int(np.prod(array.chunks, dtype=object)) * self.dtype.itemsize
         if self.decoded_bytes > MAX_CHUNK_BYTES:
             raise InputError(
@@ -71,7 +77,8 @@ class ZarrPixels:
     def read(self, box: Box) -> NDArray[Any]:
         """A fresh array (channels, y, x)."""
         ys, xs = box.slices
-        index = tuple({"y": ys, "x": xs, "c": slice(None)}.get(axis, 0) for axis in self._axes)
+        places: dict[str, Any] = {"y": ys, "x": xs, "c": self._chosen, **self._place}
+        index = tuple(places[axis] for axis in self._axes)
         pixels = np.asarray(self._array[index])
         kept = [axis for axis in self._axes if axis in {"y", "x", "c"}]
         if "c" not in kept:
@@ -82,59 +89,89 @@ class ZarrPixels:
         """Nothing is held open."""
 
 
-def _find_array(path: str) -> tuple[Path, dict[str, Any] | None]:
+def is_zarr(folder: str) -> bool:
+    """Whether a folder, given as a path or a URL, is a zarr array or group.
+
+    Example:
+        >>> is_zarr("/no/such/folder")
+        False
+    """
+    return any(read_small(joined(folder, name), _MAX_METADATA_BYTES) is not None for name in _METADATA[:3])
+
+
+def _store(folder: str) -> Any:
+    # zarr's own stores: local files without fsspec, and everything else through it.
+    return zarr.storage.FsspecStore.from_url(folder, read_only=True) if is_url(folder) else folder
+
+
+def _find_array(path: str) -> tuple[str, dict[str, Any] | None]:
     """Folder of the array to read, and the OME `multiscales` entry that leads to it."""
-    root = Path(path)
-    present = [name for name in _METADATA if (root / name).is_file()]
-    if not present:
+    documents = _metadata(path, path)
+    if not set(documents) & set(_METADATA[:3]):
         raise InputError(path, "the folder is no zarr (no zarr.json, .zarray or .zgroup in it)", "name an image in it")
-    _bound_metadata(path, root)
-    if ".zarray" in present or _json(path, root / "zarr.json").get("node_type") == "array":
-        return root, None
-    attributes = _json(path, root / "zarr.json").get("attributes") or _json(path, root / ".zattrs")
-    multiscales = (attributes.get("ome") or attributes).get("multiscales")
+    newer = documents.get("zarr.json", {})
+    if ".zarray" in documents or newer.get("node_type") == "array":
+        return path, None
+    attributes = newer.get("attributes") or documents.get(".zattrs", {})
+    entry = attributes.get("ome") or attributes
+    multiscales = entry.get("multiscales")
     if not multiscales:
-        if _is_array(root / "0"):
-            return root / "0", None
+        if _is_array(joined(path, "0")):
+            return joined(path, "0"), None
         raise InputError(
             path, "the zarr group is no OME-Zarr image (no multiscales)", "name the array inside the group"
         )
     level = str(multiscales[0]["datasets"][0]["path"])
-    if PurePosixPath(level).is_absolute() or ".." in PurePosixPath(level).parts or not _is_array(root / level):
+    folder = joined(path, level)
+    if PurePosixPath(level).is_absolute() or ".." in PurePosixPath(level).parts or not _is_array(folder):
         raise InputError(
             path, f"multiscales names the level {level!r}, which is no array in the group", "write it again"
         )
-    return root / level, multiscales[0]
+    return folder, {**multiscales[0], "omero": entry.get("omero")}
 
 
-def _is_array(folder: Path) -> bool:
-    return (folder / "zarr.json").is_file() or (folder / ".zarray").is_file()
+def _is_array(folder: str) -> bool:
+    return any(read_small(joined(folder, name), _MAX_METADATA_BYTES) is not None for name in ("zarr.json", ".zarray"))
 
 
-def _json(path: str, file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
+def _metadata(path: str, folder: str) -> dict[str, dict[str, Any]]:
+    """The metadata documents of an array or group, by name; bounded and harmless."""
+    documents = {}
+    for name in _METADATA:
+        try:
+            content = read_small(joined(folder, name), _MAX_METADATA_BYTES)
+        except InputError as error:
+            raise InputError(path, f"{name} cannot be used: {error.reason}", error.advice) from error
+        if content is not None:
+            documents[name] = _json(path, name, content)
+            # numcodecs' pickle codec runs whatever code a chunk contains.
+            if name in {"zarr.json", ".zarray"} and "pickle" in _codecs(documents[name]):
+                reason = f"{name} names the pickle codec, which can run code"
+                raise InputError(path, reason, "write it with zstd or gzip")
+    return documents
+
+
+def _json(path: str, name: str, text: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            path, f"{file.name} is not valid JSON ({error})", "the store is damaged; write it again"
-        ) from error
+        raise InputError(path, f"{name} is not valid JSON ({error})", "the store is damaged; write it again") from error
     if not isinstance(content, dict):
-        raise InputError(path, f"{file.name} holds no JSON object", "the store is damaged; write it again")
+        raise InputError(path, f"{name} holds no JSON object", "the store is damaged; write it again")
     return content
 
 
-def _bound_metadata(path: str, folder: Path) -> None:
-    for name in _METADATA:
-        file = folder / name
-        if not file.is_file():
-            continue
-        if file.stat().st_size > _MAX_METADATA_BYTES:
-            raise InputError(path, f"{name} is larger than {_MAX_METADATA_BYTES} bytes", "the store is damaged")
-        # numcodecs' pickle codec runs whatever code a chunk contains.
-        if name in {"zarr.json", ".zarray"} and "pickle" in _codecs(_json(path, file)):
-            raise InputError(path, f"{name} names the pickle codec, which can run code", "write it with zstd or gzip")
+def _channel_names(path: str, multiscale: dict[str, Any] | None, count: int) -> tuple[str, ...]:
+    """What the OME metadata call the channels, else their numbers."""
+    if count < 1:
+        raise InputError(path, "the array has no channel", _ADVICE)
+    try:
+        found = [str(channel["label"]) for channel in (multiscale or {})["omero"]["channels"]]
+    except (KeyError, TypeError):
+        found = []
+    if len(found) == count:
+        return tuple(found)
+    return ("gray",) if count == 1 else tuple(str(index) for index in range(count))
 
 
 def _codecs(metadata: dict[str, Any]) -> str:

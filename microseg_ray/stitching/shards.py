@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from microseg_ray.geometry import Box, Tile, TileGrid, ceil_to
+from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.stitching.windows import Blend, argmax_first, window
 
 if TYPE_CHECKING:
@@ -247,6 +248,35 @@ def extra_output(scores: NDArray[np.float32], extra: Extra) -> NDArray[Any] | No
                 share -= safe * np.log(safe)
             share /= np.float32(np.log(max(2, len(scores))))
     return np.asarray(np.rint(np.clip(share, 0, 1) * 254), dtype=np.uint8)
+
+
+def unmeasured(shape: tuple[int, int], extra: Extra, classes: int) -> ShardPixels:
+    """A shard in which nothing is measured: `IGNORE_INDEX`, and 255 or NaN in its extra output.
+
+    Example:
+        >>> unmeasured((1, 2), "margin", classes=3).extra.tolist()
+        [[255, 255]]
+    """
+    mask = np.full(shape, IGNORE_INDEX, np.uint8)
+    if extra == "probabilities":
+        return ShardPixels(mask, np.full((classes, *shape), np.nan, np.float16))
+    return ShardPixels(mask, None if extra == "none" else np.full(shape, IGNORE_INDEX, np.uint8))
+
+
+def extended(result: ShardPixels, height: int) -> ShardPixels:
+    """A shard whose lowest rows are not measured, made as high as it is to be.
+
+    Example:
+        >>> extended(ShardPixels(np.zeros((1, 2), np.uint8), None), 2).mask.tolist()
+        [[0, 0], [255, 255]]
+    """
+    missing = height - result.mask.shape[0]
+    mask = np.pad(result.mask, ((0, missing), (0, 0)), constant_values=IGNORE_INDEX)
+    if result.extra is None:
+        return ShardPixels(mask, None)
+    fill = np.nan if result.extra.dtype.kind == "f" else IGNORE_INDEX
+    margins = (*((0, 0),) * (result.extra.ndim - 2), (0, missing), (0, 0))
+    return ShardPixels(mask, np.pad(result.extra, margins, constant_values=fill))
 
 
 def shard_bytes(plan: EnginePlan, channels: int, itemsize: int, classes: int) -> int:
