@@ -1,0 +1,8 @@
+"""`microseg annotate` as a script, for `ray job submit --working-dir . -- python jobs/annotate.py configs/NAME.yaml`."""
+
+import sys
+
+from microseg_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["annotate", *sys.argv[1:]]))

@@ -1,0 +1,347 @@
+"""From annotations to masks: read, pair with images, draw, write, report."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from microseg_ray.annotations.detect import BY_STEM, LABEL_MAP, READERS, detect_format, list_annotations
+from microseg_ray.annotations.matching import ImageIndex, NoMatchError, RefusedNameError
+from microseg_ray.annotations.painting import rasterise
+from microseg_ray.annotations.regions import Drawing, ReadOptions, Region
+from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, write_report
+from microseg_ray.annotations.writing import write_mask
+from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.settings.values import IGNORE_INDEX
+from microseg_ray.sources import list_files, listing_root, open_micrograph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from microseg_ray.annotations.pixels import Labels
+    from microseg_ray.geometry import Box
+    from microseg_ray.settings.annotate import AnnotateSettings
+
+__all__ = ["annotate"]
+
+
+def annotate(
+    settings: AnnotateSettings, progress: Callable[[str, int, int], None] = lambda *_: None
+) -> AnnotationReport:
+    """Write a mask for every annotated image, and report.json.
+
+    Masks are named after their images, in the same sub-folders. What cannot be used is left out and reported.
+
+    Args:
+        settings: The job's settings.
+        progress: Is told what, how many are done, of how many.
+
+    Returns:
+        The report, as it was written.
+
+    Raises:
+        SettingsError: The output would overwrite something.
+        InputError: No images, no annotations, or none of the annotation files can be read.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from microseg_ray.settings.annotate import AnnotateSettings
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.fromarray(np.array([[10, 200]], np.uint8)).save(pathlib.Path(folder) / "a.png")
+        ...     rules = [{"name": "dark", "below": 100}, {"name": "bright", "at_least": 100}]
+        ...     report = annotate(AnnotateSettings(
+        ...         images=f"{folder}/*.png", output=f"{folder}/masks", classes=["dark", "bright"],
+        ...         format="thresholds", thresholds=rules))
+        >>> report.fractions
+        (0.5, 0.5)
+    """
+    images, root = list_files(settings.images or ""), listing_root(settings.images or "")
+    chosen, files = _annotation_files(settings, images)
+    if chosen not in {*READERS, "thresholds"}:
+        # Annotations may lie beside the micrographs; they are none themselves.
+        images = [image for image in images if image not in set(files)] or images
+    report = AnnotationReport(chosen, tuple(item.name for item in settings.classes), len(images))
+    output = Path(settings.output).absolute()
+    stems = _mask_stems(settings, images, root, output, report)
+    _protect(settings, output, [*images, *files])
+    output.mkdir(parents=True, exist_ok=True)
+    work = _Work(settings, report, root, output, stems)
+    if chosen in READERS:
+        work.draw(chosen, files, progress)
+    else:
+        work.convert(chosen, files, progress)
+    report.failures.sort()
+    write_report(output, report, settings.resolved())
+    return report
+
+
+class _Work:
+    """One job, which fills its report as it goes."""
+
+    def __init__(
+        self, settings: AnnotateSettings, report: AnnotationReport, root: Path, output: Path, stems: dict[Path, Path]
+    ) -> None:
+        self.settings, self.report, self.root, self.output, self.stems = settings, report, root, output, stems
+        self.index = ImageIndex(list(stems), root, settings.image_suffix)
+
+    def draw(self, chosen: str, files: list[Path], progress: Callable[[str, int, int], None]) -> None:
+        """Masks of drawn regions."""
+        drawings: dict[Path, list[Drawing]] = defaultdict(list)
+        known = frozenset({*self.settings.class_values, *self.report.classes})
+        options = ReadOptions(self.settings.attribute, self.settings.line_width, self.settings.coordinates, known)
+        for file in files:
+            try:
+                found = READERS[chosen](file, options)
+            except InputError as error:
+                if len(files) == 1:
+                    raise
+                self._fail(file, "annotation", error)
+                continue
+            for drawing in found:
+                image = self._image_of(drawing, file if chosen in BY_STEM else None)
+                if image is not None:
+                    drawings[image].append(drawing)
+        unread = [failure for failure in self.report.failures if failure[1] == "annotation"]
+        if len(unread) == len(files):
+            reason = f"none of the {len(files)} annotation files can be read, as {unread[0][0]}: {unread[0][2]}"
+            raise InputError(self.settings.annotations, reason, "check annotate.format")
+        for done, image in enumerate(self.stems):
+            progress("masks", done, len(self.stems))
+            if image in drawings:
+                self._try(image, partial(self._draw_one, image, drawings[image]))
+            else:
+                self.report.images_without_annotation.append(self._name(image))
+                if self.settings.empty == "unlabelled":
+                    self._try(image, partial(self._draw_one, image, []))
+        progress("masks", len(self.stems), len(self.stems))
+
+    def convert(self, chosen: str, files: list[Path], progress: Callable[[str, int, int], None]) -> None:
+        """Masks of annotation images."""
+        partners: dict[Path, list[Path]] = defaultdict(list)
+        where = self.settings.annotations
+        root = self.root if where is None else listing_root(where)
+        for file in files:
+            try:
+                image = self.index.beside(file, root, self.settings.annotation_suffix) if where else file
+                partners[image].append(file)
+            except NoMatchError as error:
+                self.report.annotations_without_image.append((str(file), str(error)))
+        for done, image in enumerate(self.stems):
+            progress("masks", done, len(self.stems))
+            match partners.get(image, []):
+                case []:
+                    self.report.images_without_annotation.append(self._name(image))
+                case [file]:
+                    self._try(image, partial(self._convert_one, chosen, image, file))
+                case several:
+                    reason = f"two annotations fit: {several[0]} and {several[1]}; remove one, or set annotation_suffix"
+                    self.report.failures.append((str(image), "pair", reason))
+        progress("masks", len(self.stems), len(self.stems))
+
+    def _image_of(self, drawing: Drawing, file: Path | None) -> Path | None:
+        try:
+            if file is None:
+                return self.index.named(drawing.image)
+            root = listing_root(self.settings.annotations or "")
+            return self.index.beside(file, root, self.settings.annotation_suffix)
+        except RefusedNameError as error:
+            self.report.refused_names.append((drawing.where, str(error)))
+        except NoMatchError as error:
+            self.report.annotations_without_image.append((drawing.where, str(error)))
+        return None
+
+    def _draw_one(self, image: Path, drawings: list[Drawing]) -> None:
+        with open_micrograph(image, self.settings.source) as micrograph:
+            shape = micrograph.info.shape
+        for drawing in drawings:
+            if drawing.size is not None and drawing.size != shape:
+                reason = f"{drawing.where} is for {drawing.size} px (height, width), the image has {shape}"
+                raise InputError(image, reason, "annotate the image itself, or scale it back to that size")
+        regions = self._named_regions(drawings, shape)
+        if not regions and drawings:
+            self.report.images_without_regions.append(self._name(image))
+            if self.settings.empty == "skip":
+                return
+        codes, fill = self.settings.codes, self.settings.unlabelled_code
+        priority = self.settings.priority
+
+        def read(box: Box) -> NDArray[np.uint8]:
+            return rasterise(regions, shape, codes, priority=priority, fill=fill, box=box)
+
+        self._write(image, shape, read, len(regions))
+
+    def _named_regions(self, drawings: list[Drawing], shape: tuple[int, int]) -> list[Region]:
+        """Regions by class name; the rest goes to the report."""
+        report, codes = self.report, self.settings.codes
+        regions: list[Region] = []
+        for drawing in drawings:
+            report.skipped_regions += drawing.skipped
+            report.ignored_shapes.update(drawing.ignored)
+            for region in drawing.regions:
+                name = self.settings.class_values.get(region.value, region.value)
+                if name not in codes:
+                    report.unknown_classes[region.value] += 1
+                    continue
+                y0, x0, y1, x1 = region.shape.extent
+                if y1 < 0 or x1 < 0 or y0 >= shape[0] or x0 >= shape[1]:
+                    report.skipped_regions.append((region.where, "it lies wholly outside the image"))
+                    continue
+                # A pixel's width outside is a border drawn along the image's edge.
+                if y0 < -1 or x0 < -1 or y1 > shape[0] or x1 > shape[1]:
+                    report.clipped_regions.append(region.where)
+                report.regions[name] += 1
+                regions.append(Region(name, region.shape, region.where))
+        return regions
+
+    def _convert_one(self, chosen: str, image: Path, file: Path) -> None:
+        with open_micrograph(image, self.settings.source) as micrograph:
+            shape = micrograph.info.shape
+        labels = open_labels(chosen, file, self.settings)
+        try:
+            if labels.shape != shape:
+                reason = f"its annotation {file} has {labels.shape} px (height, width), the image has {shape}"
+                raise InputError(image, reason, "annotate the image itself, or scale it back to that size")
+            self._write(image, shape, labels.read, None)
+        finally:
+            labels.close()
+        self.report.unmatched_pixels.update(labels.unmatched)
+
+    def _write(
+        self, image: Path, shape: tuple[int, int], read: Callable[[Box], NDArray[np.uint8]], regions: int | None
+    ) -> None:
+        path, counts = write_mask(self.stems[image], shape, read)
+        pixels = tuple(int(count) for count in counts[: len(self.report.classes)])
+        name = path.relative_to(self.output).as_posix()
+        self.report.masks.append(MaskLine(self._name(image), name, regions, pixels, int(counts[IGNORE_INDEX])))
+
+    def _try(self, image: Path, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except InputError as error:
+            self._fail(image, "mask", error)
+
+    def _fail(self, path: Path, stage: str, error: InputError) -> None:
+        self.report.failures.append((str(path), stage, str(error).removeprefix(f"{path}: ")))
+
+    def _name(self, image: Path) -> str:
+        return image.relative_to(self.root).as_posix()
+
+
+def open_labels(chosen: str, file: Path, settings: AnnotateSettings) -> Labels:
+    """The reader of an annotation image.
+
+    Args:
+        chosen: "colors", "cvat_mask", "thresholds" or "index".
+        file: The image.
+        settings: Its rules.
+
+    Raises:
+        InputError: It cannot be read, or a label map is missing.
+    """
+    from microseg_ray.annotations.pixels import ColorLabels, IndexLabels, ThresholdLabels
+
+    codes = settings.codes
+    other = None if settings.other == "ignore" else codes[settings.other]
+    match chosen:
+        case "thresholds":
+            return ThresholdLabels(file, settings.thresholds, codes, settings.channel, other, settings.source)
+        case "colors":
+            colors = settings.colors or {item.color.lower(): item.name for item in settings.classes}
+            return ColorLabels(file, {color: codes[name] for color, name in colors.items()}, other)
+        case "cvat_mask":
+            return ColorLabels(file, _label_map(file, settings), other)
+        case _:
+            numbers = {index - settings.offset: index for index in range(len(settings.classes))}
+            numbers.setdefault(IGNORE_INDEX, IGNORE_INDEX)
+            named = {_whole(text): codes[name] for text, name in settings.class_values.items()}
+            return IndexLabels(file, {**({} if named else numbers), IGNORE_INDEX: IGNORE_INDEX, **named})
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(f"annotate.class_values: {text!r} is no number, and an index image holds numbers") from None
+
+
+def _label_map(file: Path, settings: AnnotateSettings) -> dict[str, int]:
+    from microseg_ray.annotations.cvat import read_label_map
+
+    for folder in (file.parent, file.parent.parent):
+        if (folder / LABEL_MAP).is_file():
+            labels = read_label_map(folder / LABEL_MAP)
+            codes = settings.codes
+            named = {color: settings.class_values.get(label, label) for color, label in labels.items()}
+            # CVAT's own background is what nobody labelled, unless a class is called so.
+            codes.setdefault("background", settings.unlabelled_code)
+            return {color: codes[name] for color, name in named.items() if name in codes}
+    raise InputError(file, f"no {LABEL_MAP} beside it or one folder up", "unpack CVAT's whole export")
+
+
+def _annotation_files(settings: AnnotateSettings, images: list[Path]) -> tuple[str, list[Path]]:
+    if settings.annotations is None:
+        return "thresholds", images
+    files = list_annotations(settings.annotations, settings.format)
+    chosen: str = settings.format
+    if chosen == "auto":
+        chosen = detect_format(files, has_thresholds=bool(settings.thresholds), has_colors=bool(settings.colors))
+    if chosen == "cvat_mask":
+        # The export also holds the instances of each object, and perhaps the micrographs.
+        files = [file for file in files if file.parent.name == "SegmentationClass"] or files
+    if chosen not in READERS and settings.annotation_suffix:
+        files = [file for file in files if file.stem.endswith(settings.annotation_suffix)]
+        if not files:
+            reason = f"no file whose stem ends in {settings.annotation_suffix!r}"
+            raise InputError(settings.annotations, reason, "check annotate.annotation_suffix")
+    return chosen, files
+
+
+def _mask_stems(
+    settings: AnnotateSettings, images: list[Path], root: Path, output: Path, report: AnnotationReport
+) -> dict[Path, Path]:
+    """Where each image's mask goes, without a suffix; images that would share one are set aside."""
+    by_stem: dict[Path, list[Path]] = defaultdict(list)
+    for image in images:
+        stem = image.stem.removesuffix(settings.image_suffix) + settings.mask_suffix
+        by_stem[output / image.relative_to(root).parent / stem].append(image)
+    for several in by_stem.values():
+        for image in several if len(several) > 1 else ():
+            other = next(one for one in several if one != image)
+            report.failures.append(
+                (str(image), "pair", f"its mask would be named as that of {other}; rename one of them")
+            )
+    return {several[0]: stem for stem, several in by_stem.items() if len(several) == 1}
+
+
+def _protect(settings: AnnotateSettings, output: Path, inputs: list[Path]) -> None:
+    """Refuse to write over images, annotations, or masks that somebody may have corrected by hand."""
+    if any(output == file.parent or output in file.parents for file in inputs):
+        raise SettingsError(f"annotate.output: {output} holds the images or the annotations; give a folder of its own")
+    images = Path(settings.images or "").absolute()
+    if images.is_dir() and output.is_relative_to(images):
+        raise SettingsError(
+            f"annotate.output: {output} lies in the folder of images, so masks would be taken for images next time; "
+            "give another folder, or name the images by a glob"
+        )
+    before = output / REPORT_NAME
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not settings.overwrite:
+        raise SettingsError(f"annotate.output: {output} is not empty; give another folder, or --overwrite")
+    # Masks of an earlier run that this one does not write again would be taken for its own.
+    try:
+        names = [line["mask"] for line in json.loads(before.read_text(encoding="utf-8"))["masks"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name in names:
+        mask = (output / str(name)).resolve()
+        if mask.is_relative_to(output.resolve()) and mask.suffix in {".png", ".tif"}:
+            mask.unlink(missing_ok=True)

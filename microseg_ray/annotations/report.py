@@ -1,0 +1,134 @@
+"""What an annotate job did and what it left out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["REPORT_NAME", "AnnotationReport", "MaskLine", "write_report"]
+
+REPORT_NAME = "report.json"
+
+
+@dataclass(frozen=True)
+class MaskLine:
+    """One mask that was written.
+
+    Attributes:
+        image: The image's name.
+        mask: The mask's path, relative to the output.
+        regions: Drawn regions, None where the annotation is an image.
+        pixels: Pixels of each class, in the order of the classes.
+        ignored: Pixels that are 255.
+    """
+
+    image: str
+    mask: str
+    regions: int | None
+    pixels: tuple[int, ...]
+    ignored: int
+
+
+@dataclass
+class AnnotationReport:
+    """What came out of the annotations.
+
+    Attributes:
+        format: The annotations' format.
+        classes: Names in the order of their indices.
+        images: How many images there are.
+        masks: One line per mask that was written.
+        regions: Drawn regions per class.
+        unknown_classes: Regions whose class is no class: value -> regions. They were not drawn.
+        unmatched_pixels: Pixels of annotation images that fit no rule: colour or number -> pixels. They are 255.
+        ignored_shapes: Points and other shapes without an area: kind -> count.
+        images_without_regions: Images that are annotated with nothing; skipped unless `empty: unlabelled`.
+        images_without_annotation: Images that no annotation names.
+        annotations_without_image: What names no image: (where, reason).
+        refused_names: Names in annotation files that leave their folder: (where, reason).
+        clipped_regions: Regions that leave their image by more than a pixel; cut off.
+        skipped_regions: Regions that could not be drawn: (where, reason).
+        failures: Files that could not be used: (path, stage, reason).
+
+    Example:
+        >>> report = AnnotationReport("via", ("a", "b"))
+        >>> report.masks.append(MaskLine("x.png", "x.png", 1, (3, 1), 0))
+        >>> report.pixels, report.fractions, report.problems
+        ((3, 1), (0.75, 0.25), {})
+    """
+
+    format: str
+    classes: tuple[str, ...]
+    images: int = 0
+    masks: list[MaskLine] = field(default_factory=list)
+    regions: Counter[str] = field(default_factory=Counter)
+    unknown_classes: Counter[str] = field(default_factory=Counter)
+    unmatched_pixels: Counter[str] = field(default_factory=Counter)
+    ignored_shapes: Counter[str] = field(default_factory=Counter)
+    images_without_regions: list[str] = field(default_factory=list)
+    images_without_annotation: list[str] = field(default_factory=list)
+    annotations_without_image: list[tuple[str, str]] = field(default_factory=list)
+    refused_names: list[tuple[str, str]] = field(default_factory=list)
+    clipped_regions: list[str] = field(default_factory=list)
+    skipped_regions: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @property
+    def pixels(self) -> tuple[int, ...]:
+        """Pixels of each class over all masks."""
+        return tuple(sum(mask.pixels[index] for mask in self.masks) for index in range(len(self.classes)))
+
+    @property
+    def ignored(self) -> int:
+        """Pixels of all masks that are 255."""
+        return sum(mask.ignored for mask in self.masks)
+
+    @property
+    def fractions(self) -> tuple[float | None, ...]:
+        """Share of each class in the pixels that have a class; None where none has."""
+        total = sum(self.pixels)
+        return tuple(count / total if total else None for count in self.pixels)
+
+    @property
+    def problems(self) -> dict[str, int]:
+        """How often each kind of thing was left out; what `strict` fails on."""
+        found = {
+            "regions of unknown class": sum(self.unknown_classes.values()),
+            "pixels that fit no rule": sum(self.unmatched_pixels.values()),
+            "shapes without an area": sum(self.ignored_shapes.values()),
+            "images without regions": len(self.images_without_regions),
+            "images without annotation": len(self.images_without_annotation),
+            "annotations without image": len(self.annotations_without_image),
+            "refused names": len(self.refused_names),
+            "clipped regions": len(self.clipped_regions),
+            "skipped regions": len(self.skipped_regions),
+        }
+        return {name: count for name, count in found.items() if count}
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain JSON types, with the totals."""
+        totals = [
+            {"name": name, "regions": self.regions.get(name, 0), "pixels": count, "fraction": share}
+            for name, count, share in zip(self.classes, self.pixels, self.fractions, strict=True)
+        ]
+        # asdict would break a Counter apart.
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        masks = [asdict(mask) for mask in self.masks]
+        return {**own, "masks": masks, "totals": totals, "ignored_pixels": self.ignored, "problems": self.problems}
+
+
+def write_report(folder: Path, report: AnnotationReport, settings: dict[str, Any]) -> Path:
+    """Write report.json, whole or not at all."""
+    target = folder / REPORT_NAME
+    partial = folder / f".{REPORT_NAME}.{os.getpid()}.partial"
+    document = {**report.as_json(), "settings": settings}
+    text = json.dumps(document, indent=1, ensure_ascii=True)
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(target)
+    return target
