@@ -182,7 +182,9 @@ def test_the_same_seed_gives_the_same_files_and_a_longer_archive_begins_with_the
 
 def test_names_say_the_preset(tmp_path):
     for preset in PRESETS:
-        (pair,) = simulate_archive(tmp_path / preset, 1, (9, 9), 0, preset=preset)
+        # The detector's columns have their places.
+        size = (9, 256) if preset.startswith("ccd") else (9, 9)
+        (pair,) = simulate_archive(tmp_path / preset, 1, size, 0, preset=preset)
         assert all(re.fullmatch(rf"{preset}_\d{{4}}", path.stem) for path in pair)
 
 

@@ -1,79 +1,75 @@
-"""Writes simulated micrographs as an archive: OME-TIFF images, PNG masks and the exact areas."""
+"""Writes simulated micrographs as an archive: images, masks and the exact areas. Bands are written as they are drawn."""
 
 from __future__ import annotations
 
 import csv
+import shutil
 import uuid
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import tifffile
 from PIL import Image
 
 from microseg_ray.errors import SettingsError
-from microseg_ray.simulation.micrograph import Simulated, simulate_micrograph
+from microseg_ray.simulation.micrograph import Bands, simulate_bands
 from microseg_ray.stores import count_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-__all__ = ["simulate_archive"]
+    from numpy.typing import NDArray
 
+    from microseg_ray.settings import ImagingSettings
 
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """A file is whole or absent: write beside it, then rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+__all__ = ["Format", "simulate_archive"]
 
+Format = Literal["tiff", "png", "zarr", "npy"]
 
-def _write_pair(simulated: Simulated, image_path: Path, mask_path: Path, seed: int) -> None:
-    """The image as OME-TIFF with its pixel size, the mask as a PNG of class indices."""
-    size_y, size_x = simulated.pixel_size_um
-    metadata = {
-        "axes": "YX",
-        "PhysicalSizeX": size_x,
-        "PhysicalSizeXUnit": "µm",
-        "PhysicalSizeY": size_y,
-        "PhysicalSizeYUnit": "µm",
-        # Otherwise made from the clock: the same seed gives the same bytes on disk, too.
-        "UUID": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, f'microseg_ray {image_path.name} {seed}')}",
-    }
-
-    def write_image(path: Path) -> None:
-        tifffile.imwrite(
-            path, simulated.image, ome=True, tile=(256, 256), compression="zlib", metadata=metadata, maxworkers=1
-        )
-
-    # Gray, not palette: many readers turn a palette image into colours, and the indices are lost.
-    _write_whole(image_path, write_image)
-    _write_whole(mask_path, lambda path: Image.fromarray(simulated.mask).save(path, format="PNG"))
+_TILE = 256
+_LARGE = 1 << 26  # pixels from which a mask is a tiled TIFF: PNG can only be read whole
+_SUFFIXES = {"tiff": ".tif", "png": ".png", "zarr": ".zarr", "npy": ".tif"}
 
 
-def _truth_rows(name: str, simulated: Simulated) -> Iterator[tuple[str, str, int, float]]:
-    counts = count_classes(simulated.mask, len(simulated.classes)).tolist()
-    for spec, count in zip(simulated.classes, counts, strict=True):
-        yield name, spec.name, count, count / simulated.mask.size
+@dataclass(frozen=True)
+class _Manner:
+    """How an archive is written."""
+
+    format: Format
+    viridis: bool
 
 
 def simulate_archive(
-    output: Path, count: int, size: tuple[int, int], seed: int, preset: str = "grains"
+    output: Path,
+    count: int,
+    size: tuple[int, int],
+    seed: int,
+    preset: str = "grains",
+    *,
+    image_format: Format = "tiff",
+    viridis: bool = False,
+    imaging: ImagingSettings | None = None,
+    clusters: tuple[int, int] | None = None,
 ) -> list[tuple[Path, Path]]:
     """Write simulated micrographs, their masks and the truth about them.
 
-    Writes `images/NAME.tif` (tiled, deflate, OME pixel size), `masks/NAME.png` (class indices) and, when all are there,
-    `truth.csv` with the columns micrograph (`NAME.tif`), class, pixel_count, area_fraction.
+    Writes `images/NAME.tif` (tiled, deflate, OME pixel size; or PNG, or OME-less zarr), `masks/NAME.png` (class indices; a
+    tiled TIFF from 67 megapixels on) and, when all are there, `truth.csv` with the columns micrograph (`NAME.tif`), class,
+    pixel_count, area_fraction. `coarse_fine` and `coarse_fine_hard` write `images/coarse/` and `images/fine/` by turns.
+    `npy` writes `images.npy` and `masks.npy` (count, y, x) as well.
 
     Args:
         output: Folder; made if missing. Files of the same name are replaced.
         count: Micrographs, at least one.
         size: (height, width) of each, in pixels.
         seed: Seed of the archive; every micrograph has its own, and the first ones stay the same when `count` grows.
-        preset: One of `PRESETS`.
+        preset: One of `PRESETS`, or coarse_fine, coarse_fine_hard.
+        image_format: tiff, png, zarr or npy.
+        viridis: Colour PNG images with matplotlib's viridis from their least to their largest value.
+        imaging: What the microscope does; None: the preset's own.
+        clusters: Least and most charge clusters per 256 x 256 pixels of a CCD image; None: the preset's.
 
     Returns:
         (image, mask) paths, in the order of the names.
@@ -93,19 +89,29 @@ def simulate_archive(
         raise SettingsError(f"count {count}: at least one micrograph must be simulated")
     if seed < 0:
         raise SettingsError(f"seed {seed} is negative; use zero or more")
-    images, masks = output / "images", output / "masks"
-    images.mkdir(parents=True, exist_ok=True)
-    masks.mkdir(parents=True, exist_ok=True)
+    manner = _Manner(image_format, viridis)
     pairs: list[tuple[Path, Path]] = []
     truth: list[tuple[str, str, int, float]] = []
     for index in range(count):
         own_seed = int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)[0])
-        simulated = simulate_micrograph(size, own_seed, preset=preset)
+        folder, own = _class_of(preset, index)
+
         name = f"{preset}_{index:04d}"
-        image_path, mask_path = images / f"{name}.tif", masks / f"{name}.png"
-        _write_pair(simulated, image_path, mask_path, own_seed)
-        truth.extend(_truth_rows(image_path.name, simulated))
-        pairs.append((image_path, mask_path))
+        bands = simulate_bands(size, own_seed, preset=own, imaging=imaging, clusters=clusters)
+        image = output / "images" / folder / f"{name}{_SUFFIXES[image_format]}"
+        large = bands.shape[0] * bands.shape[1] >= _LARGE
+        mask = output / "masks" / folder / f"{name}{'.tif' if large else '.png'}"
+        for path in (image, mask):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        counts = _write_pair(bands, image, mask, manner, own_seed)
+        total = int(counts.sum())
+        truth += [
+            ((Path(folder) / image.name).as_posix(), spec.name, number, number / total)
+            for spec, number in zip(bands.classes, counts.tolist(), strict=True)
+        ]
+        pairs.append((image, mask))
+    if image_format == "npy":
+        _stack(output, pairs)
 
     def write_truth(path: Path) -> None:
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -115,3 +121,160 @@ def simulate_archive(
 
     _write_whole(output / "truth.csv", write_truth)
     return pairs
+
+
+def _class_of(preset: str, index: int) -> tuple[str, str]:
+    """The subfolder of a micrograph and the preset that draws it."""
+    if not preset.startswith("coarse_fine"):
+        return "", preset
+    grain = ("coarse", "fine")[index % 2]
+    return grain, grain + preset.removeprefix("coarse_fine")
+
+
+def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """A file or folder is whole or absent: write beside it, then rename."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        if path.is_dir():
+            shutil.rmtree(path)
+        partial.replace(path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def _write_pair(bands: Bands, image: Path, mask: Path, manner: _Manner, seed: int) -> NDArray[np.int64]:
+    """Write both files while the bands are drawn once; the pixels per class."""
+    counts = np.zeros(len(bands.classes), np.int64)
+    whole = manner.format == "png" or bands.shape[0] * bands.shape[1] < _LARGE
+    if whole:
+        parts = list(bands.rows)
+        pixels, labels = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
+        parts.clear()
+        counts += count_classes(labels, len(counts))[: len(counts)]
+        _write_image(bands, image, iter([pixels]), manner, seed)
+        # Gray, not palette: many readers turn a palette image into colours, and the indices are lost.
+        _write_whole(mask, lambda path: Image.fromarray(labels).save(path, format="PNG"))
+        return counts
+
+    held_at = mask.with_name(f".{mask.name}.rows")
+    held = np.lib.format.open_memmap(held_at, mode="w+", dtype=np.uint8, shape=bands.shape)
+
+    def drawn() -> Iterator[NDArray[Any]]:
+        y0 = 0
+        for pixels, labels in bands.rows:
+            held[y0 : y0 + len(labels)] = labels
+            counts[:] += count_classes(labels, len(counts))[: len(counts)]
+            y0 += len(labels)
+            yield pixels
+
+    try:
+        _write_image(bands, image, drawn(), manner, seed)
+        rows = (held[y0 : y0 + 2 * _TILE] for y0 in range(0, bands.shape[0], 2 * _TILE))
+        _write_whole(mask, lambda path: _write_tiff(path, rows, bands.shape, np.dtype(np.uint8), {"metadata": None}))
+    finally:
+        held_at.unlink(missing_ok=True)
+    return counts
+
+
+def _write_image(bands: Bands, path: Path, parts: Iterator[NDArray[Any]], manner: _Manner, seed: int) -> None:
+    size_y, size_x = bands.pixel_size_um
+    match manner.format:
+        case "png":
+            pixels = np.concatenate(list(parts))
+            shown = Image.fromarray(_coloured(pixels)) if manner.viridis else Image.fromarray(pixels)
+            _write_whole(path, lambda partial: shown.save(partial, format="PNG"))
+        case "zarr":
+            _write_whole(path, lambda partial: _write_zarr(partial, bands, parts))
+        case "tiff" | "npy":
+            metadata = {
+                "axes": "YX",
+                "PhysicalSizeX": size_x,
+                "PhysicalSizeXUnit": "µm",
+                "PhysicalSizeY": size_y,
+                "PhysicalSizeYUnit": "µm",
+                # Otherwise made from the clock: the same seed gives the same bytes on disk, too.
+                "UUID": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, f'microseg_ray {path.name} {seed}')}",
+            }
+            options = {"ome": True, "metadata": metadata}
+            _write_whole(path, lambda partial: _write_tiff(partial, parts, bands.shape, bands.dtype, options))
+
+
+def _write_tiff(
+    path: Path, parts: Iterator[NDArray[Any]], shape: tuple[int, int], dtype: np.dtype[Any], options: dict[str, Any]
+) -> None:
+    def tiles() -> Iterator[NDArray[Any]]:
+        for rows in _in_tile_rows(parts):
+            for x0 in range(0, shape[1], _TILE):
+                tile = rows[:, x0 : x0 + _TILE]
+                yield np.pad(tile, ((0, _TILE - tile.shape[0]), (0, _TILE - tile.shape[1])))
+
+    with tifffile.TiffWriter(path, bigtiff=shape[0] * shape[1] > 1 << 31, ome=options.get("ome", False)) as writer:
+        writer.write(
+            tiles(),
+            shape=shape,
+            dtype=dtype,
+            tile=(_TILE, _TILE),
+            compression="zlib",
+            metadata=options["metadata"],
+            maxworkers=1,
+        )
+
+
+def _in_tile_rows(parts: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """The same rows in blocks of one tile's height; the last one may be lower."""
+    rest: NDArray[Any] | None = None
+    for part in parts:
+        rows = part if rest is None else np.concatenate([rest, part])
+        full = len(rows) // _TILE * _TILE
+        for y0 in range(0, full, _TILE):
+            yield rows[y0 : y0 + _TILE]
+        rest = rows[full:]
+    if rest is not None and len(rest):
+        yield rest
+
+
+def _write_zarr(path: Path, bands: Bands, parts: Iterator[NDArray[Any]]) -> None:
+    """An OME-Zarr 0.5 image of one level with its pixel size."""
+    import zarr
+
+    group = zarr.create_group(str(path), zarr_format=3)
+    side = min(512, *bands.shape) if min(bands.shape) else 1
+    array = group.create_array(
+        "0", shape=bands.shape, chunks=(side, side), dtype=bands.dtype, dimension_names=["y", "x"]
+    )
+    y0 = 0
+    for part in parts:
+        array[y0 : y0 + len(part)] = part
+        y0 += len(part)
+    axes: Any = [{"name": name, "type": "space", "unit": "micrometer"} for name in ("y", "x")]
+    scale: Any = [{"type": "scale", "scale": list(bands.pixel_size_um)}]
+    image: Any = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+
+
+def _coloured(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """RGBA in matplotlib's viridis, from the least to the largest value, as `imsave` does it."""
+    from matplotlib import colormaps
+
+    low, high = float(pixels.min()), float(pixels.max())
+    share = (pixels.astype(np.float64) - low) / max(high - low, 1e-12)
+    return np.asarray(colormaps["viridis"](share, bytes=True), np.uint8)
+
+
+def _stack(output: Path, pairs: list[tuple[Path, Path]]) -> None:
+    """All images and all masks as one array each."""
+    images = np.stack([tifffile.imread(image) for image, _ in pairs])
+    masks = np.stack(
+        [tifffile.imread(mask) if mask.suffix == ".tif" else np.asarray(Image.open(mask)) for _, mask in pairs]
+    )
+    for name, array in (("images", images), ("masks", masks)):
+
+        def write(path: Path, array: NDArray[Any] = array) -> None:
+            with path.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+
+        _write_whole(output / f"{name}.npy", write)
