@@ -83,6 +83,7 @@ def assert_same(document: dict, expected: dict, names: list[str]) -> None:
 
 def settings(**options) -> EvaluateSettings:
     return EvaluateSettings(
+        figures=options.pop("figures", False),
         **{
             key: str(value) if key in {"masks", "images", "predictions", "checkpoint", "output"} else value
             for key, value in options.items()

@@ -180,7 +180,7 @@ def test_mean_of_images_is_the_nanmean_of_each_metric(images):
 
 
 def test_mean_of_nothing():
-    assert mean_of([]) == {"pixel_accuracy": None, "mean_iou": None, "classes": {}}
+    assert mean_of([]) == {"pixel_accuracy": None, "mean_iou": None, "micro_iou": None, "classes": {}}
 
 
 def test_matrices_that_are_none():

@@ -303,7 +303,7 @@ def test_thumbnails_equal_the_plain_ones_whatever_the_blocks(data, labels, block
         return pixels[(..., *box.slices)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("microseg_ray.report.pictures._BLOCK_PIXELS", block)
+        patch.setattr("microseg_ray.figures.pictures._BLOCK_PIXELS", block)
         result = thumbnail(read, (height, width), longest, labels=labels)
     expected = naive_thumbnail(pixels, longest, labels)
     assert result.dtype == expected.dtype

@@ -1,7 +1,7 @@
 """What a run found, on one self-contained HTML page."""
 
+from microseg_ray.figures.pictures import scale_bar_um, thumbnail
 from microseg_ray.report.page import Panel, RunReport, write_run_report
-from microseg_ray.report.pictures import scale_bar_um, thumbnail
 from microseg_ray.report.run import report_run
 
 __all__ = ["Panel", "RunReport", "report_run", "scale_bar_um", "thumbnail", "write_run_report"]

@@ -18,7 +18,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from microseg_ray.report.pictures import (
+from microseg_ray.figures.pictures import (
     IGNORE_COLOR,
     class_palette,
     data_uri,

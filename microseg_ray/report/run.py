@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from microseg_ray.archive import Run
 from microseg_ray.errors import MicrosegError
+from microseg_ray.figures.pictures import thumbnail
 from microseg_ray.report.page import Panel, RunReport, write_run_report
-from microseg_ray.report.pictures import thumbnail
-from microseg_ray.sources import open_micrograph
+from microseg_ray.settings import Scaling, SourceSettings
+from microseg_ray.sources import View, member_path, open_view
 from microseg_ray.stores import MaskStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from microseg_ray.settings import ClassSpec
 
@@ -78,7 +79,11 @@ def _panel(run: Run, name: str) -> Panel | None:
     store = MaskStore.open(run.store_path(name))
     shape = store.spec.shape
     try:
-        with open_micrograph(Path(str(run.document["archive"])) / name) as micrograph:
+        record = store.identity.get("view")
+        view = View(shape) if record is None else View.of_record(record)
+        source = SourceSettings(**run.document["settings"].get("source", {}))
+        path = member_path(str(run.document["archive"]), name)
+        with open_view(path, Scaling(), source, view) as micrograph:
             image = thumbnail(micrograph.read, shape)
     except MicrosegError:
         return None

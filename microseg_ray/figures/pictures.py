@@ -1,4 +1,4 @@
-"""Pictures for the page: thumbnails of what is too large to load, class colours, overlays, scale bars."""
+"""Pictures for pages and panels: thumbnails of what is too large to load, class colours, overlays, scale bars."""
 
 from __future__ import annotations
 

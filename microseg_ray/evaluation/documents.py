@@ -1,0 +1,137 @@
+"""metrics.json: its shape is docs/evaluation.md's; keys are added, never renamed or removed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from microseg_ray.metrics import CRITERIA, BoundaryCounts, Reliability, ScoreHistogram, mean_of, score_statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from microseg_ray.evaluation.job import Evaluation
+    from microseg_ray.evaluation.judging import Calibration, Scores
+
+__all__ = ["calibration_document", "metrics_document"]
+
+
+def metrics_document(result: Evaluation) -> dict[str, Any]:
+    """Everything that one folder of evaluation says, as plain JSON types; None for what is not defined."""
+    scores = result.total.scores
+    return {
+        "pooled": result.pooled.as_metrics(result.classes),
+        "per_image": mean_of([matrix.as_metrics(result.classes) for matrix in result.per_image.values()]),
+        "classes": list(result.classes),
+        "micrographs": len(result.per_image),
+        "confusion_matrix": result.pooled.counts.tolist(),
+        "split": result.split,
+        "boundary": _boundary(result),
+        "areas": result.areas.document(result.classes),
+        "scores": None if scores is None else _scores(result, scores),
+        "calibration": calibration_document(result.calibration, result.classes)
+        if result.calibration is not None
+        else {"split": None, "reason": result.reason},
+    }
+
+
+def calibration_document(calibration: Calibration, names: Sequence[str]) -> dict[str, Any]:
+    """What was chosen on the calibration split, and the figures there."""
+    temperature = calibration.temperature
+    return {
+        "split": calibration.split,
+        "micrographs": calibration.micrographs,
+        "temperature": temperature.value,
+        "pixels": temperature.pixels,
+        "nll_before": temperature.nll_before,
+        "nll_after": temperature.nll_after,
+        "thresholds": {
+            name: {
+                criterion: None if best is None else dict(best)
+                for criterion, best in calibration.thresholds[index].items()
+            }
+            for index, name in enumerate(names)
+        },
+    }
+
+
+def _boundary(result: Evaluation) -> dict[str, Any]:
+    own = [tally.boundary for tally in result.tallies.values()]
+    return {
+        "tolerance_px": result.boundary_tolerance,
+        "pooled": _boundary_figures(result.total.boundary, result.classes),
+        "per_image": {
+            "mean_f1": plain(_mean(_mean(counts.f1) for counts in own)),
+            "classes": {
+                name: {"f1": plain(_mean(counts.f1[index] for counts in own))}
+                for index, name in enumerate(result.classes)
+            },
+        },
+    }
+
+
+def _boundary_figures(counts: BoundaryCounts, names: Sequence[str]) -> dict[str, Any]:
+    columns = {"f1": counts.f1, "precision": counts.precision, "recall": counts.recall}
+    classes = {
+        name: {key: plain(values[index]) for key, values in columns.items()} | {"support": int(counts.true[index])}
+        for index, name in enumerate(names)
+    }
+    return {"mean_f1": plain(_mean(counts.f1)), "classes": classes}
+
+
+def _scores(result: Evaluation, scores: Scores) -> dict[str, Any]:
+    """Figures of probabilities. `best` is the best that this very split allows; `chosen` is what may be quoted."""
+    classes = {}
+    for index, name in enumerate(result.classes):
+        found = score_statistics(scores.histogram.curve(index))
+        classes[name] = {
+            "aupr": found["aupr"],
+            "auc": found["auc"],
+            "expected_calibration_error": plain(scores.reliability.expected_error(index + 1)),
+            "chosen": _chosen(result.calibration, scores.histogram, index),
+            "best": {criterion: found[criterion] for criterion in CRITERIA},
+        }
+    values = [figures["aupr"] for figures in classes.values() if figures["aupr"] is not None]
+    return {
+        "bins": scores.histogram.bins,
+        "mean_aupr": sum(values) / len(values) if values else None,
+        "expected_calibration_error": plain(scores.reliability.expected_error(0)),
+        "expected_calibration_error_tempered": _error_of(scores.tempered),
+        "classes": classes,
+    }
+
+
+def _chosen(calibration: Calibration | None, histogram: ScoreHistogram, index: int) -> dict[str, Any] | None:
+    """The thresholds of the other split, and what they come to on this one."""
+    if calibration is None:
+        return None
+    curve = histogram.curve(index)
+    chosen: dict[str, Any] = {}
+    for criterion, best in calibration.thresholds[index].items():
+        chosen[criterion] = None
+        if best is not None:
+            threshold = float(best["threshold"])
+            chosen[criterion] = {"threshold": threshold, **curve.at(threshold)}
+    return chosen
+
+
+def _error_of(reliability: Reliability | None) -> float | None:
+    return None if reliability is None else plain(reliability.expected_error(0))
+
+
+def plain(value: float) -> float | None:
+    """A float for JSON, None for nan.
+
+    Example:
+        >>> plain(float("nan")), plain(0.5)
+        (None, 0.5)
+    """
+    return None if np.isnan(value) else float(value)
+
+
+def _mean(values: Iterable[float] | NDArray[np.float64]) -> float:
+    defined = [float(value) for value in values if not np.isnan(value)]
+    return sum(defined) / len(defined) if defined else float("nan")

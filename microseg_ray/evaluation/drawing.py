@@ -1,0 +1,165 @@
+"""The pictures of an evaluation folder: plots, panels, overlays, TensorBoard events."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from microseg_ray.catalog import Failure
+from microseg_ray.errors import MicrosegError
+from microseg_ray.figures import Pane, compose_panel, error_colors, thumbnail, tinted
+from microseg_ray.figures.pictures import class_palette, stretched
+from microseg_ray.geometry import Box
+from microseg_ray.settings import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from microseg_ray.evaluation.job import Evaluation
+    from microseg_ray.evaluation.pairs import Pair
+    from microseg_ray.settings import ClassSpec, EvaluateSettings
+
+__all__ = ["Drawing"]
+
+PANE = 512
+OVERLAY_PIXELS = 1 << 24
+"""A larger micrograph gets a panel but no overlays: `segment` and its web page are for these."""
+
+_OURS = ("panels", "overlays", "events")
+_PLOTS = ("confusion_matrix.png", "reliability.png", "precision_recall.png", "curves.png")
+
+
+class Drawing:
+    """Draws micrographs as they are judged, and plots at the end.
+
+    Args:
+        settings: `output`, `figures`, `pictures` and `checkpoint` count.
+        specs: The classes.
+        names: All micrographs, of which some are drawn, spread evenly.
+    """
+
+    def __init__(self, settings: EvaluateSettings, specs: tuple[ClassSpec, ...], names: Sequence[str]) -> None:
+        self._output = Path(settings.output)
+        self._wanted = settings.figures
+        self._specs, self._palette = specs, class_palette(specs)
+        self._checkpoint = settings.checkpoint
+        count = min(settings.pictures, len(names)) if settings.figures else 0
+        self._names = {names[number * len(names) // count] for number in range(count)}
+        self._drawn: list[tuple[str, Path]] = []
+        self._clear()
+
+    def draw(self, pair: Pair, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> list[Failure]:
+        """Panel and overlays of one micrograph, if it is one of those that are drawn; what went wrong with it."""
+        if pair.name not in self._names:
+            return []
+        try:
+            self._panel(pair, truth, prediction)
+            if pair.open_image is not None and truth.size <= OVERLAY_PIXELS:
+                self._overlays(pair, truth, prediction)
+        except (MicrosegError, ValueError, OSError) as error:
+            return [Failure(pair.name, "draw", str(error))]
+        return []
+
+    def finish(self, result: Evaluation) -> None:
+        """Plots of all micrographs together, and the events for TensorBoard."""
+        if not self._wanted:
+            return
+        from microseg_ray.evaluation.events import write_events
+        from microseg_ray.figures import plot_confusion, plot_precision_recall, plot_reliability, plot_training
+
+        plot_confusion(self._output / "confusion_matrix.png", result.pooled.counts, result.classes)
+        scores = result.total.scores
+        if scores is not None:
+            curves = {"as predicted": scores.reliability}
+            if scores.tempered is not None and result.calibration is not None:
+                curves[f"temperature {result.calibration.temperature.value:.3f}"] = scores.tempered
+            plot_reliability(self._output / "reliability.png", curves)
+            named = {name: scores.histogram.curve(index) for index, name in enumerate(result.classes)}
+            plot_precision_recall(self._output / "precision_recall.png", named)
+        if self._checkpoint is not None and (Path(self._checkpoint).absolute().parent / "metrics.csv").is_file():
+            plot_training(self._output / "curves.png", Path(self._checkpoint).absolute().parent / "metrics.csv")
+        plots = [(name.removesuffix(".png"), self._output / name) for name in _PLOTS if (self._output / name).is_file()]
+        write_events(self._output / "events", result.document(), [*plots, *self._drawn])
+
+    def _clear(self) -> None:
+        """Pictures of an older evaluation would be taken for this one's."""
+        if (self._output / "metrics.json").is_file():
+            for name in _OURS:
+                shutil.rmtree(self._output / name, ignore_errors=True)
+            for name in _PLOTS:
+                (self._output / name).unlink(missing_ok=True)
+
+    def _panel(self, pair: Pair, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
+        known = truth != IGNORE_INDEX
+        wrong = np.where(known & (truth != prediction), np.uint8(255), np.uint8(0))
+        small = [_thumb(mask, labels=True) for mask in (truth, prediction)]
+        panes = [
+            Pane("label", self._palette[small[0]]),
+            Pane("prediction", self._palette[small[1]]),
+            Pane("error", error_colors(_thumb(wrong).astype(np.float64) / 255, small[0] != IGNORE_INDEX)),
+        ]
+        pixel_size = None
+        if pair.open_image is not None:
+            with pair.open_image() as micrograph:
+                image = stretched(thumbnail(micrograph.read, micrograph.info.shape, PANE)[:3])
+                size = micrograph.info.pixel_size_um
+            panes.insert(0, Pane("image", image))
+            # A thumbnail's pixel is a whole number of the micrograph's.
+            pixel_size = None if size is None else size[1] * -(-max(truth.shape) // PANE)
+        # A small micrograph is shown larger, each of its pixels as a square.
+        factor = max(1, PANE // 2 // max(truth.shape))
+        panes = [Pane(pane.title, pane.pixels.repeat(factor, axis=0).repeat(factor, axis=1)) for pane in panes]
+        pixel_size = None if pixel_size is None else pixel_size / factor
+        share = wrong.astype(bool).sum() / max(1, int(known.sum()))
+        caption = f"{pair.name}: {100 * share:.2f} % of the labelled pixels are wrong"
+        path = self._save("panels", f"{pair.name}.png", compose_panel(panes, self._specs, pixel_size, caption))
+        self._drawn.append((f"panels/{pair.name}", path))
+
+    def _overlays(self, pair: Pair, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
+        """Truth, prediction, and where both agree, each pixel on the micrograph's own."""
+        from PIL import Image
+
+        if pair.open_image is None:
+            return
+        with pair.open_image() as micrograph:
+            pixels = micrograph.read(Box.of_shape(micrograph.info.shape))
+        gray = gray_of(pixels)
+        both = np.where(truth == prediction, truth, np.uint8(IGNORE_INDEX))
+        for name, mask in (("truth", truth), ("prediction", prediction), ("intersection", both)):
+            self._save("overlays", f"{pair.name}.{name}.png", Image.fromarray(tinted(gray, mask, self._palette)))
+
+    def _save(self, folder: str, name: str, image: Image.Image) -> Path:
+        path = self._output / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, format="PNG")
+        return path
+
+
+def gray_of(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """A micrograph as it is laid under an overlay: 8-bit pixels as they are, others stretched.
+
+    Args:
+        pixels: (c, y, x).
+
+    Returns:
+        uint8 (y, x, 3).
+
+    Example:
+        >>> gray_of(np.array([[[7, 9]]], np.uint8)).tolist()
+        [[[7, 7, 7], [9, 9, 9]]]
+    """
+    shown = pixels[:3] if len(pixels) >= 3 else pixels[:1]
+    if pixels.dtype != np.uint8:
+        return stretched(shown)
+    return np.ascontiguousarray(np.moveaxis(np.broadcast_to(shown, (3, *shown.shape[1:])), 0, -1))
+
+
+def _thumb(mask: NDArray[np.uint8], *, labels: bool = False) -> NDArray[np.uint8]:
+    shape = (mask.shape[0], mask.shape[1])
+    return np.asarray(thumbnail(lambda box: mask[None][(..., *box.slices)], shape, PANE, labels=labels)[0])

@@ -1,0 +1,65 @@
+"""TensorBoard events whose bytes depend on what was found alone: no clock and no host name goes into them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["scalars_of", "write_events"]
+
+FILE = "events.out.tfevents.0.evaluation"
+
+
+def write_events(folder: Path, document: Mapping[str, Any], images: Sequence[tuple[str, Path]]) -> None:
+    """Write one event file.
+
+    Args:
+        folder: TensorBoard's log folder; an older event file of this name is replaced.
+        document: metrics.json, whose numbers become scalars.
+        images: PNG files by tag.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     write_events(pathlib.Path(place), {"pooled": {"mean_iou": 0.5}}, [])
+        ...     [path.name for path in pathlib.Path(place).iterdir()]
+        ['events.out.tfevents.0.evaluation']
+    """
+    from PIL import Image
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.record_writer import RecordWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).unlink(missing_ok=True)
+    writer = RecordWriter(str(folder / FILE))
+    try:
+        writer.write(Event(file_version="brain.Event:2").SerializeToString())
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars_of(document)]
+        for tag, path in images:
+            with Image.open(path) as image:
+                width, height = image.size
+            picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
+            values.append(Summary.Value(tag=tag, image=picture))
+        for value in values:
+            writer.write(Event(step=0, summary=Summary(value=[value])).SerializeToString())
+        writer.flush()
+    finally:
+        writer.close()
+
+
+def scalars_of(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of nested mappings, by its path.
+
+    Example:
+        >>> list(scalars_of({"pooled": {"mean_iou": 0.5, "classes": {"pore": {"iou": None}}}, "split": "test"}))
+        [('pooled/mean_iou', 0.5)]
+    """
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from scalars_of(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{key}", float(value)

@@ -1,0 +1,214 @@
+"""The evaluate job: true masks against predicted ones, or against what a checkpoint predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.catalog import Failure
+from microseg_ray.errors import InputError, MicrosegError, SettingsError
+from microseg_ray.evaluation.documents import metrics_document
+from microseg_ray.evaluation.drawing import Drawing
+from microseg_ray.evaluation.judging import Calibration, CalibrationSample, Judge, Tally
+from microseg_ray.evaluation.pairs import Pair, PairRows, given_pair, pair_rows, true_classes
+from microseg_ray.evaluation.predicting import CheckpointPredictions
+from microseg_ray.evaluation.sections import SectionRow, ShapeRule, class_named, class_sections, with_shape
+from microseg_ray.evaluation.writing import write_back, write_evaluation
+from microseg_ray.metrics import AreaErrors, ConfusionMatrix, area_fraction_errors
+from microseg_ray.sources import read_mask
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from microseg_ray.catalog import CatalogRow
+    from microseg_ray.settings import ClassSpec, EvaluateSettings
+
+__all__ = ["Evaluation", "evaluate"]
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluate job found.
+
+    Attributes:
+        pooled: Confusion of all pixels together, (true class, predicted class) int64.
+        per_image: One confusion per micrograph, by name.
+        classes: Names in the order of the class index.
+        failures: Pairs that could not be compared.
+        total: Everything that was counted over all pixels.
+        tallies: What was counted, by micrograph, without scores.
+        calibration: What was chosen on another split, or None.
+        reason: Why nothing was chosen; empty otherwise.
+        specs: The classes with their colours.
+        sections: By micrograph, which sections hold which class, where that was asked for.
+        boundary_tolerance: As it was set.
+        split: Which micrographs were judged; None: all.
+    """
+
+    pooled: ConfusionMatrix
+    per_image: dict[str, ConfusionMatrix]
+    classes: tuple[str, ...]
+    failures: list[Failure]
+    total: Tally
+    tallies: dict[str, Tally]
+    calibration: Calibration | None
+    reason: str
+    specs: tuple[ClassSpec, ...]
+    sections: dict[str, list[SectionRow]] = field(default_factory=dict)
+    boundary_tolerance: float | str = 2.0
+    split: str | None = None
+
+    @property
+    def areas(self) -> AreaErrors:
+        """True and predicted area fractions of the micrographs, and how they differ."""
+        return area_fraction_errors(self.per_image)
+
+    def document(self) -> dict[str, Any]:
+        """metrics.json: figures over all pixels, the mean of the figures of each micrograph, and what goes with them."""
+        return metrics_document(self)
+
+
+def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Evaluation:
+    """Compare masks, pooled over all pixels and as the mean of per-image values.
+
+    Thresholds and temperature are chosen on `calibrate_split` and reported on `split`; never on what is judged.
+
+    Args:
+        settings: The job's settings.
+        report: Told (done, total).
+
+    Returns:
+        All counts; docs/evaluation.md lists the files that are written to `settings.output`.
+
+    Raises:
+        InputError: There is nothing to compare.
+        SettingsError: A split or a class that does not exist, or nothing to write back.
+        CheckpointError: The checkpoint cannot be used.
+    """
+    specs = true_classes(settings)
+    listed = pair_rows(settings)
+    only = None if settings.find is None else class_named(settings.find, specs)
+    if settings.write_back and not listed.calibration:
+        raise SettingsError(f"evaluate.write_back: there is no calibration to write ({listed.reason})")
+    predictions = None if settings.checkpoint is None else CheckpointPredictions(settings)
+    make = _pair_maker(listed, predictions)
+    total = len(listed.rows) + len(listed.calibration)
+    try:
+        calibration = _calibrate(settings, listed, make, len(specs), lambda done: report(done, total))
+        listed = _with_reason(listed, calibration)
+        judge = Judge(
+            classes=len(specs),
+            tolerance=settings.boundary_tolerance,
+            probabilities=settings.probabilities,
+            temperature=None if calibration is None else calibration.temperature.value,
+        )
+        drawing = Drawing(settings, specs, [row.name for row in listed.rows])
+        collected = _Collected(judge.zeros())
+        for done, row in enumerate(listed.rows, 1):
+            pair = make(row)
+            if pair is not None:
+                try:
+                    truth = read_mask(pair.truth)
+                    tally, mask = judge.tally(pair, truth)
+                    collected.add(pair.name, tally, _sections(settings, mask, specs, only))
+                except (MicrosegError, ValueError, OSError) as error:
+                    listed.failures.append(Failure(pair.name, "evaluate", str(error)))
+                else:
+                    listed.failures.extend(drawing.draw(pair, truth, mask))
+            report(len(listed.calibration) + done, total)
+    finally:
+        if predictions is not None:
+            predictions.close()
+    found = _result(settings, specs, listed, collected, calibration)
+    write_evaluation(Path(settings.output), found)
+    drawing.finish(found)
+    if settings.write_back and calibration is not None and settings.checkpoint is not None:
+        write_back(Path(settings.checkpoint), found)
+    return found
+
+
+class _Collected:
+    """What the micrographs come to; scores are kept for all together only, for their histograms are large."""
+
+    def __init__(self, total: Tally) -> None:
+        self.total = total
+        self.tallies: dict[str, Tally] = {}
+        self.sections: dict[str, list[SectionRow]] = {}
+
+    def add(self, name: str, tally: Tally, sections: list[SectionRow]) -> None:
+        self.total = self.total + tally
+        self.tallies[name] = replace(tally, scores=None)
+        if sections:
+            self.sections[name] = sections
+
+
+def _pair_maker(listed: PairRows, predictions: CheckpointPredictions | None) -> Callable[[CatalogRow], Pair | None]:
+    if predictions is not None:
+        return predictions.pair
+    return lambda row: given_pair(row, listed.run)
+
+
+def _calibrate(
+    settings: EvaluateSettings,
+    listed: PairRows,
+    make: Callable[[CatalogRow], Pair | None],
+    classes: int,
+    report: Callable[[int], None],
+) -> Calibration | None:
+    sample = CalibrationSample(classes, len(listed.calibration), settings.seed)
+    for done, row in enumerate(listed.calibration, 1):
+        pair = make(row)
+        if pair is not None:
+            try:
+                sample.add(pair, read_mask(pair.truth))
+            except (MicrosegError, ValueError, OSError) as error:
+                listed.failures.append(Failure(pair.name, "calibrate", str(error)))
+        report(done)
+    return sample.chosen(settings.calibrate_split or "")
+
+
+def _with_reason(listed: PairRows, calibration: Calibration | None) -> PairRows:
+    if calibration is None and not listed.reason:
+        return replace(listed, reason="no micrograph of the split could be read")
+    return listed
+
+
+def _sections(
+    settings: EvaluateSettings, mask: NDArray[np.uint8], specs: tuple[ClassSpec, ...], only: int | None
+) -> list[SectionRow]:
+    if settings.sections is None:
+        return []
+    if only is not None:
+        mask = with_shape(mask, only, ShapeRule(settings.find_max_pixels, settings.find_lines))
+    return class_sections(mask, specs, settings.sections, only)
+
+
+def _result(
+    settings: EvaluateSettings,
+    specs: tuple[ClassSpec, ...],
+    listed: PairRows,
+    collected: _Collected,
+    calibration: Calibration | None,
+) -> Evaluation:
+    if not collected.tallies:
+        reasons = "; ".join(f"{failure.path}: {failure.reason}" for failure in listed.failures[:3])
+        raise InputError(settings.masks, f"no pair of masks could be compared ({reasons})", "see the reasons above")
+    return Evaluation(
+        pooled=collected.total.matrix,
+        per_image={name: tally.matrix for name, tally in collected.tallies.items()},
+        classes=tuple(item.name for item in specs),
+        failures=listed.failures,
+        total=collected.total,
+        tallies=collected.tallies,
+        calibration=calibration,
+        reason=listed.reason,
+        specs=specs,
+        sections=collected.sections,
+        boundary_tolerance=settings.boundary_tolerance,
+        split=settings.split,
+    )

@@ -1,0 +1,143 @@
+"""Which sections of a micrograph hold a class: a list to look things up in, where a mask is too large to look through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from microseg_ray.errors import SettingsError
+from microseg_ray.stores import count_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from microseg_ray.settings import ClassSpec
+
+__all__ = ["SectionRow", "ShapeRule", "class_named", "class_sections", "with_shape"]
+
+
+@dataclass(frozen=True)
+class SectionRow:
+    """One class in one section; the columns of sections.csv, after the micrograph.
+
+    `section` counts from 0 along rows of sections; `y0` and `x0` are the section's first pixel; sections at the bottom
+    and right are smaller where the size does not divide the micrograph.
+    """
+
+    section: int
+    y0: int
+    x0: int
+    height: int
+    width: int
+    class_name: str
+    pixel_count: int
+
+
+@dataclass(frozen=True)
+class ShapeRule:
+    """What a connected part (8 neighbours) must look like to be believed.
+
+    Attributes:
+        max_pixels: Larger parts are left out; None: no limit.
+        lines_only: Parts that are neither one row high nor one column wide are left out: hot pixels of a CCD bleed along
+            a row or a column.
+    """
+
+    max_pixels: int | None = None
+    lines_only: bool = False
+
+
+def class_named(name: str, classes: Sequence[ClassSpec]) -> int:
+    """The index of a class, whatever the case of its name and the spaces around it.
+
+    Raises:
+        SettingsError: No class, or several, have that name.
+
+    Example:
+        >>> from microseg_ray.settings import ClassSpec
+        >>> class_named("hot PIXEL", (ClassSpec(name="Background"), ClassSpec(name="Hot pixel")))
+        1
+    """
+    found = [index for index, spec in enumerate(classes) if spec.name == name]
+    found = found or [
+        index for index, spec in enumerate(classes) if spec.name.strip().casefold() == name.strip().casefold()
+    ]
+    if len(found) != 1:
+        what = "several classes have that name" if found else "no class has that name"
+        raise SettingsError(f"class {name!r}: {what}; there are {', '.join(spec.name for spec in classes)}")
+    return found[0]
+
+
+def class_sections(
+    mask: NDArray[np.uint8], classes: Sequence[ClassSpec], size: int, only: int | None = None
+) -> list[SectionRow]:
+    """Which classes each section holds, with their pixels.
+
+    Args:
+        mask: (y, x) uint8, the whole micrograph: no part of it is dropped.
+        classes: In the order of the class index.
+        size: Side of a section in pixels.
+        only: Index of the one class that is asked for; None: all.
+
+    Returns:
+        A row for each class that a section holds, in the order of sections and classes.
+
+    Raises:
+        ValueError: A size below 1.
+        StoreError: The mask holds a value that is no class.
+
+    Example:
+        >>> from microseg_ray.settings import ClassSpec
+        >>> mask = np.zeros((4, 6), np.uint8)
+        >>> mask[3, 5] = 1
+        >>> class_sections(mask, (ClassSpec(name="dark"), ClassSpec(name="glow")), 4, only=1)
+        [SectionRow(section=1, y0=0, x0=4, height=4, width=2, class_name='glow', pixel_count=1)]
+    """
+    if size < 1:
+        raise ValueError(f"sections of {size} px: the side must be at least 1")
+    rows = []
+    across = -(-mask.shape[1] // size)
+    for y0 in range(0, mask.shape[0], size):
+        for x0 in range(0, mask.shape[1], size):
+            part = mask[y0 : y0 + size, x0 : x0 + size]
+            counts = count_classes(part, len(classes))
+            number, (height, width) = y0 // size * across + x0 // size, part.shape
+            rows += [
+                SectionRow(number, y0, x0, height, width, spec.name, int(counts[index]))
+                for index, spec in enumerate(classes)
+                if counts[index] and only in {None, index}
+            ]
+    return rows
+
+
+def with_shape(mask: NDArray[np.uint8], index: int, rule: ShapeRule) -> NDArray[np.uint8]:
+    """The mask with those parts of one class that break the rule set to 255: they are not believed, nor anything else.
+
+    Args:
+        mask: (y, x) uint8.
+        index: The class that the rule is about.
+        rule: What its parts must look like.
+
+    Example:
+        >>> mask = np.array([[1, 1, 1], [0, 0, 0], [1, 1, 0], [0, 1, 0]], np.uint8)
+        >>> with_shape(mask, 1, ShapeRule(lines_only=True)).tolist()
+        [[1, 1, 1], [0, 0, 0], [255, 255, 0], [0, 255, 0]]
+    """
+    if rule == ShapeRule():
+        return mask
+    from scipy.ndimage import find_objects, label
+
+    parts, count = label(mask == index, structure=np.ones((3, 3), int))
+    refused = np.zeros(count + 1, bool)
+    if rule.max_pixels is not None:
+        refused[1:] = np.bincount(parts.ravel(), minlength=count + 1)[1:] > rule.max_pixels
+    if rule.lines_only:
+        for number, (rows, columns) in enumerate(find_objects(parts), 1):
+            refused[number] |= rows.stop - rows.start > 1 and columns.stop - columns.start > 1
+    kept = mask.copy()
+    kept[refused[parts]] = 255
+    return kept

@@ -1,0 +1,250 @@
+"""The tables of an evaluation folder, each whole or absent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from microseg_ray.catalog import write_failures
+from microseg_ray.errors import CheckpointError
+from microseg_ray.evaluation.documents import calibration_document, plain
+from microseg_ray.metrics import CRITERIA, percentages
+from microseg_ray.models.card import CARD_FILE, checkpoint_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from microseg_ray.evaluation.job import Evaluation
+    from microseg_ray.metrics import Reliability
+
+__all__ = ["write_back", "write_evaluation"]
+
+_CURVE_POINTS = 256
+
+
+def write_evaluation(output: Path, result: Evaluation) -> None:
+    """Write metrics.json and the tables.
+
+    Args:
+        output: Folder; made if need be. Files of an older evaluation that this one does not have are removed.
+        result: What was found.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    document = result.document()
+    write_json(output / "metrics.json", document)
+    write_failures(output / "failures.csv", result.failures)
+    _write_table(output / "per_image.csv", _per_image(result))
+    _write_table(output / "classes.csv", _classes(result, document))
+    _write_table(output / "areas.csv", _areas(result))
+    _write_table(output / "area_errors.csv", _area_errors(result, document))
+    _write_confusion(output, result)
+    optional: dict[str, list[dict[str, Any]]] = {
+        "reliability.csv": _reliability(result),
+        "precision_recall.csv": _curves(result),
+        "thresholds.csv": _thresholds(result, document),
+        "sections.csv": [{"micrograph": name, **asdict(row)} for name, rows in result.sections.items() for row in rows],
+    }
+    for name, rows in optional.items():
+        if rows:
+            _write_table(output / name, rows)
+        else:
+            (output / name).unlink(missing_ok=True)
+    if result.calibration is None:
+        (output / "temperature.json").unlink(missing_ok=True)
+    else:
+        write_json(output / "temperature.json", calibration_document(result.calibration, result.classes))
+
+
+def write_back(checkpoint: Path, result: Evaluation) -> None:
+    """Put temperature and thresholds into a checkpoint's card, under `metrics.calibration`; the weights stay as they are.
+
+    Args:
+        checkpoint: The checkpoint's folder.
+        result: With a calibration.
+
+    Raises:
+        CheckpointError: The card cannot be read or written.
+    """
+    if result.calibration is None:
+        raise CheckpointError(f"{checkpoint}: nothing to write back, because nothing was calibrated")
+    path = checkpoint / CARD_FILE
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        card["metrics"] = {
+            **card.get("metrics", {}),
+            "calibration": calibration_document(result.calibration, result.classes),
+        }
+        write_json(path, card)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: cannot be written back to ({error}); check its permissions") from error
+    checkpoint_digest(checkpoint)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_json(Path(folder) / "a.json", {"a": 1})
+        ...     json.loads((Path(folder) / "a.json").read_text())
+        {'a': 1}
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    pa.csv.write_csv(pa.Table.from_pylist(rows), partial)
+    partial.replace(path)
+
+
+def _per_image(result: Evaluation) -> list[dict[str, Any]]:
+    table = []
+    for name, tally in result.tallies.items():
+        figures = tally.matrix.as_metrics(result.classes)
+        line = {"micrograph": name, **{key: figures[key] for key in ("pixel_accuracy", "mean_iou", "micro_iou")}}
+        line |= {f"iou_{key}": values["iou"] for key, values in figures["classes"].items()}
+        line |= {f"boundary_f1_{key}": plain(tally.boundary.f1[index]) for index, key in enumerate(result.classes)}
+        table.append(line)
+    return table
+
+
+def _classes(result: Evaluation, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    table = []
+    for name in result.classes:
+        line = {"class": name, **document["pooled"]["classes"][name]}
+        line["iou_mean_of_images"] = document["per_image"]["classes"][name]["iou"]
+        line["boundary_f1"] = document["boundary"]["pooled"]["classes"][name]["f1"]
+        if document["scores"] is not None:
+            figures = document["scores"]["classes"][name]
+            line |= {key: figures[key] for key in ("aupr", "auc", "expected_calibration_error")}
+        line |= {f"area_{key}": value for key, value in document["areas"]["classes"][name].items()}
+        table.append(line)
+    return table
+
+
+def _areas(result: Evaluation) -> list[dict[str, Any]]:
+    """Pixels, fractions and percent of each class in each micrograph, over the labelled pixels."""
+    table = []
+    for name, matrix in result.per_image.items():
+        true, predicted = matrix.counts.sum(axis=1), matrix.counts.sum(axis=0)
+        total = int(true.sum())
+        percent = percentages(true), percentages(predicted)
+        for index, class_name in enumerate(result.classes):
+            fractions = [int(counts[index]) / total if total else None for counts in (true, predicted)]
+            table.append(
+                {
+                    "micrograph": name,
+                    "class_index": index,
+                    "class_name": class_name,
+                    "true_pixels": int(true[index]),
+                    "predicted_pixels": int(predicted[index]),
+                    "true_fraction": fractions[0],
+                    "predicted_fraction": fractions[1],
+                    "difference": None if fractions[0] is None or fractions[1] is None else fractions[1] - fractions[0],
+                    "true_percent": percent[0][index],
+                    "predicted_percent": percent[1][index],
+                }
+            )
+    return table
+
+
+def _area_errors(result: Evaluation, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"class": name, **document["areas"]["classes"][name]} for name in result.classes]
+
+
+def _write_confusion(output: Path, result: Evaluation) -> None:
+    """Counts and shares of the true class, as two tables with the true classes down and the predicted ones across."""
+    counts = result.pooled.counts
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    for name, values in (("confusion_matrix.csv", counts), ("confusion_matrix_normalised.csv", shares)):
+        rows = [
+            {
+                "true": true,
+                **{f"predicted_{guess}": _cell(value) for guess, value in zip(result.classes, row, strict=True)},
+            }
+            for true, row in zip(result.classes, values.tolist(), strict=True)
+        ]
+        _write_table(output / name, rows)
+
+
+def _cell(value: float) -> float | None:
+    return None if value != value else value  # noqa: PLR0124 - nan, whether integer or float
+
+
+def _reliability(result: Evaluation) -> list[dict[str, Any]]:
+    scores = result.total.scores
+    if scores is None:
+        return []
+    table = _bins(scores.reliability, ("predicted class", *result.classes), 1.0)
+    if scores.tempered is not None and result.calibration is not None:
+        table += _bins(scores.tempered, ("predicted class", *result.classes), result.calibration.temperature.value)
+    return table
+
+
+def _bins(reliability: Reliability, groups: tuple[str, ...], temperature: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "temperature": temperature,
+            "of": name,
+            "bin_low": float(reliability.edges[place]),
+            "bin_high": float(reliability.edges[place + 1]),
+            "pixels": int(reliability.counts[group, 0, place]),
+            "mean_probability": plain(reliability.confidence(group)[place]),
+            "observed": plain(reliability.observed(group)[place]),
+        }
+        for group, name in enumerate(groups)
+        for place in range(reliability.counts.shape[2])
+    ]
+
+
+def _curves(result: Evaluation) -> list[dict[str, Any]]:
+    """Every 256th of the range of thresholds; the figures at these are exact."""
+    scores = result.total.scores
+    if scores is None:
+        return []
+    table = []
+    step = scores.histogram.bins // _CURVE_POINTS
+    for index, name in enumerate(result.classes):
+        curve = scores.histogram.curve(index)
+        columns = {
+            "precision": curve.precision,
+            "recall": curve.recall,
+            "f1": curve.score("f1"),
+            "iou": curve.score("iou"),
+        }
+        for place in range(1, len(curve.thresholds), step):
+            line = {key: plain(values[place]) for key, values in columns.items()}
+            table.append({"class": name, "threshold": float(curve.thresholds[place]), **line})
+    return table
+
+
+def _thresholds(result: Evaluation, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was chosen on the calibration split, what it came to there, and what it comes to here."""
+    if result.calibration is None or document["scores"] is None:
+        return []
+    table = []
+    for name in result.classes:
+        there = document["calibration"]["thresholds"][name]
+        here = document["scores"]["classes"][name]["chosen"]
+        for criterion in CRITERIA:
+            if there[criterion] is None:
+                continue
+            keys = (criterion, "precision", "recall", "accuracy")
+            line = {"class": name, "criterion": criterion, "threshold": there[criterion]["threshold"]}
+            line["chosen_on"] = result.calibration.split
+            line |= {f"there_{'value' if key == criterion else key}": there[criterion][key] for key in keys}
+            line |= {f"here_{'value' if key == criterion else key}": here[criterion][key] for key in keys}
+            table.append(line)
+    return table

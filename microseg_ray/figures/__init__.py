@@ -1,0 +1,20 @@
+"""Pictures and plots: numbers and pixels in, image files out. Nothing here knows a model, a run or a job."""
+
+from microseg_ray.figures.overlays import decode_tint, tinted
+from microseg_ray.figures.panels import Pane, compose_panel, error_colors
+from microseg_ray.figures.pictures import scale_bar_um, thumbnail
+from microseg_ray.figures.plots import plot_confusion, plot_precision_recall, plot_reliability, plot_training
+
+__all__ = [
+    "Pane",
+    "compose_panel",
+    "decode_tint",
+    "error_colors",
+    "plot_confusion",
+    "plot_precision_recall",
+    "plot_reliability",
+    "plot_training",
+    "scale_bar_um",
+    "thumbnail",
+    "tinted",
+]

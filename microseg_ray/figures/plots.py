@@ -1,0 +1,227 @@
+"""Plots by matplotlib, drawn without a display; the same numbers give the same bytes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from microseg_ray.errors import InputError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from microseg_ray.metrics import Reliability, ThresholdCurve
+
+__all__ = ["plot_confusion", "plot_precision_recall", "plot_reliability", "plot_training"]
+
+_DPI = 120
+_LABELLED_CLASSES = 12  # with more, numbers in the cells of a confusion matrix cannot be read
+_LEFT_OUT = ("epoch", "step", "seconds", "time", "learning_rate", "best", "samples_per_second")
+
+
+def plot_confusion(path: str | os.PathLike[str], counts: NDArray[np.int64], names: Sequence[str]) -> None:
+    """The confusion matrix twice: pixels, and shares of each true class.
+
+    Args:
+        path: PNG that is written.
+        counts: (K, K) true class, predicted class.
+        names: Of the classes.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     plot_confusion(f"{folder}/a.png", np.array([[3, 1], [0, 4]]), ["clay", "pore"])
+        ...     Path(f"{folder}/a.png").stat().st_size > 1000
+        True
+    """
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    side = max(3.6, 0.55 * len(names) + 1.6)
+    figure = _figure(2 * side, side)
+    for place, (values, title) in enumerate(((counts, "pixels"), (shares, "share of the true class")), 1):
+        axes = figure.add_subplot(1, 2, place)
+        axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.set_title(title)
+        if len(names) <= _LABELLED_CLASSES:
+            for row, column in np.ndindex(*counts.shape):
+                text = _cell(values[row, column])
+                color = "white" if np.nan_to_num(shares[row, column]) > 0.5 else "black"
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+    _save(figure, path)
+
+
+def plot_reliability(
+    path: str | os.PathLike[str], curves: Mapping[str, Reliability], title: str = "confidence of the predicted class"
+) -> None:
+    """How often predictions of a confidence were right, beside how often they should be.
+
+    Args:
+        path: PNG that is written.
+        curves: By what they are called in the legend, such as `as predicted` and `temperature 1.31`.
+        title: Above the plot.
+
+    Example:
+        >>> import tempfile
+        >>> from microseg_ray.metrics import Reliability
+        >>> curve = Reliability.zeros(2)
+        >>> curve.update(np.array([0, 1], np.uint8), np.array([[0.7, 0.2], [0.3, 0.8]]), np.array([0, 1], np.uint8))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     plot_reliability(f"{folder}/a.png", {"as predicted": curve})
+        ...     Path(f"{folder}/a.png").stat().st_size > 1000
+        True
+    """
+    figure = _figure(4.4, 5.4)
+    grid = figure.add_gridspec(2, 1, height_ratios=(3, 1))
+    axes, below = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="perfect")
+    for name, curve in curves.items():
+        axes.plot(
+            curve.confidence(0),
+            curve.observed(0),
+            marker="o",
+            markersize=3,
+            label=f"{name} (ECE {curve.expected_error(0):.4f})",
+        )
+        pixels = curve.counts[0, 0]
+        below.stairs(pixels / max(1, int(pixels.sum())), curve.edges)
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right", title=title)
+    axes.legend(loc="upper left", fontsize=8)
+    below.set(xlim=(0, 1), xlabel="confidence", ylabel="share of pixels")
+    _save(figure, path)
+
+
+def plot_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, ThresholdCurve]) -> None:
+    """Precision over recall of each class, one against the rest, with the average precision.
+
+    Args:
+        path: PNG that is written.
+        curves: By class name.
+
+    Example:
+        >>> import tempfile
+        >>> from microseg_ray.metrics import exact_curve
+        >>> curve = exact_curve(np.array([True, False]), np.array([0.8, 0.1]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     plot_precision_recall(f"{folder}/a.png", {"pore": curve})
+        ...     Path(f"{folder}/a.png").stat().st_size > 1000
+        True
+    """
+    figure = _figure(4.8, 4.4)
+    axes = figure.add_subplot(1, 1, 1)
+    for name, curve in curves.items():
+        if curve.positives:
+            label = f"{name} (AUPR {curve.average_precision:.4f})"
+            axes.plot(curve.recall, curve.precision, linewidth=1.2, label=label)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title="each class against the rest")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower left", fontsize=8)
+    _save(figure, path)
+
+
+def plot_training(path: str | os.PathLike[str], metrics: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> None:
+    """Loss and metrics over the epochs of a fit, the best epoch marked.
+
+    Args:
+        path: PNG that is written.
+        metrics: `metrics.csv` of a train output, or its rows. Columns whose name holds `loss` go into the left plot,
+            other numbers from 0 to 1 into the right one; times and rates are left out.
+
+    Raises:
+        InputError: The file is missing, or holds no epoch.
+
+    Example:
+        >>> import tempfile
+        >>> rows = [{"epoch": 1, "loss": 0.9, "val_mean_iou": 0.4}, {"epoch": 2, "loss": 0.5, "val_mean_iou": ""}]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     plot_training(f"{folder}/curves.png", rows)
+        ...     Path(f"{folder}/curves.png").stat().st_size > 1000
+        True
+    """
+    rows = _rows(metrics) if not isinstance(metrics, list | tuple) else list(metrics)
+    columns = _columns(rows)
+    epochs = columns.pop("epoch", np.arange(1, len(rows) + 1, dtype=float))
+    losses = {name: values for name, values in columns.items() if "loss" in name}
+    shares = {
+        name: values
+        for name, values in columns.items()
+        if name not in losses and np.nanmin(values) >= 0 and np.nanmax(values) <= 1
+    }
+    best = [number for number, row in enumerate(rows) if str(row.get("best", "")).lower() in {"1", "true"}]
+    figure = _figure(9.6, 3.8)
+    for place, (name, drawn) in enumerate((("loss", losses), ("metrics", shares)), 1):
+        axes = figure.add_subplot(1, 2, place)
+        for label, values in drawn.items():
+            axes.plot(
+                epochs, values, linewidth=1.2, marker="o" if len(rows) < 30 else None, markersize=2.5, label=label
+            )
+        if best:
+            axes.axvline(epochs[best[-1]], color="0.6", linestyle=":", label=f"best: epoch {epochs[best[-1]]:g}")
+        axes.set(xlabel="epoch", title=name)
+        if place == 2:
+            axes.set_ylim(0, 1)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7)
+    _save(figure, path)
+
+
+def _rows(metrics: Any) -> list[dict[str, Any]]:
+    try:
+        with Path(metrics).open(encoding="utf-8", newline="") as handle:
+            rows: list[dict[str, Any]] = list(csv.DictReader(handle))
+    except OSError as error:
+        raise InputError(metrics, f"cannot be read ({error.strerror})", "give metrics.csv of a train output") from error
+    if not rows:
+        raise InputError(metrics, "holds no epoch", "give metrics.csv of a train output")
+    return rows
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
+    """Columns of numbers; an empty cell is a gap, and a column without any number is left out."""
+    columns = {}
+    for name in rows[0]:
+        if name in _LEFT_OUT and name != "epoch":
+            continue
+        try:
+            values = np.array([_number(row.get(name)) for row in rows])
+        except ValueError:
+            continue
+        if not np.isnan(values).all():
+            columns[name] = values
+    return columns
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None or value == "" else float(value)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, np.integer):
+        return f"{int(value):,}" if value < 1_000_000 else f"{float(value):.3g}"
+    return "-" if np.isnan(value) else f"{value:.3f}"
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    # Not pyplot: its figures live until they are closed, and it chooses a display.
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    # Without the version of matplotlib inside, the bytes depend on the numbers alone.
+    figure.savefig(partial, format="png", dpi=_DPI, metadata={"Software": None})
+    partial.replace(target)

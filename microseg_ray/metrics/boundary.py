@@ -1,0 +1,172 @@
+"""Boundary F1: whether the borders of a class lie where they should, within a tolerance.
+
+The BF score of Csurka, Larlus and Perronnin, "What is a good evaluation measure for semantic segmentation?", BMVC 2013:
+precision is the share of predicted boundary pixels that lie within the tolerance of a true one, recall the share of true
+boundary pixels that lie within the tolerance of a predicted one. Here a distance equal to the tolerance still counts, so
+that 0 asks for the same pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from microseg_ray.geometry import Box
+from microseg_ray.settings import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+__all__ = ["BoundaryCounts", "boundary_counts"]
+
+_BLOCK = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class BoundaryCounts:
+    """Boundary pixels of each class; they add up over micrographs.
+
+    Attributes:
+        predicted: (K,) int64 predicted boundary pixels.
+        predicted_near: Those of them within the tolerance of a true one.
+        true: (K,) int64 true boundary pixels.
+        true_near: Those of them within the tolerance of a predicted one.
+    """
+
+    predicted: NDArray[np.int64]
+    predicted_near: NDArray[np.int64]
+    true: NDArray[np.int64]
+    true_near: NDArray[np.int64]
+
+    @classmethod
+    def zeros(cls, classes: int) -> BoundaryCounts:
+        """No boundary at all.
+
+        Example:
+            >>> BoundaryCounts.zeros(2).f1.tolist()
+            [nan, nan]
+        """
+        return cls(*(np.zeros(classes, np.int64) for _ in range(4)))
+
+    def __add__(self, other: BoundaryCounts) -> BoundaryCounts:
+        return BoundaryCounts(
+            self.predicted + other.predicted,
+            self.predicted_near + other.predicted_near,
+            self.true + other.true,
+            self.true_near + other.true_near,
+        )
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """(K,) float64; nan where no boundary is predicted."""
+        return _ratio(self.predicted_near, self.predicted)
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """(K,) float64; nan where there is no true boundary."""
+        return _ratio(self.true_near, self.true)
+
+    @property
+    def f1(self) -> NDArray[np.float64]:
+        """Harmonic mean of precision and recall, (K,); 0 where only one side has a boundary, nan where neither has."""
+        precision, recall = np.nan_to_num(self.precision), np.nan_to_num(self.recall)
+        f1 = np.where(self.predicted + self.true > 0, 0.0, np.nan)
+        np.divide(2 * precision * recall, precision + recall, out=f1, where=precision + recall > 0)
+        return f1
+
+
+def boundary_counts(
+    truth: NDArray[np.uint8],
+    prediction: NDArray[np.uint8],
+    classes: int,
+    tolerance: float = 2.0,
+    block: int = _BLOCK,
+) -> BoundaryCounts:
+    """Count boundary pixels that have a partner, class by class.
+
+    A pixel is on its class's boundary where one of its four neighbours has another class. The rim of the micrograph and
+    pixels without a label (255) make no boundary and have none; a prediction there is not looked at.
+
+    Args:
+        truth: (y, x) uint8.
+        prediction: (y, x) uint8.
+        classes: Number of classes K.
+        tolerance: Euclidean distance in pixels, 0 or more.
+        block: Side in pixels of what is computed at once; the result does not depend on it, the memory does.
+
+    Raises:
+        ValueError: Shapes differ, or a tolerance or block that cannot be.
+
+    Example:
+        >>> truth = np.repeat([[0, 0, 0, 1, 1, 1]], 4, axis=0).astype(np.uint8)
+        >>> moved = np.repeat([[0, 0, 1, 1, 1, 1]], 4, axis=0).astype(np.uint8)
+        >>> boundary_counts(truth, moved, 2, tolerance=0).f1.tolist(), boundary_counts(truth, moved, 2, tolerance=1).f1.tolist()
+        ([0.0, 0.0], [1.0, 1.0])
+    """
+    if truth.shape != prediction.shape or truth.ndim != 2:
+        raise ValueError(f"truth of {truth.shape} and prediction of {prediction.shape} must be two masks of one shape")
+    if not (math.isfinite(tolerance) and tolerance >= 0) or block < 1:
+        raise ValueError(f"tolerance {tolerance} px must be 0 or more, and block {block} px 1 or more")
+    counts = BoundaryCounts.zeros(classes)
+    # A partner can lie `tolerance` outside the block, and whether it is a boundary shows one pixel further out.
+    margin = math.ceil(tolerance) + 1
+    for core in _blocks(truth.shape, block):
+        frame = core.grow(margin).intersection(Box.of_shape(truth.shape))
+        counts = counts + _in_block(
+            truth[frame.slices], prediction[frame.slices], core.relative_to(frame), classes, tolerance
+        )
+    return counts
+
+
+def _blocks(shape: tuple[int, ...], block: int) -> Iterator[Box]:
+    height, width = shape
+    for y0 in range(0, height, block):
+        for x0 in range(0, width, block):
+            yield Box(y0, x0, min(y0 + block, height), min(x0 + block, width))
+
+
+def _in_block(
+    truth: NDArray[np.uint8], prediction: NDArray[np.uint8], core: Box, classes: int, tolerance: float
+) -> BoundaryCounts:
+    known = (truth != IGNORE_INDEX) & (prediction != IGNORE_INDEX)
+    edges = [_edges(mask, known) for mask in (truth, prediction)]
+    counts = BoundaryCounts.zeros(classes)
+    for index in range(classes):
+        own, other = (edge & (mask == index) for edge, mask in zip(edges, (truth, prediction), strict=True))
+        inside, outside = own[core.slices], other[core.slices]
+        counts.true[index] = np.count_nonzero(inside)
+        counts.predicted[index] = np.count_nonzero(outside)
+        if counts.true[index] and other.any():
+            counts.true_near[index] = np.count_nonzero(inside & _near(other, tolerance)[core.slices])
+        if counts.predicted[index] and own.any():
+            counts.predicted_near[index] = np.count_nonzero(outside & _near(own, tolerance)[core.slices])
+    return counts
+
+
+def _edges(mask: NDArray[np.uint8], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    edge = np.zeros(mask.shape, bool)
+    across = (mask[:, 1:] != mask[:, :-1]) & known[:, 1:] & known[:, :-1]
+    down = (mask[1:] != mask[:-1]) & known[1:] & known[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    return edge
+
+
+def _near(boundary: NDArray[np.bool_], tolerance: float) -> NDArray[np.bool_]:
+    from scipy.ndimage import distance_transform_edt
+
+    near: NDArray[np.bool_] = distance_transform_edt(~boundary) <= tolerance
+    return near
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    ratio = np.full(len(whole), np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio
