@@ -19,12 +19,15 @@ from typing import Any
 
 from microseg_ray.archive.run import sole_writer
 from microseg_ray.errors import MicrosegError
+from microseg_ray.figures import plot_training
 from microseg_ray.settings import TrainSettings, settings_from
 from microseg_ray.workers import worker_environment
 
-__all__ = ["TrainProgress", "Trained", "train", "train_loop_per_worker"]
+__all__ = ["StopFit", "TrainProgress", "Trained", "train", "train_loop_per_worker"]
 
 PROGRESS_FILE = ".progress.json"
+STOP_FILE = ".stop"
+END_FILE = ".end"
 POLL_SECONDS = 1.0
 
 
@@ -55,11 +58,19 @@ class Trained:
         best: Checkpoint of the best epoch.
         last: Checkpoint of the last epoch.
         history: One mapping per epoch, as in metrics.csv.
+        stopped: Why the fit ended before its last epoch; empty where it did not.
+        weights: What became of `model.weights`, a line to print; weights.json has all names. Empty without.
     """
 
     best: Path
     last: Path
     history: list[dict[str, Any]]
+    stopped: str = ""
+    weights: str = ""
+
+
+class StopFit(Exception):  # noqa: N818 - it asks for an end, it is no error
+    """Raised by a `report`: end the fit after the running epoch; its state is kept, and the same settings go on with it."""
 
 
 Report = Callable[[TrainProgress], None]
@@ -72,7 +83,8 @@ def train(
 
     Args:
         settings: The job's settings; `workers: 0` runs in this process, without Ray.
-        report: Told where the fit stands, about once a second.
+        report: Told where the fit stands, about once a second and after each epoch. It may raise `StopFit`: a scheduler's
+            way to end a fit early. With Ray workers the fit ends after the epoch in which they learn of it.
         start_ray: Called before Ray is used.
 
     Returns:
@@ -92,10 +104,12 @@ def train(
 def _train(settings: TrainSettings, report: Report, start_ray: Callable[[], None]) -> Trained:
     output = Path(settings.output).absolute()
     if settings.overwrite:
-        for name in ("best", "last", "events"):
+        for name in ("best", "last", "events", "epochs"):
             shutil.rmtree(output / name, ignore_errors=True)
-        for name in ("state.pt", "metrics.csv"):
+        for name in ("state.pt", "metrics.csv", "mlflow_run", "weights.json", "curves.png"):
             (output / name).unlink(missing_ok=True)
+    for name in (STOP_FILE, END_FILE):
+        (output / name).unlink(missing_ok=True)
     # From here on a restarted worker must resume, not start afresh again.
     settings = settings.model_copy(
         update={"overwrite": False, "output": str(output), "tiles": str(Path(settings.tiles).absolute())}
@@ -107,7 +121,22 @@ def _train(settings: TrainSettings, report: Report, start_ray: Callable[[], None
         start_ray()
         with _watched(output, report):
             _on_ray_train(settings)
-    return Trained(output / "best", output / "last", _history(output))
+    stopped = _taken(output / END_FILE)
+    (output / STOP_FILE).unlink(missing_ok=True)
+    plot_training(output / "curves.png", output / "metrics.csv")
+    return Trained(output / "best", output / "last", _history(output), stopped, _weights_report(output))
+
+
+def _weights_report(output: Path) -> str:
+    path = output / "weights.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["summary"]) if path.exists() else ""
+
+
+def _taken(path: Path) -> str:
+    """The text of a file that is no longer needed."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    path.unlink(missing_ok=True)
+    return text
 
 
 def _check_early(settings: TrainSettings) -> None:
@@ -127,6 +156,8 @@ def train_loop_per_worker(config: dict[str, Any], report: Report = lambda _: Non
     import torch
 
     from microseg_ray.fitting import Crew, EpochReport, fit
+    from microseg_ray.fitting.tracking import Tracker, scalars, trackers
+    from microseg_ray.stores import TileStore
 
     settings = settings_from(TrainSettings, config["settings"])
     crew = Crew(device="cuda" if settings.gpu and torch.cuda.is_available() else "cpu")
@@ -138,25 +169,26 @@ def train_loop_per_worker(config: dict[str, Any], report: Report = lambda _: Non
     chief = crew.rank == 0
     output = Path(settings.output)
     teller = _Teller(output, settings.epochs, report)
-    events = _Events(output / "events") if chief else None
+    told: list[Tracker] = []
+    if chief:
+        told = trackers(settings, [item.name for item in TileStore.open(settings.tiles).spec.classes])
 
-    def on_epoch(row: EpochReport) -> None:
-        if events is not None:
-            events.add(row)
+    def on_epoch(row: EpochReport) -> bool:
+        for tracker in told:
+            tracker.add(row)
         if chief:
             teller.epoch(asdict(row))
         if config["ray"]:
             import ray.train
 
-            ray.train.report({**_scalars(row), "epoch": row.epoch})
+            ray.train.report({**scalars(row), "epoch": row.epoch})
+        return chief and teller.stops()
 
-    fit(settings, crew, on_epoch, teller.step if chief else lambda *_: None)
-    if events is not None:
-        events.close()
-
-
-def _scalars(row: Any) -> dict[str, float]:
-    return {name: float(value) for name, value in asdict(row).items() if isinstance(value, float | int)}
+    stopped = fit(settings, crew, on_epoch, teller.step if chief else lambda *_: None)
+    for tracker in told:
+        tracker.close()
+    if chief and stopped:
+        (output / END_FILE).write_text(stopped, encoding="utf-8")
 
 
 class _Teller:
@@ -168,6 +200,11 @@ class _Teller:
         self._report = report
         self._last: dict[str, Any] | None = None
         self._told = 0.0
+        self._asked = False
+
+    def stops(self) -> bool:
+        """Whether someone asked for the end, here or where the driver is."""
+        return self._asked or (self._path.parent / STOP_FILE).exists()
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         now = time.monotonic()
@@ -180,31 +217,13 @@ class _Teller:
         self._tell(TrainProgress(row["epoch"], self._epochs, 1, 1, row))
 
     def _tell(self, progress: TrainProgress) -> None:
-        self._report(progress)
+        try:
+            self._report(progress)
+        except StopFit:
+            self._asked = True
         partial = self._path.with_suffix(".partial")
         partial.write_text(json.dumps(asdict(progress)), encoding="utf-8")
         partial.replace(self._path)
-
-
-class _Events:
-    """TensorBoard events, a scalar per metric and epoch."""
-
-    def __init__(self, folder: Path) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder))
-
-    def add(self, row: Any) -> None:
-        for name, value in _scalars(row).items():
-            if name != "epoch":
-                self._writer.add_scalar(name, value, row.epoch)
-        for index, value in enumerate(row.class_iou):
-            if value is not None:
-                self._writer.add_scalar(f"class_iou/{index}", value, row.epoch)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def _on_ray_train(settings: TrainSettings) -> None:
@@ -265,7 +284,10 @@ def _watched(output: Path, report: Report) -> Iterator[None]:
                 text = ""
             if text and text != seen:
                 seen = text
-                report(TrainProgress(**json.loads(text)))
+                try:
+                    report(TrainProgress(**json.loads(text)))
+                except StopFit:
+                    (output / STOP_FILE).touch()
             if ended:
                 return
 

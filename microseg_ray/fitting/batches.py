@@ -1,4 +1,4 @@
-"""Which worker sees which tiles in which step: shares of one order that is a function of seed and epoch alone."""
+"""Workers and tiles: who takes part, and how the tiles of a split come to the device."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from microseg_ray.augmentation import aim, augment, draw
 from microseg_ray.models.predictor import model_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from microseg_ray.fitting.sampling import Batch
     from microseg_ray.settings import TrainSettings
     from microseg_ray.stores import TileStore
 
-__all__ = ["Crew", "Tiles", "batches_of"]
+__all__ = ["Crew", "Tiles", "prepared"]
 
-
-# Below this a split is held in memory; above it tiles are read from disk batch by batch, one batch ahead.
 HELD_BYTES = 2 * 1024**3
 
 
@@ -36,47 +36,78 @@ class Crew:
         """Whether there is anyone to talk to."""
         return self.world > 1
 
+    @property
+    def kind(self) -> str:
+        """`cpu` or `cuda`."""
+        return torch.device(self.device).type
+
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of a tensor over all workers."""
+        """The sum of a tensor over all workers, in place."""
         if self.distributed:
             torch.distributed.all_reduce(tensor)
         return tensor
 
+    def anyone(self, says: bool) -> bool:
+        """Whether any worker says so; all of them must ask."""
+        return bool(self.total(torch.tensor(int(says), device=self.device)).item())
+
 
 class Tiles:
-    """Tiles of one split, in memory where they fit."""
+    """Tiles of one split: in memory where they fit, else read from the store batch by batch."""
 
-    def __init__(self, store: TileStore, rows: NDArray[np.int64]) -> None:
+    def __init__(self, store: TileStore, rows: NDArray[np.int64], held_bytes: int = HELD_BYTES) -> None:
         self.rows = rows
         self._store = store
         tile_bytes = store.spec.side**2 * (store.spec.channels * np.dtype(store.spec.dtype).itemsize + 1)
-        self._held = store.read(rows) if len(rows) * tile_bytes <= HELD_BYTES else None
+        self._held = store.read(rows) if len(rows) * tile_bytes <= held_bytes else None
 
-    def read(self, places: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Scaled images (n, c, y, x) float32, masks (n, y, x) uint8 and limits, by place in the split."""
+    @property
+    def held(self) -> bool:
+        """Whether they are in memory."""
+        return self._held is not None
+
+    def raw(self, places: NDArray[np.int64]) -> tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.float64]]:
+        """Images (n, c, y, x) as stored, masks (n, y, x) and limits (n, 2), by place in the split."""
         if self._held is not None:
-            images, masks, limits = (part[places] for part in self._held)
-        else:
-            images, masks, limits = self._store.read(self.rows[places])
-        scaled = model_input(
-            torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(limits), self._store.spec.scaling.clahe
-        )
-        return scaled, torch.from_numpy(np.ascontiguousarray(masks)), torch.from_numpy(limits)
+            images, masks, limits = self._held
+            return images[places], masks[places], limits[places]
+        return self._store.read(self.rows[places])
+
+    def read(self, places: NDArray[np.int64], device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scaled images (n, c, y, x) float32, masks (n, y, x) uint8 and limits, on a device.
+
+        What crosses to the device are the source's integers; they are scaled there.
+        """
+        images, masks, limits = (_sent(part, device) for part in self.raw(places))
+        return model_input(images, limits, self._store.spec.scaling.clahe), masks, limits
 
 
-def steps_of(settings: TrainSettings, tiles: int) -> int:
-    """Steps of an epoch: as set, or as many whole batches as there are tiles for."""
-    return settings.steps_per_epoch or max(1, tiles // settings.batch)
+def prepared(
+    data: Tiles, batch: Batch, settings: TrainSettings, epoch: int, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Augmented images float32 (n, c, side, side) and masks uint8 (n, side, side) of a batch, on the device.
+
+    Args:
+        data: The split.
+        batch: Which of its tiles.
+        settings: `augment`, `crop` and `seed` count.
+        epoch: From 0.
+        device: Where the pixels are changed.
+    """
+    images, masks, _ = data.read(batch.places, device)
+    side = settings.crop or images.shape[-1]
+    drawn = draw(settings.seed, epoch, data.rows[batch.places], settings.augmentation, batch.turns, side)
+    # A tile that was drawn for a class is no use if the crop misses it.
+    aimed = side < images.shape[-1] and bool((batch.focus >= 0).any())
+    targets = aim(masks.cpu().numpy(), batch.focus, drawn) if aimed else None
+    images, masks = augment(images, masks, drawn, side, targets)
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    return images.contiguous(memory_format=layout), masks
 
 
-def batches_of(settings: TrainSettings, tiles: int, epoch: int, crew: Crew) -> list[NDArray[np.int64]]:
-    """This rank's places in the split for every step of an epoch; shares of one global order."""
-    steps, size = steps_of(settings, tiles), min(settings.batch, tiles)
-    order: list[NDArray[np.int64]] = []
-    rounds = 0
-    while sum(map(len, order)) < steps * size:
-        generator = np.random.default_rng(np.random.SeedSequence([settings.seed, epoch, rounds]))
-        order.append(generator.permutation(tiles).astype(np.int64))
-        rounds += 1
-    places = np.concatenate(order)
-    return [places[step * size : (step + 1) * size][crew.rank :: crew.world] for step in range(steps)]
+def _sent(array: NDArray[np.generic], device: str) -> torch.Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if torch.device(device).type == "cuda":
+        # Only from pinned memory does a copy run beside the computing.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,33 @@ from microseg_ray.errors import SettingsError
 from microseg_ray.models.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
+    from microseg_ray.fitting.averaging import Averaged
+    from microseg_ray.fitting.schedules import Progress
     from microseg_ray.models.card import ModelCard
     from microseg_ray.settings import TrainSettings
     from microseg_ray.stores import TileStore
 
-__all__ = ["STATE_FILE", "EpochReport", "Fit", "identity_of", "resume", "save", "saved_state", "write_history"]
+__all__ = [
+    "STATE_FILE",
+    "EpochReport",
+    "Fit",
+    "go_on",
+    "identity_of",
+    "save_checkpoints",
+    "save_state",
+    "saved_state",
+    "write_history",
+]
 
 
 STATE_FILE = "state.pt"
+KEPT_FOLDER = "epochs"
+
+_NOT_DECIDING = (
+    *("tiles", "output", "workers", "ray", "max_failures", "overwrite", "threads", "gpu"),
+    *("channels_last", "compile", "held_bytes", "keep", "mlflow"),
+)
+"""Settings of where and how fast a fit runs, and of what it tells; all others decide its weights."""
 
 
 @dataclass(frozen=True)
@@ -35,30 +55,28 @@ class EpochReport:
     Attributes:
         epoch: Epochs done, from 1.
         loss: Mean training loss.
+        val_loss: On the validation split, as one batch; None without one.
         train_mean_iou: On the augmented training batches, as they were seen.
         val_mean_iou: On the validation split; None without one.
         pixel_accuracy: Of the split that selects: validation, else training.
         class_iou: Per class, of the same split; None where a class is absent.
         learning_rate: At the epoch's end.
         seconds: Of this epoch.
+        score: What selects the best epoch; higher is better, so a loss is negative. -inf where it is undefined.
         best: Whether this is the best epoch so far.
     """
 
     epoch: int
     loss: float
+    val_loss: float | None
     train_mean_iou: float | None
     val_mean_iou: float | None
     pixel_accuracy: float | None
     class_iou: tuple[float | None, ...]
     learning_rate: float
     seconds: float
+    score: float
     best: bool
-
-    @property
-    def score(self) -> float:
-        """What selects the best checkpoint: validation mean IoU, or the training one where nothing is set aside."""
-        value = self.train_mean_iou if self.val_mean_iou is None else self.val_mean_iou
-        return -1.0 if value is None else value
 
 
 @dataclass
@@ -67,6 +85,9 @@ class Fit:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    progress: Progress
+    scaler: torch.amp.GradScaler
+    averaged: Averaged | None = None
     epoch: int = 0
     history: list[EpochReport] = field(default_factory=list)
 
@@ -74,6 +95,45 @@ class Fit:
     def best_score(self) -> float:
         """The best score so far."""
         return max((row.score for row in self.history), default=-math.inf)
+
+    @property
+    def kept(self) -> nn.Module:
+        """The model that is validated and saved: the averaged one where there is one."""
+        return self.model if self.averaged is None else self.averaged.model
+
+    def document(self) -> dict[str, Any]:
+        """Plain values and tensors, for `restore`."""
+        averaged = self.averaged
+        return {
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": self.progress.state(),
+            "scaler": self.scaler.state_dict(),
+            "averaged": None if averaged is None else {"model": averaged.model.state_dict(), "steps": averaged.steps},
+            "history": [vars(item) for item in self.history],
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what `document` gave; the options of the optimizer stay those of now."""
+        self.model.load_state_dict(saved["model"])
+        options = [
+            {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
+        ]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for group, chosen in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(chosen)
+        self.progress.restore(saved["progress"])
+        if saved["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(saved["scaler"])
+        if self.averaged is not None:
+            if saved["averaged"] is None:
+                self.averaged.reset(self.model)
+            else:
+                self.averaged.model.load_state_dict(saved["averaged"]["model"])
+                self.averaged.steps = int(saved["averaged"]["steps"])
+        self.epoch = int(saved["epoch"])
+        self.history = [EpochReport(**{**row, "class_iou": tuple(row["class_iou"])}) for row in saved["history"]]
 
 
 def identity_of(settings: TrainSettings, store: TileStore) -> str:
@@ -89,43 +149,98 @@ def identity_of(settings: TrainSettings, store: TileStore) -> str:
 def _deciding(settings: TrainSettings) -> dict[str, Any]:
     """The settings that decide the weights."""
     chosen = settings.resolved()
-    for key in ("tiles", "output", "workers", "ray", "max_failures", "overwrite", "threads", "gpu"):
+    for key in _NOT_DECIDING:
         chosen.pop(key)
+    # What the user left open counts as what it comes to.
+    chosen["model"] |= settings.model.options
     return chosen
 
 
-def save(state: Fit, settings: TrainSettings, identity: str, card: ModelCard, metrics: dict[str, Any]) -> None:
-    """Checkpoints first, then the state that counts them, then the tables: each whole or absent."""
+def save_checkpoints(state: Fit, settings: TrainSettings, card: ModelCard, metrics: dict[str, Any]) -> None:
+    """OUTPUT/last, OUTPUT/best where this epoch is the best, and the best few in OUTPUT/epochs; each whole or absent.
+
+    Args:
+        state: After an epoch; the averaged weights are saved where there are any.
+        settings: `output`, `keep` and `select` count.
+        card: Of the model.
+        metrics: Kept in the checkpoint.
+    """
     output = Path(settings.output).absolute()
     output.mkdir(parents=True, exist_ok=True)
     row = state.history[-1]
-    done = card.model_copy(update={"metrics": {"epoch": row.epoch, "selected_by": _selector(row), **metrics}})
-    model = state.model
+    done = card.model_copy(update={"metrics": {"epoch": row.epoch, "selected_by": _selector(row, settings), **metrics}})
+    model = state.kept
     was_training = model.training
+    ranked = sorted(state.history, key=lambda item: (-item.score, item.epoch))[: settings.keep]
+    places = [output / "last"]
     if row.best:
-        save_checkpoint(output / "best", model, done)
-    save_checkpoint(output / "last", model, done)
+        places.append(output / "best")
+    if row in ranked:
+        places.append(output / KEPT_FOLDER / f"{row.epoch:04d}")
+    for place in places:
+        save_checkpoint(place, model, done)
     model.train(was_training)
+    wanted = {f"{item.epoch:04d}" for item in ranked}
+    for folder in (output / KEPT_FOLDER).glob("[0-9]*"):
+        if folder.name not in wanted:
+            shutil.rmtree(folder)
+
+
+def save_state(state: Fit, settings: TrainSettings, identity: str, classes: list[str]) -> None:
+    """What a resumed fit goes on from, then the table; after the checkpoints that it counts.
+
+    Args:
+        state: After an epoch.
+        settings: `output` counts; all of them are kept for whoever asks why a fit was refused.
+        identity: From `identity_of`.
+        classes: Names of the classes, for the table's columns.
+    """
+    output = Path(settings.output).absolute()
     partial = output / f"{STATE_FILE}.partial"
-    torch.save(
-        {
-            "identity": identity,
-            "settings": _deciding(settings),
-            "epoch": state.epoch,
-            "model": model.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "history": [vars(item) for item in state.history],
-        },
-        partial,
-    )
+    torch.save({"identity": identity, "settings": _deciding(settings), **state.document()}, partial)
     with partial.open("rb") as handle:
         os.fsync(handle.fileno())
     partial.replace(output / STATE_FILE)
-    write_history(output / "metrics.csv", state.history, [item.name for item in card.classes])
+    write_history(output / "metrics.csv", state.history, classes)
 
 
-def _selector(row: EpochReport) -> str:
-    return "train mean IoU (no validation split)" if row.val_mean_iou is None else "validation mean IoU"
+def _selector(row: EpochReport, settings: TrainSettings) -> str:
+    name = {"mean_iou": "mean IoU", "pixel_accuracy": "pixel accuracy"}.get(settings.select, settings.select)
+    return f"train {name} (no validation split)" if row.val_loss is None else f"validation {name}"
+
+
+def go_on(state: Fit, settings: TrainSettings, saved: dict[str, Any] | None) -> bool:
+    """Take a fit to where it was, or to where the fit of `init_from` was; nothing where there is neither.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        SettingsError: `init_from` holds no fit, or one of another model or optimizer.
+    """
+    if saved is not None:
+        state.restore(saved)
+        return True
+    if settings.init_from is None:
+        return False
+    path = Path(settings.init_from) / STATE_FILE
+    try:
+        state.restore(torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError as error:
+        raise SettingsError(
+            f"train.init_from: {settings.init_from} holds no fit ({STATE_FILE}); give the output of a train job"
+        ) from error
+    except Exception as error:
+        # torch raises half a dozen types for a damaged file or for weights that do not fit.
+        raise SettingsError(
+            f"train.init_from: {path} cannot be gone on from ({_short(error)}); it must be a fit of the same model and optimizer"
+        ) from error
+    return True
+
+
+def _short(error: Exception) -> str:
+    """Two lines of an error: torch lists every tensor that does not fit."""
+    return " ".join(line.strip() for line in str(error).splitlines()[:2])
 
 
 def saved_state(settings: TrainSettings, store: TileStore) -> dict[str, Any] | None:
@@ -157,16 +272,6 @@ def saved_state(settings: TrainSettings, store: TileStore) -> dict[str, Any] | N
     return saved
 
 
-def resume(state: Fit, saved: dict[str, Any] | None) -> None:
-    """Take a fit to where a saved state left it; nothing where there is none."""
-    if saved is None:
-        return
-    state.model.load_state_dict(saved["model"])
-    state.optimizer.load_state_dict(saved["optimizer"])
-    state.epoch = int(saved["epoch"])
-    state.history = [EpochReport(**{**row, "class_iou": tuple(row["class_iou"])}) for row in saved["history"]]
-
-
 def write_history(path: Path, history: list[EpochReport], classes: list[str]) -> None:
     """metrics.csv, a row per epoch, whole or not at all."""
     partial = path.with_suffix(".csv.partial")
@@ -175,6 +280,7 @@ def write_history(path: Path, history: list[EpochReport], classes: list[str]) ->
         names = [
             "epoch",
             "loss",
+            "val_loss",
             "train_mean_iou",
             "val_mean_iou",
             "pixel_accuracy",

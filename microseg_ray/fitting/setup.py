@@ -1,0 +1,187 @@
+"""What a fit starts from: checked settings, the model, optimizer, loss and card."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from microseg_ray.errors import SettingsError
+from microseg_ray.fitting.averaging import Averaged
+from microseg_ray.fitting.schedules import Progress
+from microseg_ray.fitting.state import Fit
+from microseg_ray.losses import Loss, build_loss, class_weights_from_counts
+from microseg_ray.models import build_model
+from microseg_ray.models.card import ModelCard
+from microseg_ray.models.footprint import measure_footprint
+from microseg_ray.models.receptive_field import measure_receptive_field
+from microseg_ray.models.weights import load_weights
+from microseg_ray.stores import TileStore
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from microseg_ray.fitting.batches import Crew
+    from microseg_ray.settings import TrainSettings
+
+__all__ = ["card_of", "check_fit", "compiled", "fresh", "loss_of", "optimizer_of", "start_weights"]
+
+_LOG = logging.getLogger(__name__)
+
+WEIGHTS_REPORT = "weights.json"
+
+_CHOICES = ("mean_iou", "loss", "pixel_accuracy")
+
+
+def check_fit(settings: TrainSettings, crew: Crew) -> TileStore:
+    """Open the tile store and find out whether these settings suit it.
+
+    Raises:
+        SettingsError: No training tiles, or crop, depth, batch, class weights or selection that do not fit.
+        StoreError: The tile store cannot be read.
+    """
+    store = TileStore.open(settings.tiles)
+    tiles = len(store.rows("train"))
+    if tiles == 0:
+        raise SettingsError(f"train.tiles: {settings.tiles} has no tiles in split train; its splits are {store.splits}")
+    _check_sides(settings, store)
+    shares = crew.world * settings.accumulate
+    if min(settings.batch, tiles) < shares:
+        raise SettingsError(
+            f"train.batch: {settings.batch} tiles ({tiles} in the store) cannot be shared by {crew.world} workers"
+            + (f" in {settings.accumulate} parts (accumulate)" if settings.accumulate > 1 else "")
+        )
+    weights = settings.class_weights
+    if isinstance(weights, tuple) and len(weights) != len(store.spec.classes):
+        raise SettingsError(f"train.class_weights: {len(weights)} weights for {len(store.spec.classes)} classes")
+    choices = [*_CHOICES, *(f"iou_{item.name}" for item in store.spec.classes)]
+    if settings.select not in choices:
+        raise SettingsError(f"train.select: {settings.select!r} is none of {', '.join(choices)}")
+    return store
+
+
+def _check_sides(settings: TrainSettings, store: TileStore) -> None:
+    """Tiles and crops must be multiples of the model's stride, and a crop must fit a tile."""
+    with torch.device("meta"):
+        stride = int(_built(settings, store).stride)  # type: ignore[arg-type]
+    side = store.spec.side
+    if side % stride:
+        raise SettingsError(
+            f"train.model.depth: {stride.bit_length() - 1} poolings need tiles of a multiple of {stride} px, the store's are "
+            f"{side}; lower depth, or tile again with another tile size"
+        )
+    if settings.crop is not None and (settings.crop > side or settings.crop % stride):
+        raise SettingsError(
+            f"train.crop: {settings.crop} px must be a multiple of the model's stride {stride} and no more than the store's "
+            f"tiles of {side} px"
+        )
+
+
+def start_weights(state: Fit, settings: TrainSettings) -> None:
+    """Fill a fresh model from `model.weights`, where given, and keep what was matched in OUTPUT/weights.json.
+
+    Raises:
+        InputError: The file cannot be used.
+    """
+    if settings.model.weights is None:
+        return
+    loaded = load_weights(state.model, settings.model.weights)
+    if state.averaged is not None:
+        state.averaged.reset(state.model)
+    document = {"summary": str(loaded), **asdict(loaded)}
+    folder = Path(settings.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS_REPORT).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _built(settings: TrainSettings, store: TileStore) -> nn.Module:
+    return build_model(settings.model.name, store.spec.channels, len(store.spec.classes), settings.model.options)
+
+
+def fresh(settings: TrainSettings, store: TileStore, crew: Crew) -> Fit:
+    """A fit before its first step, the same on every worker."""
+    torch.manual_seed(settings.seed)
+    model = _built(settings, store)
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    model = model.to(crew.device, memory_format=layout)  # type: ignore[call-overload]
+    return Fit(
+        model,
+        optimizer_of(model, settings),
+        Progress(settings),
+        torch.amp.GradScaler(crew.kind, enabled=settings.precision == "fp16"),
+        None if settings.ema is None else Averaged(model, settings.ema),
+    )
+
+
+def optimizer_of(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The optimizer; norms and biases are not decayed."""
+    chosen = settings.optimizer
+    # Norms and biases set scale and offset; decaying them only hinders.
+    decayed = [value for value in model.parameters() if value.ndim > 1]
+    plain = [value for value in model.parameters() if value.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": chosen.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    options: dict[str, Any] = {"lr": chosen.learning_rate}
+    if chosen.eps is not None and chosen.name != "sgd":
+        options["eps"] = chosen.eps
+    match chosen.name:
+        case "adamw":
+            return torch.optim.AdamW(groups, betas=chosen.betas, **options)
+        case "adam":
+            return torch.optim.Adam(groups, betas=chosen.betas, **options)
+        case "sgd":
+            nesterov = chosen.nesterov and chosen.momentum > 0
+            return torch.optim.SGD(groups, momentum=chosen.momentum, nesterov=nesterov, **options)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups, alpha=chosen.rho, momentum=chosen.momentum, **options)
+        case "adadelta":
+            return torch.optim.Adadelta(groups, rho=chosen.rho, **options)
+
+
+def loss_of(settings: TrainSettings, store: TileStore) -> Loss:
+    """The loss, with class weights from the tile store where they are asked for."""
+    weights = settings.class_weights
+    if weights == "none":
+        return build_loss(settings.loss)
+    if isinstance(weights, tuple):
+        return build_loss(settings.loss, weights)
+    return build_loss(settings.loss, class_weights_from_counts(store.tile_counts("train"), weights))
+
+
+def compiled(model: nn.Module, settings: TrainSettings, crew: Crew) -> nn.Module:
+    """The model through `torch.compile` where that is asked for and works here, else the model itself."""
+    if not settings.compile:
+        return model
+    try:
+        torch.compile(torch.sin)(torch.ones(8, device=crew.device))
+    except Exception as error:  # noqa: BLE001 - any missing compiler or driver comes as an error of its own kind
+        reason = str(error).strip().splitlines()
+        _LOG.warning(
+            "train.compile: torch.compile does not work here (%s); training goes on without it, slower but the same",
+            reason[0] if reason else type(error).__name__,
+        )
+        return model
+    ready: nn.Module = torch.compile(model)  # type: ignore[assignment]
+    return ready
+
+
+def card_of(settings: TrainSettings, store: TileStore, model: nn.Module) -> ModelCard:
+    """What the checkpoints say about the model, but its metrics."""
+    was_training = model.training
+    model.eval()
+    card = ModelCard(
+        architecture=settings.model.name,
+        options=settings.model.options,
+        in_channels=store.spec.channels,
+        classes=store.spec.classes,
+        scaling=store.spec.scaling,
+        pixel_size_um=store.spec.pixel_size_um,
+        receptive_field=measure_receptive_field(model, store.spec.channels),
+        footprint=measure_footprint(model, store.spec.channels),
+        training={"settings": settings.resolved(), "tile_store": store.digest},
+    )
+    model.train(was_training)
+    return card

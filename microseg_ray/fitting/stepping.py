@@ -1,0 +1,136 @@
+"""One step of a fit: forward, backward and update over the parts of a batch and over all workers; and counting hits."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from microseg_ray.metrics import ConfusionMatrix
+from microseg_ray.models.predictor import largest
+from microseg_ray.settings import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
+
+    from microseg_ray.fitting.batches import Crew
+    from microseg_ray.fitting.state import Fit
+    from microseg_ray.losses import Loss
+    from microseg_ray.settings import TrainSettings
+
+__all__ = ["Stepper", "Tally", "autocast"]
+
+
+def autocast(settings: TrainSettings, crew: Crew) -> torch.autocast:
+    """The context in which a model runs in the precision of the settings."""
+    lower = torch.float16 if settings.precision == "fp16" else torch.bfloat16
+    return torch.autocast(crew.kind, dtype=lower, enabled=settings.precision != "fp32")
+
+
+class Stepper:
+    """Takes the steps of a fit.
+
+    Args:
+        state: The fit; its optimizer, scaler and average are used.
+        runner: The model as it is called: wrapped for several workers, or compiled.
+        loss: On the same device.
+        settings: The job's settings.
+        crew: This worker among the others.
+    """
+
+    def __init__(self, state: Fit, runner: nn.Module, loss: Loss, settings: TrainSettings, crew: Crew) -> None:
+        self._state = state
+        self._runner = runner
+        self._loss = loss
+        self._settings = settings
+        self._crew = crew
+
+    def start(self, rate: float) -> None:
+        """Begin a step with this learning rate."""
+        for group in self._state.optimizer.param_groups:
+            group["lr"] = rate
+        self._state.optimizer.zero_grad(set_to_none=True)
+
+    def part(self, images: Tensor, masks: Tensor, *, last: bool) -> tuple[Tensor, Tensor]:
+        """Add one part's gradients.
+
+        Returns:
+            The loss of this part over all workers, a scalar, and this worker's logits; both without gradient.
+        """
+        waits = self._crew.distributed and not last
+        silence: AbstractContextManager[object] = (
+            cast("Any", self._runner).no_sync() if waits else contextlib.nullcontext()
+        )
+        with silence:
+            with autocast(self._settings, self._crew):
+                logits = self._runner(images)
+            value = shared_value(self._loss, logits, masks, self._crew)
+            # Workers' gradients are averaged, so each worker's own is scaled up by their number.
+            scaled = self._state.scaler.scale(value * (self._crew.world / self._settings.accumulate))
+            scaled.backward()
+        return value.detach(), logits.detach()
+
+    def finish(self) -> None:
+        """Update the weights, and their average."""
+        state = self._state
+        if self._settings.clip is not None:
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.model.parameters(), self._settings.clip)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if state.averaged is not None:
+            state.averaged.update(state.model)
+
+
+def shared_value(loss: Loss, logits: Tensor, masks: Tensor, crew: Crew) -> Tensor:
+    """The loss of all workers' tiles together; its gradient is that by this worker's logits."""
+    sums = loss.sums(logits, masks)
+    if crew.distributed:
+        everyone = crew.total(sums.detach().clone())
+        # The value is everyone's; the slope is this worker's share in it.
+        sums = everyone + (sums - sums.detach())
+    return loss.value(sums)
+
+
+class Tally:
+    """Counts predicted against true classes where the logits are; nothing but the totals comes to the CPU.
+
+    Args:
+        classes: Number of classes.
+        device: Where the logits are.
+
+    Example:
+        >>> tally = Tally(2, "cpu")
+        >>> tally.add(torch.tensor([[[0, 1, 255]]], dtype=torch.uint8), torch.tensor([[[[1.0, 1, 1]], [[0, 2, 0]]]]))
+        >>> tally.counts.tolist()
+        [[1, 0], [0, 1]]
+    """
+
+    def __init__(self, classes: int, device: str) -> None:
+        self.classes = classes
+        self._matrix = ConfusionMatrix.zeros(classes)
+        self._cells = torch.zeros(classes**2 + 1, dtype=torch.int64, device=device)
+
+    def add(self, masks: Tensor, logits: Tensor) -> None:
+        """Count a batch: masks (n, y, x) uint8, logits (n, K, y, x)."""
+        guess = largest(logits)
+        if guess.device.type == "cpu":
+            self._matrix.update(masks.numpy(), guess.numpy())
+            return
+        cells = masks.long() * self.classes + guess
+        cells = torch.where(masks == IGNORE_INDEX, self.classes**2, cells).flatten()
+        self._cells.scatter_add_(0, cells, torch.ones_like(cells))
+
+    @property
+    def counts(self) -> Tensor:
+        """int64 (K, K) on the device, of this worker."""
+        own = torch.from_numpy(self._matrix.counts).to(self._cells.device)
+        return own + self._cells[:-1].view(self.classes, self.classes)
+
+    def merged(self, crew: Crew) -> ConfusionMatrix:
+        """The counts of all workers."""
+        return ConfusionMatrix(crew.total(self.counts).cpu().numpy())
