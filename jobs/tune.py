@@ -1,0 +1,8 @@
+"""`microseg tune` as a script, for `ray job submit --working-dir . -- python jobs/tune.py configs/NAME.yaml`."""
+
+import sys
+
+from microseg_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["tune", *sys.argv[1:]]))

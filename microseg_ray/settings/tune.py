@@ -1,0 +1,97 @@
+"""Settings of the tune job: a train job whose settings are searched."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from microseg_ray.settings.model_jobs import TrainSettings
+from microseg_ray.settings.values import DataSettings, Frozen
+
+__all__ = ["Space", "TuneSettings", "space_section"]
+
+
+class Space(Frozen):
+    """Where one setting is searched: a list of values, or a range.
+
+    Example:
+        >>> Space(low=1e-4, high=1e-2, log=True).values is None
+        True
+    """
+
+    values: tuple[Any, ...] | None = Field(default=None, description="one of these")
+    low: float | None = None
+    high: float | None = None
+    log: bool = Field(default=False, description="uniform in the logarithm")
+    integer: bool = Field(default=False, description="whole numbers, both ends included")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.values is None) == (self.low is None or self.high is None):
+            raise ValueError("give a list of values, or low and high")
+        if self.values is not None:
+            if not self.values or self.log or self.integer:
+                raise ValueError("a list of values must hold one or more, and has neither log nor integer")
+            return self
+        low, high = float(self.low or 0), float(self.high or 0)
+        if not low < high or (self.log and low <= 0):
+            raise ValueError(f"low {low} must be below high {high}, and above 0 where log is true")
+        return self
+
+
+def space_section(value: Any) -> Any:
+    """Accept `model.width: [8, 16]` as well as `model.width: {values: [8, 16]}`."""
+    if not isinstance(value, dict):
+        return value
+    return {key: {"values": item} if isinstance(item, list | tuple) else item for key, item in value.items()}
+
+
+class TuneSettings(TrainSettings):
+    """`tune`: tile store -> the best of many trials. What the search does not name is as in the `train:` section."""
+
+    job: ClassVar[str] = "tune"
+    workers: int = Field(
+        default=0, ge=0, le=0, description="a trial trains in one process; `concurrent` trials run at a time"
+    )
+    trials: int = Field(
+        default=12, ge=1, description="settings that are tried; for `grid`, how often the whole grid is"
+    )
+    search: Annotated[dict[str, Space], BeforeValidator(space_section)] = Field(
+        default_factory=dict,
+        description="settings of `train` by dotted name, `optimizer.learning_rate`, and where to look",
+    )
+    algorithm: Literal["random", "grid", "tpe", "cmaes"] = Field(
+        default="random", description="tpe and cmaes are Optuna's; cmaes searches ranges only"
+    )
+    scheduler: Literal["none", "asha", "pbt"] = Field(
+        default="none", description="what ends or mends poor trials early"
+    )
+    grace: int = Field(default=1, ge=1, description="asha: epochs that every trial gets; pbt: epochs between exchanges")
+    reduction: int = Field(default=3, ge=2, description="asha: of so many trials one goes on")
+    objective: Literal["mean_iou", "area_error"] = Field(
+        default="mean_iou",
+        description="of the split val: mean IoU, or the mean error of the area fractions of whole micrographs",
+    )
+    concurrent: int = Field(default=1, ge=1, description="trials at a time")
+    cpus: float = Field(default=1.0, gt=0, description="CPU cores of a trial")
+    gpus: float = Field(default=0.0, ge=0, description="GPUs of a trial; a fraction shares one")
+    data: DataSettings = Field(default=DataSettings(), description="micrographs and masks, for area_error")
+
+    @model_validator(mode="after")
+    def _search_is_possible(self) -> Self:
+        if not self.search:
+            raise ValueError(
+                "search: name at least one setting, such as optimizer.learning_rate: {low: 1e-4, high: 1e-2}"
+            )
+        ranges = [key for key, space in self.search.items() if space.values is None]
+        if self.algorithm == "grid" and ranges:
+            raise ValueError(f"search.{ranges[0]}: grid needs a list of values")
+        if self.algorithm == "cmaes" and len(ranges) < len(self.search):
+            named = next(key for key in self.search if key not in ranges)
+            raise ValueError(f"search.{named}: cmaes needs a range, low and high")
+        if self.scheduler == "pbt" and self.algorithm in {"tpe", "cmaes"}:
+            raise ValueError("scheduler pbt changes the settings itself; use algorithm random or grid with it")
+        if self.objective == "area_error" and (self.data.images is None or self.data.masks is None):
+            raise ValueError("objective area_error needs data.images and data.masks")
+        return self
