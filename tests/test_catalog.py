@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import csv
+import re
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from microseg_ray.catalog import Failure, _apportion, _assign, build_catalog, relative_name, write_failures
+from microseg_ray.catalog import (
+    CatalogRow,
+    Failure,
+    build_catalog,
+    class_share_error,
+    read_table,
+    relative_name,
+    write_catalog,
+    write_failures,
+)
+from microseg_ray.catalog.splits import apportion, assign, stratify
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.settings import DataSettings
 
@@ -128,7 +141,7 @@ SHARES = st.lists(st.floats(0, 0.5), min_size=0, max_size=4).filter(lambda share
 def test_shares_become_whole_numbers(shares, total):
     named = {f"s{index}": share for index, share in enumerate(shares)}
     named["train"] = 1 - sum(shares)
-    counts = _apportion(named, total)
+    counts = apportion(named, total)
     assert sum(counts.values()) == total
     wanted = [split for split, share in named.items() if share > 1e-9]
     assert all(counts[split] >= 0 for split in named)
@@ -148,18 +161,18 @@ def test_shares_become_whole_numbers(shares, total):
 def test_every_group_has_one_split_and_lists_win(groups, seed, shares, data):
     listed = data.draw(st.lists(st.sampled_from(groups), unique=True)) if groups else []
     splits = {"held out": tuple(listed), **{f"s{index}": share for index, share in enumerate(shares)}}
-    assigned = _assign(groups, splits, seed)
+    assigned = assign(groups, splits, seed)
     assert set(assigned) == set(groups)
     assert all((assigned[group] == "held out") == (group in listed) for group in groups)
-    assert assigned == _assign(groups, splits, seed)
+    assert assigned == assign(groups, splits, seed)
 
 
 def test_the_shuffle_is_the_same_for_ever():
     groups = [f"g{index:02}" for index in range(12)]
-    found = _assign(groups, {"val": 0.25, "test": 0.25}, seed=0)
+    found = assign(groups, {"val": 0.25, "test": 0.25}, seed=0)
     assert sorted(found[group] for group in groups) == ["test"] * 3 + ["train"] * 6 + ["val"] * 3
     assert [group for group in groups if found[group] == "val"] == ["g03", "g05", "g07"]
-    assert _assign(groups, {"val": 0.25, "test": 0.25}, seed=1) != found
+    assert assign(groups, {"val": 0.25, "test": 0.25}, seed=1) != found
 
 
 def test_failures_are_written_as_csv(tmp_path):
@@ -198,3 +211,165 @@ def test_real_superalloy_and_coating_pair(real_data):
     assert len(rows) == 12
     assert "010417#4_S2480009.tif" in [row.name for row in rows]
     assert not failures
+
+
+# --- stratified splits ----------------------------------------------------------------------------------------------
+def error_of(assigned: dict[str, str], counts: dict[str, np.ndarray]) -> float:
+    splits = sorted(set(assigned.values()))
+    return class_share_error(np.array([sum(counts[g] for g in counts if assigned[g] == split) for split in splits]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    table=st.lists(st.tuples(*[st.integers(0, 1000)] * 3), min_size=1, max_size=14),
+    seed=st.integers(0, 5),
+    shares=SHARES,
+    data=st.data(),
+)
+def test_trading_keeps_sizes_and_never_makes_it_worse(table, seed, shares, data):
+    counts = {f"g{index:02}": np.array(line, np.int64) for index, line in enumerate(table)}
+    before = assign(sorted(counts), {f"s{index}": share for index, share in enumerate(shares)}, seed)
+    fixed = frozenset(data.draw(st.lists(st.sampled_from(sorted(counts)), unique=True)))
+    after = stratify(before, counts, fixed)
+    assert sorted(after.values()) == sorted(before.values())
+    assert all(after[group] == before[group] for group in fixed)
+    assert error_of(after, counts) <= error_of(before, counts) + 1e-9
+    assert after == stratify(before, counts, fixed)
+
+
+def classes_by_group(folder: Path) -> None:
+    """Twelve groups of two micrographs; the rare class is in three groups only."""
+    for part in ("i", "m"):
+        (folder / part).mkdir()
+    for group in range(12):
+        for view in "ab":
+            mask = np.zeros((20, 20), np.uint8)
+            mask[: 4 if group % 4 == 0 else 0] = 1
+            mask[-1] = 255
+            Image.fromarray(mask).save(folder / "i" / f"{group:02}_{view}.png")
+            Image.fromarray(mask).save(folder / "m" / f"{group:02}_{view}.png")
+
+
+def test_stratified_splits_share_the_rare_class(tmp_path):
+    classes_by_group(tmp_path)
+    options = {
+        "images": f"{tmp_path}/i",
+        "masks": f"{tmp_path}/m",
+        "group": r"^(\d+)",
+        "splits": {"a": 1 / 3, "b": 1 / 3},
+    }
+
+    def split(seed: int, *, stratified: bool):
+        rows, _ = build_catalog(DataSettings(**options, seed=seed, stratify=stratified))
+        counts = {row.group: np.array([320, 0] if int(row.group) % 4 else [240, 80]) for row in rows}
+        assigned = {row.group: row.split for row in rows}
+        assert all(row.split == assigned[row.group] for row in rows)
+        return assigned, error_of(assigned, counts)
+
+    plain = [split(seed, stratified=False)[1] for seed in range(5)]
+    even = [split(seed, stratified=True) for seed in range(5)]
+    assert all(error == pytest.approx(0) for _, error in even)
+    assert max(plain) > 0.2
+    assert even[0] == split(0, stratified=True)
+    assert sorted(even[0][0].values()) == ["a"] * 4 + ["b"] * 4 + ["train"] * 4
+
+
+def test_stratifying_needs_masks(tmp_path):
+    tree(tmp_path, "a.tif")
+    with pytest.raises(SettingsError, match=r"data.stratify: needs masks"):
+        build_catalog(DataSettings(images=str(tmp_path), stratify=True))
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["catalog.csv", "sub/catalog.parquet"])
+def test_a_table_gives_back_what_was_written(tmp_path, name):
+    tree(tmp_path, "i/a, b#1.tif", "i/ü/c.tif", "m/a.png")
+    rows = [
+        CatalogRow("a, b#1.tif", tmp_path / "i/a, b#1.tif", tmp_path / "m/a.png", "g 1", "val", (0.5, 0.25)),
+        CatalogRow("ü/c.tif", tmp_path / "i/ü/c.tif", None, "g2", "train"),
+    ]
+    write_catalog(tmp_path / name, rows, {"ü/c.tif": ((2.0, 2.0), "OME")})
+    read = read_table(tmp_path / name)
+    assert [(row.image, row.mask, row.group, row.split) for row in read] == [
+        (row.image, row.mask, row.group, row.split) for row in rows
+    ]
+    assert [row.pixel_size_um for row in read] == [(0.5, 0.25), (2.0, 2.0)]
+    again, failures = build_catalog(DataSettings(table=str(tmp_path / name)))
+    assert sorted(again, key=lambda row: row.group) == read
+    assert not failures
+
+
+def test_what_a_table_leaves_open_is_settled_as_without_one(tmp_path):
+    tree(tmp_path, *(f"{group}_{view}.tif" for group in "abcd" for view in "12"))
+    lines = ["micrograph,split", *(f"{g}_{v}.tif,{'held' if g == 'a' else ''}" for g in "abcd" for v in "12")]
+    (tmp_path / "c.csv").write_text("\n".join(lines))
+    rows, _ = build_catalog(DataSettings(table=str(tmp_path / "c.csv"), group="^(.)_", splits={"val": 0.3}))
+    splits = {row.group: row.split for row in rows}
+    assert len(rows) == 8
+    assert splits["a"] == "held"
+    assert sorted(splits.values()) == ["held", "train", "train", "val"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: no column named micrograph"),
+        ("image\na.tif\n", "line 1: no column named micrograph, but image"),
+        ("micrograph,splitt\na.tif,x\n", "line 1: there is no column 'splitt'"),
+        ("micrograph\n", "no rows"),
+        ("micrograph,split\na.tif\n", "line 2: 1 cells, but the header has 2"),
+        ("micrograph,pixel_size_um\na.tif,1\nb.tif,0.5 um\n", "line 3: pixel_size_um is '0.5 um'"),
+        ("micrograph,pixel_size_um\na.tif,nan\n", "line 2: pixel_size_um is 'nan'"),
+        ("micrograph\na.tif\n./a.tif\n", "line 3: a.tif stands in line 2 already"),
+        ("micrograph,mask\na.tif,a.tif\n", "line 2: a.tif is its own mask"),
+        ('micrograph\n"a.tif\n', "not a CSV"),
+        ("micrograph,group,split\na.tif,1,x\nb.tif,1,y\n", "group '1' is in two splits: a.tif in x, b.tif in y"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said_with_its_line(tmp_path, text, message):
+    tree(tmp_path, "a.tif", "b.tif")
+    (tmp_path / "c.csv").write_text(text)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        build_catalog(DataSettings(table=str(tmp_path / "c.csv")))
+    assert "c.csv" in str(caught.value)
+
+
+def test_a_missing_file_of_a_table_is_set_aside(tmp_path):
+    tree(tmp_path, "a.tif")
+    (tmp_path / "c.csv").write_text("micrograph,mask\na.tif,\nb.tif,\n")
+    rows, failures = build_catalog(DataSettings(table=str(tmp_path / "c.csv")))
+    assert [row.name for row in rows] == ["a.tif"]
+    assert "b.tif: no such file" in failures[0].reason
+
+
+def test_a_table_excludes_patterns():
+    with pytest.raises(ValueError, match="stands in place of images and masks"):
+        DataSettings(table="c.csv", images="i")
+
+
+def test_the_catalog_job_writes_what_tile_and_people_read(tmp_path, pairs, microseg):
+    def ran(*more: object):
+        chosen = [
+            "--images",
+            pairs / "images",
+            "--masks",
+            pairs / "masks",
+            "--group",
+            r"^(\d+)_",
+            "--splits",
+            '{"val": 0.25}',
+        ]
+        return microseg("catalog", *chosen, "--output", tmp_path / "c.csv", *more)
+
+    assert ran().code == 0
+    rows, _ = build_catalog(DataSettings(table=str(tmp_path / "c.csv")))
+    expected, _ = build_catalog(
+        DataSettings(images=f"{pairs}/images", masks=f"{pairs}/masks", group=r"^(\d+)_", splits={"val": 0.25})
+    )
+    assert [(r.image, r.mask, r.group, r.split) for r in rows] == [
+        (r.image, r.mask, r.group, r.split) for r in expected
+    ]
+    again = ran()
+    assert again.code == 2
+    assert "--overwrite" in again.err
+    assert ran("--overwrite").code == 0

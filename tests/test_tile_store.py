@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from microseg_ray.errors import StoreError
 from microseg_ray.settings import ClassSpec, Scaling
-from microseg_ray.stores import TileSpec, TileStore, tile_store, write_table
+from microseg_ray.sources import fingerprint
+from microseg_ray.stores import TileSpec, TileStore, tile_spec, tile_store, write_table
 
 CLASSES = (ClassSpec(name="matrix", color="#000000"), ClassSpec(name="pore", color="#ff0000"))
 SPLITS = ["train", "val", "train", "test", "train", "val", "train"]
@@ -23,7 +24,7 @@ SPLITS = ["train", "val", "train", "test", "train", "val", "train"]
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch) -> None:
-    monkeypatch.setattr(tile_store, "MAX_TILES_PER_SHARD", 3)
+    monkeypatch.setattr(tile_spec, "MAX_TILES_PER_SHARD", 3)
 
 
 def spec(**options: Any) -> TileSpec:
@@ -100,7 +101,7 @@ def test_what_is_written_is_read(options: dict[str, Any], tmp_path: Path) -> Non
     assert read_images.dtype == np.dtype(made.dtype)
     assert np.array_equal(read_images, images)
     assert np.array_equal(read_masks, masks)
-    assert limits.dtype == np.float32
+    assert limits.dtype == np.float64
     assert limits.tolist() == [[index, 100 + index] for index in range(made.tiles)]
     assert TileStore.open(tmp_path / "tiles.zarr").digest == store.digest
     assert store.made_from == {"archive": "a"}
@@ -109,7 +110,7 @@ def test_what_is_written_is_read(options: dict[str, Any], tmp_path: Path) -> Non
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> TileStore:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tile_store, "MAX_TILES_PER_SHARD", 3)
+        patch.setattr(tile_spec, "MAX_TILES_PER_SHARD", 3)
         return write(tmp_path_factory.mktemp("tiles"))
 
 
@@ -150,7 +151,7 @@ def test_shards_partition_the_tiles(tiles: int, steps: int, channels: int, dtype
     indices = [index for shard in range(made.shards) for index in made.shard_range(shard)]
     assert indices == list(range(tiles))
     tile_bytes = channels * made.side**2 * np.dtype(dtype).itemsize
-    assert made.tiles_per_shard == 1 or made.tiles_per_shard * tile_bytes <= tile_store.TARGET_SHARD_BYTES
+    assert made.tiles_per_shard == 1 or made.tiles_per_shard * tile_bytes <= tile_spec.TARGET_SHARD_BYTES
 
 
 def test_a_shard_of_zeros_is_still_stored(tmp_path: Path) -> None:
@@ -276,3 +277,90 @@ def test_metadata_is_plain_json(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "tiles.zarr" / "zarr.json").read_text())["attributes"]["microseg"]
     assert record["classes"] == [{"name": "matrix", "color": "#000000"}, {"name": "pore", "color": "#ff0000"}]
     assert record["pixel_size_um"] == [0.5, 0.25]
+
+
+# --- growing --------------------------------------------------------------------------------------------------------
+def append(store: TileStore, made: TileSpec, seed: int, *, finish: bool = True) -> None:
+    images, masks = contents(made, seed)
+    room = store.grow(made.tiles)
+    for shard in range(store.spec.shards, room.spec.shards):
+        tiles = room.spec.shard_range(shard)
+        cut = slice(tiles.start - store.spec.tiles, tiles.stop - store.spec.tiles)
+        TileStore.open(store.folder, unfinished=True, parts=room.spec.parts).write_shard(shard, images[cut], masks[cut])
+    if finish:
+        store.finish_append(rows(made, masks), {"archive": "b"}, room.spec)
+
+
+@settings(max_examples=12)
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=3), st.integers(1, 4))
+def test_a_store_grows_behind_what_is_there(tmp_path_factory, added: list[int], per_shard: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tile_spec, "MAX_TILES_PER_SHARD", per_shard)
+        folder = tmp_path_factory.mktemp("grown")
+        store = write(folder)
+        expected = [contents(spec())]
+        digests = {store.digest}
+        for seed, tiles in enumerate(added, 1):
+            append(store, spec(tiles=tiles), seed)
+            expected.append(contents(spec(tiles=tiles), seed))
+            store = TileStore.open(folder)
+            digests.add(store.digest)
+        assert len(digests) == len(added) + 1
+        count = 7 + sum(added)
+        assert store.spec.tiles == count
+        assert store.made_from == {"archive": "b"}
+        images, masks, limits = store.read(range(count))
+        assert np.array_equal(images, np.concatenate([part for part, _ in expected]))
+        assert np.array_equal(masks, np.concatenate([part for _, part in expected]))
+        assert len(limits) == count
+        assert np.array_equal(store.read([count - 1, 0])[0], images[[count - 1, 0]])
+        together = sum(len(store.rows(split)) for split in store.splits)
+        assert together == count
+        with pytest.raises(IndexError):
+            store.read([count])
+
+
+def test_an_interrupted_append_leaves_the_store_as_it_was(tmp_path: Path, tree_of) -> None:
+    store = write(tmp_path)
+    before, digest = tree_of(tmp_path), store.digest
+    append(store, spec(tiles=5), 1, finish=False)
+    half = TileStore.open(tmp_path)
+    assert half.digest == digest
+    assert half.spec == spec()
+    assert np.array_equal(half.read(range(7))[0], contents(spec())[0])
+    with pytest.raises(IndexError):
+        half.read([7])
+    # The next append starts anew over what was left.
+    append(half, spec(tiles=2), 2)
+    after = tree_of(tmp_path)
+    chunks = [name for name in before if "/c/" in name]
+    assert chunks
+    assert all(after[name] == before[name] for name in chunks)
+    assert np.array_equal(TileStore.open(tmp_path).read([7, 8])[0], contents(spec(tiles=2), 2)[0])
+
+
+def test_shards_of_another_size_are_not_appended(tmp_path: Path, monkeypatch) -> None:
+    store = write(tmp_path)
+    monkeypatch.setattr(tile_spec, "MAX_TILES_PER_SHARD", 2)
+    with pytest.raises(StoreError, match="another number of tiles"):
+        store.grow(1)
+
+
+def test_changed_inputs_are_named(tmp_path: Path) -> None:
+    names = ("a.tif", "b.tif", "c.tif")
+    for name in names:
+        (tmp_path / name).write_bytes(b"1")
+    marks = {name: fingerprint(tmp_path / name, "stat") for name in names}
+    inputs = {
+        name: {
+            "image": str(tmp_path / name),
+            "mask": str(tmp_path / "a.tif"),
+            "fingerprints": [marks[name], marks["a.tif"]],
+        }
+        for name in names
+    }
+    store = write(tmp_path / "store", inputs=inputs)
+    assert store.stale() == {}
+    (tmp_path / "b.tif").write_bytes(b"22")
+    (tmp_path / "c.tif").unlink()
+    assert store.stale() == {"b.tif": "the image changed", "c.tif": "the image is gone"}

@@ -240,3 +240,164 @@ def test_failures_are_listed_and_the_exit_code_says_so(new_pairs, microseg, tmp_
     assert "no mask" in rows[0]["reason"]
     assert "0 bytes" in rows[1]["reason"]
     assert len({row["micrograph"] for row in TileStore.open(tmp_path / "s").table.to_pylist()}) == 10
+
+
+# --- again, and more ------------------------------------------------------------------------------------------------
+def test_the_same_again_has_nothing_to_do(new_pairs, tmp_path, tree_of):
+    new_pairs(tmp_path)
+    (tmp_path / "images/2_b.png").write_bytes(b"")
+    first = tile(settings(tmp_path, tmp_path / "s"))
+    before = tree_of(tmp_path / "s")
+    again = tile(settings(tmp_path, tmp_path / "s", workers=0, audit="report"))
+    assert (first.written, again.written) == (first.store.spec.tiles, 0)
+    assert again.summary == first.summary
+    assert [failure.stage for failure in again.failures] == ["image"]
+    assert tree_of(tmp_path / "s") == before
+
+
+def test_what_changed_is_named(new_pairs, tmp_path):
+    new_pairs(tmp_path)
+    store = tile(settings(tmp_path, tmp_path / "s")).store
+    Image.fromarray(np.zeros((96, 80), np.uint8)).save(tmp_path / "masks/0_a.png")
+    assert store.stale() == {"0_a.png": "the mask changed"}
+    with pytest.raises(SettingsError, match=r"0_a.png: the mask changed.*--overwrite"):
+        tile(settings(tmp_path, tmp_path / "s"))
+    with pytest.raises(SettingsError, match=r"0_a.png: the mask changed"):
+        tile(settings(tmp_path, tmp_path / "s", append=True))
+    with pytest.raises(SettingsError, match=r"tile.min_labelled is another"):
+        tile(settings(tmp_path, tmp_path / "s", min_labelled=0.5))
+
+
+def add_pairs(new_pairs, folder, names) -> None:
+    """Pictures of groups 4 and 5 under the names given."""
+    new_pairs(folder / "more", 6)
+    for source, name in zip(("4_a.png", "4_b.png", "5_a.png"), names, strict=True):
+        for part in ("images", "masks"):
+            (folder / part / name).write_bytes((folder / "more" / part / source).read_bytes())
+
+
+def test_new_micrographs_are_appended_and_groups_stay(new_pairs, tmp_path, tree_of):
+    new_pairs(tmp_path)
+    first = tile(settings(tmp_path, tmp_path / "s")).store
+    before = tree_of(tmp_path / "s")
+    old_rows, old_tiles = first.table.to_pylist(), first.read(range(first.spec.tiles))
+    splits = {row["group"]: row["split"] for row in old_rows}
+    add_pairs(new_pairs, tmp_path, ("0_d.png", "8_a.png", "9_a.png"))
+    with pytest.raises(SettingsError, match=r"0_d.png is new.*--append"):
+        tile(settings(tmp_path, tmp_path / "s"))
+    grown = tile(settings(tmp_path, tmp_path / "s", append=True))
+    after = tree_of(tmp_path / "s")
+    assert all(after[name] == before[name] for name in before if "/c/" in name)
+    rows = grown.store.table.to_pylist()
+    assert [row["index"] for row in rows] == list(range(len(rows)))
+    assert rows[: len(old_rows)] == old_rows
+    assert {row["micrograph"] for row in rows[len(old_rows) :]} == {"0_d.png", "8_a.png", "9_a.png"}
+    assert {row["split"] for row in rows if row["group"] == "0"} == {splits["0"]}
+    for new, old in zip(grown.store.read(range(len(old_rows))), old_tiles, strict=True):
+        assert np.array_equal(new, old)
+    last = rows[-1]
+    box = Box(last["y0"], last["x0"], last["y0"] + 32, last["x0"] + 32)
+    with open_micrograph(tmp_path / "images" / last["micrograph"]) as micrograph:
+        assert np.array_equal(grown.store.read([len(rows) - 1])[0][0], micrograph.read(box))
+    for append in (True, False):
+        assert tile(settings(tmp_path, tmp_path / "s", append=append)).written == 0
+
+
+def test_only_tiles_of_the_same_kind_are_appended(new_pairs, tmp_path):
+    new_pairs(tmp_path)
+    with pytest.raises(SettingsError, match="holds no finished tile store"):
+        tile(settings(tmp_path, tmp_path / "s", append=True))
+    tile(settings(tmp_path, tmp_path / "s"))
+    for key, value in {
+        "overlap": 4,
+        "classes": ["a", "b", "c"],
+        "scaling": {"kind": "fixed", "low": 0, "high": 9},
+    }.items():
+        with pytest.raises(SettingsError, match=f"tile.{key}: the store was made with"):
+            tile(settings(tmp_path, tmp_path / "s", append=True, **{key: value}))
+    tifffile.imwrite(tmp_path / "images/9_a.tif", np.arange(96 * 80, dtype=np.uint16).reshape(96, 80))
+    Image.fromarray(np.zeros((96, 80), np.uint8)).save(tmp_path / "masks/9_a.png")
+    with pytest.raises(SettingsError, match="holds 1 channel uint8, the new micrographs need 1 channel uint16"):
+        tile(settings(tmp_path, tmp_path / "s", append=True))
+
+
+def test_an_append_that_is_stopped_leaves_the_store_whole(new_pairs, tmp_path, monkeypatch):
+    new_pairs(tmp_path)
+    digest = tile(settings(tmp_path, tmp_path / "s")).store.digest
+    add_pairs(new_pairs, tmp_path, ("0_d.png", "8_a.png", "9_a.png"))
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TileStore, "finish_append", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            tile(settings(tmp_path, tmp_path / "s", append=True))
+    assert TileStore.open(tmp_path / "s").digest == digest
+    assert tile(settings(tmp_path, tmp_path / "s", append=True)).written > 0
+
+
+# --- leaks, rules, tables, bars -------------------------------------------------------------------------------------
+def test_a_leak_stops_the_job_unless_told_otherwise(new_pairs, tmp_path, microseg):
+    new_pairs(tmp_path)
+    mirrored = np.fliplr(np.asarray(Image.open(tmp_path / "images/1_a.png")))
+    Image.fromarray(mirrored).save(tmp_path / "images/0_a.png")
+    with pytest.raises(InputError, match=r"0_a.png .* and 1_a.png \(val\): mirrored \(mirrored left-right\)"):
+        tile(settings(tmp_path, tmp_path / "s"))
+    assert not (tmp_path / "s/tiles.parquet").exists()
+    with (tmp_path / "s/leaks.csv").open(newline="") as file:
+        assert [(row["first"], row["second"]) for row in csv.DictReader(file)] == [("0_a.png", "1_a.png")]
+    assert len(tile(settings(tmp_path, tmp_path / "s", audit="report")).leaks) == 1
+    assert not tile(settings(tmp_path, tmp_path / "off", audit="off")).leaks
+    assert not tile(settings(tmp_path, tmp_path / "one", splits={})).leaks
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"data: {{images: {tmp_path}/images, masks: {tmp_path}/masks, splits: {{val: 0.5}}, audit: off}}\n"
+    )
+    ran = microseg("tile", config, "--output", tmp_path / "y", "--classes", json.dumps(CLASSES), "--workers", "0")
+    assert ran.code == 0, ran.err
+
+
+def test_empty_training_tiles_are_thinned_out(new_pairs, tmp_path):
+    new_pairs(tmp_path)
+    for name in ("0_a", "0_b", "1_a"):
+        Image.fromarray(np.zeros((96, 80), np.uint8)).save(tmp_path / f"masks/{name}.png")
+    chosen = {"overlap": 0, "splits": {"val": ["1"]}}
+    whole = tile(settings(tmp_path, tmp_path / "whole", **chosen)).store.table.to_pylist()
+
+    def empty(rows):
+        return [
+            (row["micrograph"], row["y0"], row["x0"]) for row in rows if row["count_1"] == 0 and row["count_2"] == 0
+        ]
+
+    train = empty(row for row in whole if row["split"] == "train")
+    third = tile(settings(tmp_path, tmp_path / "third", keep_empty=1 / 3, **chosen))
+    rows = third.store.table.to_pylist()
+    kept = empty(row for row in rows if row["split"] == "train")
+    assert len(kept) == round(len(train) / 3)
+    assert set(kept) <= set(train)
+    assert third.empty == len(train) - len(kept)
+    assert len(rows) == len(whole) - third.empty
+    assert empty(row for row in rows if row["split"] == "val") == empty(row for row in whole if row["split"] == "val")
+    again = tile(settings(tmp_path, tmp_path / "again", keep_empty=1 / 3, **chosen)).store.table.to_pylist()
+    assert again == rows
+
+
+def test_a_table_stands_in_for_patterns_and_gives_pixel_sizes(pairs, tiled, tmp_path, microseg):
+    table = tmp_path / "c.csv"
+    options = ["--images", pairs / "images", "--masks", pairs / "masks", "--group", r"^(\d+)_"]
+    assert microseg("catalog", *options, "--splits", '{"val": ["1"], "test": 0.3}', "--output", table).code == 0
+    text = table.read_text()
+    table.write_text(text.replace(",,\n", ",0.5 0.25,\n"))
+    chosen = settings(pairs, tmp_path / "s", images=None, masks=None, table=str(table), group=None, splits={})
+    result = tile(chosen)
+    assert result.store.spec.pixel_size_um == (0.5, 0.25)
+    assert result.summary == tiled.summary
+    assert np.array_equal(result.store.read([0, 5])[0], tiled.store.read([0, 5])[0])
+
+
+def test_rows_of_an_info_bar_are_no_tiles(pairs, tmp_path):
+    result = tile(settings(pairs, tmp_path / "s", source={"info_bar": 16}))
+    rows = result.store.table.to_pylist()
+    assert max(row["y0"] + 32 for row in rows) == 80
+    assert "info bar" in result.notes[0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from microseg_ray.stores.mask_spec import EXTRAS, MaskSpec
 from microseg_ray.stores.mask_store import MaskStore, count_classes
 from microseg_ray.stores.pyramid import mode_downsample
-from microseg_ray.stores.tile_store import TileSpec, TileStore, write_table
+from microseg_ray.stores.tile_spec import TileSpec
+from microseg_ray.stores.tile_store import TileStore, write_table
 
 __all__ = [
     "EXTRAS",

@@ -299,19 +299,22 @@ class MaskStore:
         ome = label_metadata(Path(self.path).stem, self.spec, levels, pixel_size_um)
         self._group.attrs.put({"microseg": self._record, "ome": ome})
 
-    def recalibrate(self, pixel_size_um: tuple[float, float], source: str) -> None:
+    def recalibrate(
+        self, pixel_size_um: tuple[float, float], source: str, more: Mapping[str, Any] | None = None
+    ) -> None:
         """Change the pixel size of a finished store; no pixel changes.
 
         Args:
             pixel_size_um: (y, x) of the full resolution.
             source: Where the value comes from.
+            more: What else changes in the note.
 
         Raises:
             StoreError: The store is not finished.
         """
         if not self.finished:
             raise StoreError(f"{self.path}: not finished yet; run segment again with --pixel_size_um")
-        note = {**self.note, "pixel_size_um": list(pixel_size_um), "pixel_size_source": source}
+        note = {**self.note, "pixel_size_um": list(pixel_size_um), "pixel_size_source": source, **(more or {})}
         self._record = {**self._record, "note": note}
         ome = label_metadata(Path(self.path).stem, self.spec, level_shapes(self.spec.shape), pixel_size_um)
         self._group.attrs.put({"microseg": self._record, "ome": ome})

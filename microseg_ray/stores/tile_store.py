@@ -9,7 +9,9 @@ OUTPUT/
   failures.csv         what was left out and why
 ```
 
-The table is written last: a store without it is not finished, and `TileStore.open` says so.
+The table is written last: a store without it is not finished, and `TileStore.open` says so. A store grows by whole
+shards behind those that are there, which are not touched; the table, which also says how many tiles each writing brought,
+is replaced at the very end, so that an append that was interrupted leaves the store as it was.
 """
 
 from __future__ import annotations
@@ -17,18 +19,21 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zarr
 from zarr.codecs import ZstdCodec
 
 from microseg_ray.errors import StoreError
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, Scaling
+from microseg_ray.sources import fingerprint
+from microseg_ray.stores.tile_spec import TileSpec
 
 if TYPE_CHECKING:
     import os
@@ -36,57 +41,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["TileSpec", "TileStore", "write_table"]
+__all__ = ["TileStore", "write_table"]
 
-TARGET_SHARD_BYTES = 32 * 1024**2
-MAX_TILES_PER_SHARD = 256
+_GROWN = b"microseg"
 COLUMNS = ("micrograph", "group", "split", "y0", "x0", "low", "high")
-
-
-@dataclass(frozen=True)
-class TileSpec:
-    """What a tile store is made for.
-
-    Attributes:
-        tiles: Number of tiles.
-        side: Height and width of a tile in pixels.
-        overlap: Pixels that neighbouring tiles share, at least.
-        channels: Channels of the images.
-        dtype: numpy name of the images' type.
-        classes: Names and colours, in the order of the class index.
-        scaling: How intensities become what a model sees.
-        pixel_size_um: (y, x) of all micrographs, None where unknown or not the same.
-    """
-
-    tiles: int
-    side: int
-    overlap: int
-    channels: int
-    dtype: str
-    classes: tuple[ClassSpec, ...]
-    scaling: Scaling
-    pixel_size_um: tuple[float, float] | None = None
-
-    @property
-    def tiles_per_shard(self) -> int:
-        """Tiles that one task writes in one go.
-
-        Example:
-            >>> TileSpec(10, 256, 32, 1, "uint8", (), Scaling()).tiles_per_shard
-            256
-        """
-        tile_bytes = self.channels * self.side**2 * np.dtype(self.dtype).itemsize
-        return max(1, min(MAX_TILES_PER_SHARD, TARGET_SHARD_BYTES // tile_bytes))
-
-    def shard_range(self, shard: int) -> range:
-        """The tile indices of one shard."""
-        start = shard * self.tiles_per_shard
-        return range(start, min(start + self.tiles_per_shard, self.tiles))
-
-    @property
-    def shards(self) -> int:
-        """Number of shards."""
-        return -(-self.tiles // self.tiles_per_shard)
 
 
 class TileStore:
@@ -97,6 +55,7 @@ class TileStore:
         self.spec = spec
         self.table = table
         self._group = group
+        self._slots = spec.slots
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], spec: TileSpec, made_from: Mapping[str, Any]) -> TileStore:
@@ -142,12 +101,13 @@ class TileStore:
         return cls(folder, group, spec, None)
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], *, unfinished: bool = False) -> TileStore:
+    def open(cls, folder: str | os.PathLike[str], *, unfinished: bool = False, parts: Sequence[int] = ()) -> TileStore:
         """Open a store.
 
         Args:
             folder: The tile job's output folder, or the `tiles.zarr` in it.
             unfinished: Allow a store that is still being written (for its writers).
+            parts: Tiles of each writing, of an unfinished store that grows.
 
         Raises:
             StoreError: Nothing is there, or it is damaged or not finished.
@@ -176,13 +136,17 @@ class TileStore:
                 f"{folder}: not a tile store, or damaged ({error}); make it again with `microseg tile`"
             ) from error
         if unfinished:
+            spec = replace(spec, tiles=sum(parts), parts=tuple(parts)) if parts else spec
             return cls(folder, group, spec, None)
-        try:
-            table = pq.read_table(folder / "tiles.parquet")
-        except (OSError, pa.ArrowInvalid) as error:
-            raise StoreError(
-                f"{folder}: tiles.parquet cannot be read ({error}): the tile job did not finish; run it again"
-            ) from error
+        table = cls._read_table(folder)
+        grown = _grown(table)
+        if grown:
+            try:
+                size = grown["pixel_size_um"]
+                parts = tuple(int(part) for part in grown["parts"])
+                spec = replace(spec, tiles=sum(parts), parts=parts, pixel_size_um=tuple(size) if size else None)
+            except (KeyError, ValueError, TypeError) as error:
+                raise StoreError(f"{folder}: tiles.parquet is damaged ({error}); make the store again") from error
         if table.num_rows != spec.tiles:
             raise StoreError(
                 f"{folder}: tiles.parquet has {table.num_rows} rows for {spec.tiles} tiles; run the tile job again"
@@ -194,16 +158,91 @@ class TileStore:
             raise StoreError(f"{folder}: tiles.parquet has no column {lacking[0]!r}; run the tile job again")
         return cls(folder, group, spec, table)
 
+    @staticmethod
+    def _read_table(folder: Path) -> pa.Table:
+        try:
+            return pq.read_table(folder / "tiles.parquet")
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StoreError(
+                f"{folder}: tiles.parquet cannot be read ({error}): the tile job did not finish; run it again"
+            ) from error
+
     @property
     def made_from(self) -> dict[str, Any]:
-        """The settings and inputs that the store was made from."""
-        return dict(cast("dict[str, Any]", self._group.attrs["microseg"])["made_from"])
+        """The settings and inputs that the store was made from; of a store that grew, those of all writings together."""
+        grown = {} if self.table is None else _grown(self.table)
+        record = grown or cast("dict[str, Any]", self._group.attrs["microseg"])
+        return dict(record["made_from"])
+
+    def stale(self) -> dict[str, str]:
+        """Which inputs are not what the store was made from any more.
+
+        Sizes and times of change are looked at, or every byte where the tile job ran with `fingerprint: content`.
+
+        Returns:
+            What is wrong ("the image changed", "the mask is gone" ...) by micrograph; empty where nothing is.
+        """
+        found: dict[str, str] = {}
+        for name, entry in self.made_from.get("inputs", {}).items():
+            if not isinstance(entry, dict):  # a store of the first format, which did not keep paths
+                continue
+            for what, before in zip(("image", "mask"), entry["fingerprints"], strict=True):
+                if not Path(entry[what]).exists():
+                    found[name] = f"the {what} is gone"
+                elif fingerprint(entry[what], "content" if before.startswith("sha256:") else "stat") != before:
+                    found.setdefault(name, f"the {what} changed")
+        return found
+
+    def grow(self, tiles: int) -> TileStore:
+        """Make room for more tiles behind those that are there; `finish_append` makes them part of the store.
+
+        Args:
+            tiles: How many.
+
+        Returns:
+            The store as it will be, for its writers: `write_shard` takes the shards from `self.spec.shards` on.
+
+        Raises:
+            StoreError: The store was made with shards of another size.
+        """
+        spec = self.spec.grown(tiles)
+        writable = TileStore(self.folder, zarr.open_group(self.folder / "tiles.zarr", mode="r+"), spec, None)
+        for name in ("images", "masks"):
+            array = writable._array(name)
+            if (array.shards or (0,))[0] != spec.tiles_per_shard:
+                raise StoreError(f"{self.folder}: its shards hold another number of tiles; make the store again")
+            # Readers go by the table, so longer arrays change nothing for them. What an interrupted append left is overwritten.
+            array.resize((spec.length, *array.shape[1:]))
+        return writable
+
+    def sized(self, pixel_size_um: tuple[float, float] | None) -> TileStore:
+        """The same with another pixel size: that of all micrographs, once more have come."""
+        return TileStore(self.folder, self._group, replace(self.spec, pixel_size_um=pixel_size_um), self.table)
+
+    def finish_append(self, rows: list[dict[str, Any]], made_from: Mapping[str, Any], spec: TileSpec) -> None:
+        """Make appended tiles part of the store, in one step: the table is replaced.
+
+        Args:
+            rows: One mapping per new tile, in tile order.
+            made_from: What all tiles together were made from.
+            spec: The spec of the store that `grow` gave, with the pixel size that all micrographs have.
+
+        Raises:
+            StoreError: Not as many rows as there is room for.
+        """
+        old = self._rows()
+        if old.num_rows + len(rows) != spec.tiles:
+            raise StoreError(f"{self.folder}: {len(rows)} rows for {spec.tiles - old.num_rows} appended tiles")
+        record = {"parts": spec.parts, "pixel_size_um": spec.pixel_size_um, "made_from": dict(made_from)}
+        write_table(self.folder, [*old.to_pylist(), *rows], record)
 
     @property
     def digest(self) -> str:
         """sha256 of the store's metadata and table: equal stores hold equal tiles of equal sources."""
         record = json.dumps(self._group.attrs["microseg"], sort_keys=True).encode()
         rows = json.dumps(self._rows().to_pylist(), sort_keys=True).encode()
+        grown = _grown(self._rows())
+        rows += json.dumps(grown, sort_keys=True).encode() if grown else b""
         return hashlib.sha256(record + rows).hexdigest()
 
     def _rows(self) -> pa.Table:
@@ -235,20 +274,24 @@ class TileStore:
                 )
         for name, array in (("images", images), ("masks", masks)):
             # Not stored in the metadata, so it must be asked for at each opening: a tile of one value is still written.
-            self._array(name).with_config({"write_empty_chunks": True})[tiles.start : tiles.stop] = array
+            first = shard * self.spec.tiles_per_shard
+            self._array(name).with_config({"write_empty_chunks": True})[first : first + len(tiles)] = array
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Indices of the tiles of a split, in order; empty where the store has none."""
-        names = np.asarray(self._rows()["split"].to_pylist(), dtype=object)
-        return np.flatnonzero(names == split).astype(np.int64)
+        chosen = pc.equal(self._rows()["split"], split).to_numpy(zero_copy_only=False)
+        return np.flatnonzero(chosen).astype(np.int64)
 
     @property
     def splits(self) -> list[str]:
         """Names of the splits that have tiles."""
-        return sorted(set(self._rows()["split"].to_pylist()))
+        return sorted(pc.unique(self._rows()["split"]).to_pylist())
 
     def tile_counts(self, split: str) -> NDArray[np.int64]:
-        """(tile, class) int64 pixels of each class in each tile of a split."""
+        """(tile, class) int64 pixels of each class in each tile of a split, in the order of `rows`.
+
+        They stand in the table, so no tile is read: what sampling and class weights are made from.
+        """
         rows = self.rows(split)
         table = self._rows()
         columns = [np.asarray(table[f"count_{index}"], dtype=np.int64)[rows] for index in range(len(self.spec.classes))]
@@ -256,37 +299,52 @@ class TileStore:
 
     def read(
         self, indices: Sequence[int] | NDArray[np.int64]
-    ) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]:
+    ) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float64]]:
         """Tiles by index.
 
         Args:
             indices: Tile indices, any order, repeats allowed.
 
         Returns:
-            Images (n, channel, y, x) in the source's dtype, masks (n, y, x) uint8, and (n, 2) float32 intensity limits
+            Images (n, channel, y, x) in the source's dtype, masks (n, y, x) uint8, and (n, 2) float64 intensity limits
             (low, high) of each tile's micrograph.
         """
         chosen = np.asarray(indices, dtype=np.int64)
         # One request for the distinct tiles in store order; repeats and order are restored afterwards.
         distinct, place = np.unique(chosen, return_inverse=True)
-        images = np.asarray(self._array("images").oindex[distinct])[place]
-        masks = np.asarray(self._array("masks").oindex[distinct])[place]
+        if len(distinct) and not 0 <= distinct[0] <= distinct[-1] < self.spec.tiles:
+            raise IndexError(f"{self.folder}: tile {distinct[-1]}: there are {self.spec.tiles}, counted from 0")
+        slots = self._slots[distinct]
+        images = np.asarray(self._array("images").oindex[slots])[place]
+        masks = np.asarray(self._array("masks").oindex[slots])[place]
         table = self._rows()
-        limits = np.stack([np.asarray(table[name], dtype=np.float32)[chosen] for name in ("low", "high")], axis=1)
+        limits = np.stack([np.asarray(table[name], dtype=np.float64)[chosen] for name in ("low", "high")], axis=1)
         return images, masks, limits
 
     def _array(self, name: str) -> zarr.Array[Any]:
         return cast("zarr.Array[Any]", self._group[name])
 
 
-def write_table(folder: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:
+def write_table(
+    folder: str | os.PathLike[str], rows: list[dict[str, Any]], grown: Mapping[str, Any] | None = None
+) -> None:
     """Write tiles.parquet, whole or not at all: this finishes a store.
 
     Args:
         folder: The store's folder.
         rows: One mapping per tile, in tile order.
+        grown: What an append changes beside the rows; kept in the table, so that one file decides.
     """
     target = Path(folder) / "tiles.parquet"
     partial = target.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist(rows), partial)
+    table = pa.Table.from_pylist(rows)
+    if grown:
+        table = table.replace_schema_metadata({_GROWN: json.dumps(grown)})
+    pq.write_table(table, partial)
     partial.replace(target)
+
+
+def _grown(table: pa.Table) -> dict[str, Any]:
+    """What appends changed: parts, pixel size, what it was made from; empty where there was none."""
+    stored = (table.schema.metadata or {}).get(_GROWN)
+    return cast("dict[str, Any]", json.loads(stored)) if stored else {}

@@ -1,0 +1,30 @@
+"""Which micrographs a job works on, which mask belongs to each, which split each is in, and whether splits leak.
+
+Pairing, grouping and splitting look at names alone, or at a table. What cannot be used becomes a `Failure`, and the rest
+goes on.
+"""
+
+from microseg_ray.catalog.audit import Leak, find_leaks, reduce_micrograph, write_leaks
+from microseg_ray.catalog.build import build_catalog, count_mask
+from microseg_ray.catalog.reduced import Reduced, Reducer
+from microseg_ray.catalog.rows import CatalogRow, Failure, relative_name, write_failures
+from microseg_ray.catalog.splits import class_share_error
+from microseg_ray.catalog.table import read_table, write_catalog
+
+__all__ = [
+    "CatalogRow",
+    "Failure",
+    "Leak",
+    "Reduced",
+    "Reducer",
+    "build_catalog",
+    "class_share_error",
+    "count_mask",
+    "find_leaks",
+    "read_table",
+    "reduce_micrograph",
+    "relative_name",
+    "write_catalog",
+    "write_failures",
+    "write_leaks",
+]

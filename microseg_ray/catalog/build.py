@@ -1,0 +1,174 @@
+"""build_catalog: the micrographs of a job, from patterns of file names or from a table."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from microseg_ray.catalog.pairing import STAGE, group_of, mask_files, pair
+from microseg_ray.catalog.rows import CatalogRow, Failure, relative_name
+from microseg_ray.catalog.splits import assign, check_lists, stratify
+from microseg_ray.catalog.table import read_table
+from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.sources import list_files, listing_root, read_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from microseg_ray.settings import DataSettings
+
+__all__ = ["build_catalog", "count_mask"]
+
+
+def build_catalog(
+    data: DataSettings, settled: Mapping[str, str] | None = None
+) -> tuple[list[CatalogRow], list[Failure]]:
+    """Pair micrographs with masks, name their groups, and assign whole groups to splits.
+
+    A mask belongs to the image of the same key: the stem without its suffix. A mask in the same subfolder (relative to
+    its own root) comes first, else the only one of that key anywhere. Where images and masks share a folder,
+    `mask_suffix` tells them apart. Without `group`, each key is a group of its own. With `data.table` all of this stands
+    in the table, and what its cells leave open is settled as without one.
+
+    Groups are assigned by the lists in `splits` first. The shares divide the groups that are in no list, after a shuffle that
+    depends on the group names and `seed` only; a share above 0 gets at least one group while there are enough. With
+    `stratify`, groups then trade places so that the class shares of the splits come near those of the whole; for that,
+    and only for that, masks are read. Otherwise names alone are looked at.
+
+    Args:
+        data: The shared `data:` section.
+        settled: The split of groups that have one already, as those in a store that grows.
+
+    Returns:
+        Rows sorted by name, and what was set aside: images without a mask, with two possible masks, that share a mask, or
+        in no group.
+
+    Raises:
+        SettingsError: `images` is missing; a split lists a group that is not there; a group is in two lists, or in
+            another split than the one settled.
+        InputError: A folder is missing or holds no images; the table is not one.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from microseg_ray.settings import DataSettings
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("s1_a.png", "s1_b.png", "s2_a.png"):
+        ...         (Path(folder) / name).touch()
+        ...     rows, _ = build_catalog(DataSettings(images=folder, group="s([0-9]+)", splits={"val": ["2"]}))
+        >>> [(row.name, row.group, row.split) for row in rows]
+        [('s1_a.png', '1', 'train'), ('s1_b.png', '1', 'train'), ('s2_a.png', '2', 'val')]
+    """
+    rows, failures, known = _from_table(data) if data.table is not None else _from_patterns(data)
+    check_lists(known, data.splits)
+    fixed = {row.group: row.split for row in rows if row.split}
+    _refuse_moves(fixed, data, "the table")
+    _refuse_moves(settled or {}, data, "the store")
+    moved = next((row for row in rows if row.split and (settled or {}).get(row.group, row.split) != row.split), None)
+    if moved is not None:
+        raise SettingsError(
+            f"data.table: {moved.name} is in split {moved.split}, but its group {moved.group!r} is in split "
+            f"{(settled or {})[moved.group]} of the store; change the table, or make the store again with --overwrite"
+        )
+    fixed = {**fixed, **(settled or {})}
+    groups = sorted({row.group for row in rows})
+    splits = assign(groups, data.splits, data.seed, fixed)
+    if data.stratify:
+        listed = {group for members in data.splits.values() if isinstance(members, tuple) for group in members}
+        counts = _counts(rows)
+        here = {group: splits[group] for group in groups}
+        splits = stratify(here, counts, frozenset(listed | set(fixed)))
+    rows = [replace(row, split=splits[row.group]) for row in rows]
+    return sorted(rows, key=lambda row: row.name), sorted(failures, key=lambda failure: failure.path)
+
+
+def count_mask(mask: Path) -> NDArray[np.int64]:
+    """(256,) int64: how many pixels of a mask hold each value.
+
+    Raises:
+        InputError: As `read_mask`.
+    """
+    return np.bincount(read_mask(mask).ravel(), minlength=256).astype(np.int64)
+
+
+def _from_patterns(data: DataSettings) -> tuple[list[CatalogRow], list[Failure], set[str]]:
+    if data.images is None:
+        raise SettingsError(
+            "data.images: missing; give --images, put `images:` under `data:` in the config, or give a table"
+        )
+    root = listing_root(data.images)
+    images = list_files(data.images)
+    failures: list[Failure] = []
+    masks: dict[Path, Path | None] = dict.fromkeys(images)
+    if data.masks is not None:
+        found = mask_files(data)
+        images = [image for image in images if image not in set(found)] if data.mask_suffix else images
+        masks, failures = pair(data, images, found)
+    failed = {failure.path for failure in failures}
+    rows: list[CatalogRow] = []
+    known: set[str] = set()
+    for image in images:
+        group = group_of(data, image, root)
+        if group is not None:
+            known.add(group)
+            if str(image) not in failed:
+                rows.append(CatalogRow(relative_name(image, root), image, masks[image], group, ""))
+        elif str(image) not in failed:
+            reason = f"the name does not match data.group {data.group!r}; rename the file or widen the expression"
+            failures.append(Failure(str(image), STAGE, reason))
+    return rows, failures, known
+
+
+def _from_table(data: DataSettings) -> tuple[list[CatalogRow], list[Failure], set[str]]:
+    rows: list[CatalogRow] = []
+    failures: list[Failure] = []
+    for row in read_table(data.table or ""):
+        group = row.group or group_of(data, row.image, row.image.parent)
+        missing = next((path for path in (row.image, row.mask) if path is not None and not path.exists()), None)
+        if missing is not None:
+            failures.append(Failure(str(row.image), STAGE, f"{missing}: no such file; correct {data.table}"))
+        elif group is None:
+            reason = f"the name does not match data.group {data.group!r}; give its group in {data.table}"
+            failures.append(Failure(str(row.image), STAGE, reason))
+        else:
+            alone = row.name if data.group is None and not row.group else group
+            rows.append(replace(row, group=alone))
+    splits: dict[str, CatalogRow] = {}
+    for row in rows:
+        other = splits.setdefault(row.group, row) if row.split else row
+        if other.split != row.split:
+            raise InputError(
+                data.table,
+                f"group {row.group!r} is in two splits: {other.name} in {other.split}, {row.name} in {row.split}",
+                "a group stays together: give them one split, or other groups",
+            )
+    return rows, failures, {row.group for row in rows}
+
+
+def _refuse_moves(settled: Mapping[str, str], data: DataSettings, where: str) -> None:
+    for split, members in data.splits.items():
+        for group in members if isinstance(members, tuple) else ():
+            if settled.get(group, split) != split:
+                raise SettingsError(
+                    f"data.splits.{split}: group {group!r} is in split {settled[group]} of {where}; change one of them"
+                )
+
+
+def _counts(rows: list[CatalogRow]) -> dict[str, NDArray[np.int64]]:
+    """Class pixels of each group; a mask that cannot be read counts nothing, the job that reads it says why."""
+    counts: dict[str, NDArray[np.int64]] = defaultdict(lambda: np.zeros(255, np.int64))
+    for row in rows:
+        if row.mask is None:
+            raise SettingsError("data.stratify: needs masks; give data.masks, or a mask for each row of the table")
+        try:
+            counts[row.group] += count_mask(row.mask)[:255]
+        except InputError:
+            counts[row.group] += 0
+    used = np.flatnonzero(sum(counts.values(), np.zeros(255, np.int64)))
+    return {group: found[used] for group, found in counts.items()}

@@ -1,0 +1,98 @@
+"""Which mask belongs to which micrograph, and which micrographs belong together, by their names alone."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from microseg_ray.catalog.rows import Failure
+from microseg_ray.errors import SettingsError
+from microseg_ray.sources import list_files, listing_root
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from microseg_ray.settings import DataSettings
+
+__all__ = ["STAGE", "group_of", "mask_files", "pair"]
+
+STAGE = "catalog"
+
+
+def mask_files(data: DataSettings) -> list[Path]:
+    """The files that `data.masks` means, and `data.mask_suffix` where it is set.
+
+    Raises:
+        SettingsError: None has the suffix.
+    """
+    files = list_files(data.masks or "")
+    if not data.mask_suffix:
+        return files
+    named = [file for file in files if file.stem.endswith(data.mask_suffix)]
+    if not named:
+        raise SettingsError(
+            f"data.mask_suffix {data.mask_suffix!r}: no file in {data.masks} has it, as {files[0].name}"
+        )
+    return named
+
+
+def pair(
+    data: DataSettings, images: Sequence[Path], masks_found: Sequence[Path]
+) -> tuple[dict[Path, Path | None], list[Failure]]:
+    """The mask of each image, and the images whose mask is not certain; the rule stands in `build_catalog`."""
+    image_root, mask_root = listing_root(data.images or ""), listing_root(data.masks or "")
+    near: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    anywhere: dict[str, list[Path]] = defaultdict(list)
+    for mask in masks_found:
+        key = mask.stem.removesuffix(data.mask_suffix)
+        near[mask.relative_to(mask_root).parent, key].append(mask)
+        anywhere[key].append(mask)
+    masks: dict[Path, Path | None] = dict.fromkeys(images)
+    failures: list[Failure] = []
+    claims: dict[Path, list[tuple[bool, Path]]] = defaultdict(list)
+    for image in images:
+        key = image.stem.removesuffix(data.image_suffix)
+        beside = near.get((image.relative_to(image_root).parent, key), [])
+        found = beside or anywhere.get(key, [])
+        if len(found) == 1:
+            masks[image] = found[0]
+            claims[found[0]].append((not beside, image))
+        elif found:
+            reason = f"two masks fit: {found[0]} and {found[1]}; remove one, or set data.mask_suffix"
+            failures.append(Failure(str(image), STAGE, reason))
+        else:
+            reason = f"no mask named {key}{data.mask_suffix}.* in {data.masks}"
+            failures.append(Failure(str(image), STAGE, reason))
+    for mask, claimants in claims.items():
+        failures += _disputed(mask, claimants)
+    return masks, failures
+
+
+def _disputed(mask: Path, claimants: list[tuple[bool, Path]]) -> list[Failure]:
+    """Images that a mask cannot belong to, because it belongs to another, or to none for certain."""
+    if len(claimants) == 1:
+        return []
+    owners = [image for far, image in claimants if not far]
+    losers = [image for far, image in claimants if far] if len(owners) == 1 else [image for _, image in claimants]
+    return [
+        Failure(
+            str(image),
+            STAGE,
+            f"its mask {mask} also fits {next(other for _, other in claimants if other != image)}; rename one of the images",
+        )
+        for image in losers
+    ]
+
+
+def group_of(data: DataSettings, image: Path, root: Path) -> str | None:
+    """The group that the name of an image says; None where it does not match `data.group`."""
+    if data.group is None:
+        key = image.stem.removesuffix(data.image_suffix)
+        return (image.relative_to(root).parent / key).as_posix()
+    match = re.search(data.group, image.stem)
+    if match is None:
+        return None
+    found = match.group(1) if match.re.groups else match.group(0)
+    return str(found) if found else None

@@ -1,0 +1,30 @@
+"""Settings of the jobs that look at an archive before anything is made of it: catalog, audit."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from microseg_ray.settings.base import DataJobSettings
+from microseg_ray.settings.source import SourceSettings
+
+__all__ = ["AuditSettings", "CatalogSettings"]
+
+
+class CatalogSettings(DataJobSettings):
+    """`catalog`: archive -> a table of micrograph, mask, group, split, pixel size, to edit and feed back."""
+
+    job: ClassVar[str] = "catalog"
+    output: str = Field(description="CSV, or Parquet where the name ends in .parquet; `data.table` takes it")
+    source: SourceSettings = SourceSettings()
+    overwrite: bool = Field(default=False, description="write over a table, which may hold what somebody typed")
+
+
+class AuditSettings(DataJobSettings):
+    """`audit`: micrographs that are equal, mirrored, rotated or nearly equal in different splits; exit 1 if there are any."""
+
+    job: ClassVar[str] = "audit"
+    output: str | None = Field(default=None, description="CSV of the pairs")
+    within: bool = Field(default=False, description="list pairs inside one split too; they are no leaks")
+    source: SourceSettings = SourceSettings()
