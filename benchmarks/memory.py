@@ -80,9 +80,7 @@ def segment_shards(archive: str, checkpoint: str, output: str, shards: int) -> d
     done = len(pending)
     while pending:
         outcome = worker.do(
-            ShardTask(
-                item.name, item.path, str(run.store_path(item.name)), found.shape, found.limits, pending.popleft()
-            )
+            ShardTask(item.name, item.path, str(run.store_path(item.name)), found.view, found.limits, pending.popleft())
         )
         if not outcome.ok:
             raise SystemExit(outcome.reason)

@@ -30,6 +30,7 @@ from microseg_ray.archive.worker import WorkerConfig
 from microseg_ray.cli import start_ray
 from microseg_ray.segmentation import ActorPool
 from microseg_ray.settings import ClassSpec, RaySettings, Scaling
+from microseg_ray.sources import View
 from microseg_ray.stitching import EnginePlan
 from microseg_ray.stores import MaskSpec, MaskStore
 
@@ -93,7 +94,7 @@ def ray_data(config: WorkerConfig, tasks: list[ShardTask], workers: int) -> Iter
             shards = zip(batch["y"].tolist(), batch["x"].tolist(), strict=True)
             return {
                 "ok": [
-                    self.worker.do(ShardTask("m", shared.path, shared.store, shared.shape, shared.limits, shard)).ok
+                    self.worker.do(ShardTask("m", shared.path, shared.store, shared.view, shared.limits, shard)).ok
                     for shard in shards
                 ]
             }
@@ -112,7 +113,7 @@ def measure(run: Any, config: WorkerConfig, job: Job, workers: int) -> tuple[flo
     """One job from nothing, all rounds in it: seconds to the first shard, to the last, and per later round."""
     store = MaskStore.create(job.folder / "mask.zarr", job.spec, {})
     shards = list(itertools.product(range(job.spec.shards[0]), range(job.spec.shards[1]))) * job.rounds
-    tasks = [ShardTask("m", str(job.path), store.path, job.spec.shape, (0.0, 255.0), shard) for shard in shards]
+    tasks = [ShardTask("m", str(job.path), store.path, View(job.spec.shape), (0.0, 255.0), shard) for shard in shards]
     times = []
     began = time.perf_counter()
     for ok in run(config, tasks, workers):
@@ -151,7 +152,6 @@ def main() -> int:
         channels=1,
         scaling=Scaling(),
         fingerprint="stat",
-        pixel_size_um=None,
         verdict="exact",
     )
     began = time.perf_counter()

@@ -27,6 +27,7 @@ __all__ = ["main", "run_job", "start_ray"]
 
 DONE, STOPPED, USAGE, QUARANTINED, INTERRUPTED = 0, 1, 2, 3, 130
 # Outputs that a Ray job would write into its throw-away working directory.
+YAML = {".yaml", ".yml"}
 OUTPUT_KEYS = ("output", "run")
 
 
@@ -77,6 +78,9 @@ def run_job(job: str, arguments: list[str]) -> int:
     if job not in JOBS:
         raise SettingsError(f"microseg: no job {job!r}; there are {', '.join(JOBS)}")
     config: Path | None = None
+    if job == "threshold" and arguments and not arguments[0].startswith("-") and Path(arguments[0]).suffix not in YAML:
+        # `microseg threshold MAP --threshold 0.5`, as a viewer's script would have it.
+        arguments = ["--probabilities", *arguments]
     if job != "info" and arguments and not arguments[0].startswith("-"):
         config, arguments = Path(arguments[0]), arguments[1:]
     if "--help" in arguments or "-h" in arguments:

@@ -20,6 +20,7 @@ from microseg_ray.models.predictor import Predictor
 from microseg_ray.segmentation import segment
 from microseg_ray.settings import EvaluateSettings, Scaling, SegmentSettings, TileSettings, VerifySettings
 from microseg_ray.sources import Micrograph, intensity_limits, open_micrograph, open_prepared
+from microseg_ray.sources.choices import Parts
 from microseg_ray.sources.flat_field import FlatField, FlatMicrograph, estimate_flat_field
 from microseg_ray.stores import MaskStore
 from microseg_ray.tiling import tile
@@ -137,6 +138,7 @@ class Boundless:
     dtype: np.dtype = field(default_factory=lambda: np.dtype("uint8"))
     lazy: bool = True
     decoded_bytes: int = 0
+    parts: Parts = field(default_factory=Parts)
     pixel_size: None = None
     reads: list[Box] = field(default_factory=list)
 

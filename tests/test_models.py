@@ -2,14 +2,18 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.models import ARCHITECTURES, build_model
 from microseg_ray.models.unet import UNet
+from microseg_ray.settings import ModelSettings, TrainSettings, load_settings, settings_from
+from microseg_ray.settings.architecture import OPTIONS, Architecture
 
 SMALL = {"width": 2, "depth": 2}
 
@@ -78,19 +82,90 @@ def test_channels_last_gives_the_same_logits():
 
 
 def test_unknown_names_and_values_are_named():
-    assert ARCHITECTURES == ("unet",)
-    with pytest.raises(SettingsError, match=r"unknown architecture 'resnet'; known are unet"):
+    assert set(ARCHITECTURES) == set(get_args(Architecture)) == set(OPTIONS)
+    with pytest.raises(SettingsError, match=r"unknown architecture 'resnet'; known are unet, "):
         build_model("resnet", 1, 2, {})
     with pytest.raises(SettingsError, match=r"model\.widht: .*known are width, depth, norm, dropout"):
         build_model("unet", 1, 2, {"widht": 4})
+    with pytest.raises(SettingsError, match=r"model\.output_stride: `unet` has no such option"):
+        build_model("unet", 1, 2, {"output_stride": 8})
     with pytest.raises(SettingsError, match=r"model\.depth: .*\(got 99\)"):
         build_model("unet", 1, 2, {"depth": 99})
     with pytest.raises(SettingsError, match=r"model\.norm: "):
         build_model("unet", 1, 2, {"norm": "layer"})
     with pytest.raises(SettingsError, match=r"model\.classes: 0"):
         build_model("unet", 1, 0, {})
+    with pytest.raises(SettingsError, match=r"encoder 'vgg' is unknown; known are resnet18"):
+        build_model("resnet_unet", 1, 2, {"encoder": "vgg"})
+    with pytest.raises(SettingsError, match=r"encoder 'resnet18' is not one of DeepLabV3\+'s"):
+        build_model("deeplabv3plus", 1, 2, {"encoder": "resnet18"})
     with pytest.raises(ValueError, match="norm 'layer' is unknown"):
         UNet(1, 2, norm="layer")
+    with pytest.raises(ValueError, match="activation 'gelu' is unknown; known are relu, elu"):
+        UNet(1, 2, activation="gelu")
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"), [("smp", "segmentation-models", "smp"), ("timm", "timm", "timm")]
+)
+def test_a_missing_package_names_the_extra(name, package, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch" if name == "smp" else name, None)
+    with pytest.raises(SettingsError, match=rf"needs the package {package}.*pip install 'microseg_ray\[{extra}\]'"):
+        build_model(name, 1, 2, {})
+
+
+def test_settings_take_the_options_of_their_architecture_only():
+    assert ModelSettings().options == {
+        "width": 32,
+        "depth": 4,
+        "norm": "batch",
+        "dropout": 0.0,
+        "activation": "relu",
+        "dropout_place": "after",
+    }
+    for name, options in OPTIONS.items():
+        assert ModelSettings(name=name).options == options
+    with pytest.raises(ValidationError, match="`deeplabv3plus` has no option depth; its options are encoder"):
+        ModelSettings(name="deeplabv3plus", depth=3)
+    # What was written comes back, and another name can be put over a default that says nothing.
+    given = ModelSettings(name="deeplabv3plus", output_stride=8)
+    assert given.model_dump(mode="json") == {"name": "deeplabv3plus", "output_stride": 8}
+    assert ModelSettings.model_validate(given.model_dump(mode="json")) == given
+    assert ModelSettings().model_dump() == {"name": "unet"}
+
+
+def test_a_config_and_the_command_line_name_model_and_options(tmp_path):
+    config = tmp_path / "train.yaml"
+    config.write_text("train: {tiles: t, output: o, model: {name: unet, width: 24, depth: 4, norm: batch}}")
+    both = load_settings(TrainSettings, ["--model.depth", "3"], config).model
+    assert (both.name, both.width, both.depth, both.norm) == ("unet", 24, 3, "batch")
+    arguments = ["--tiles", "t", "--output", "o", "--model.name", "deeplabv3plus", "--model.image_pooling", "false"]
+    other = load_settings(TrainSettings, arguments).model
+    assert other.options["image_pooling"] is False
+    with pytest.raises(SettingsError, match=r"`vgg16_unet` has no option width"):
+        load_settings(TrainSettings, ["--model.name", "vgg16_unet"], config)
+    resolved = load_settings(TrainSettings, arguments).resolved()
+    assert settings_from(TrainSettings, resolved).model == other
+
+
+def test_an_architecture_file_becomes_text_in_the_settings(tmp_path):
+    path = tmp_path / "architecture.txt"
+    path.write_text("type:dense|size:3|input tensors:0\n")
+    settings = ModelSettings(name="defectsegnet", architecture_file=str(path))
+    assert settings.architecture_file is None
+    assert settings.options["layers"] == path.read_text()
+    path.unlink()
+    assert build_model("defectsegnet", 2, 5, settings.options)(torch.zeros(1, 2, 4, 6)).shape == (1, 5, 4, 6)
+    with pytest.raises(ValidationError, match=r"architecture_file .*architecture\.txt: cannot be read"):
+        ModelSettings(name="defectsegnet", architecture_file=str(path))
+
+
+def test_a_card_from_before_the_other_architectures_still_builds():
+    model = build_model("unet", 1, 2, {"width": 4, "depth": 2, "norm": "batch", "dropout": 0.0})
+    names = list(model.state_dict())
+    assert names[0] == "encoder.0.0.weight"
+    assert "encoder.1.3.weight" in names
+    assert names[-1] == "head.bias"
 
 
 def test_the_package_and_the_card_load_no_torch():

@@ -12,7 +12,14 @@ from torch import nn
 from microseg_ray.models import build_model
 from microseg_ray.models.card import ModelCard, ReceptiveField, checkpoint_digest
 from microseg_ray.models.checkpoint import save_checkpoint
-from microseg_ray.models.predictor import Predictor, fold_norms, largest, load_predictor, scale_intensities
+from microseg_ray.models.predictor import (
+    Predictor,
+    fold_norms,
+    largest,
+    load_predictor,
+    model_input,
+    scale_intensities,
+)
 from microseg_ray.settings import ClassSpec
 
 OPTIONS = {"width": 4, "depth": 2}
@@ -51,11 +58,11 @@ def threads():
 
 def tiles(dtype, seed=0):
     values = np.random.default_rng(seed).random((2, 1, 32, 24))
-    top = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    top = {np.uint8: 255, np.int16: 32767, np.uint16: 65535, np.uint32: 2**32 - 1, np.float32: 1}[dtype]
     return (values * top).astype(dtype), (0, top)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.uint32, np.float32])
 def test_fp32_equals_the_bare_model(model, dtype):
     batch, limits = tiles(dtype)
     predictor = Predictor(model, card(), precision="fp32")
@@ -200,7 +207,7 @@ def test_a_checkpoint_predicts_what_the_model_did(model, tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.uint32, np.float32])
 def test_cuda_equals_cpu(model, dtype):
     batch, limits = tiles(dtype)
     device, host = (Predictor(model, card(), "fp32", name) for name in ("cuda", "cpu"))
@@ -214,7 +221,6 @@ def test_clahe_is_the_same_in_training_and_prediction_and_off_by_default():
     """Each tile by itself, on scaled and clipped intensities."""
     from skimage.exposure import equalize_adapthist
 
-    from microseg_ray.models.predictor import model_input
 
     tiles = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (3, 2, 40, 56), np.uint8))
     limits = (20.0, 180.0)
@@ -233,7 +239,6 @@ def test_a_model_with_clahe_says_that_it_is_unsafe(checkpoint, pairs, tmp_path, 
     from microseg_ray.archive import verdict_of
     from microseg_ray.archive.plan import engine_plan
     from microseg_ray.models.checkpoint import load_checkpoint, save_checkpoint
-    from microseg_ray.models.predictor import model_input
     from microseg_ray.settings import Scaling, SegmentSettings
 
     model, card = load_checkpoint(checkpoint)
@@ -253,7 +258,6 @@ def test_a_model_with_clahe_says_that_it_is_unsafe(checkpoint, pairs, tmp_path, 
 
 def test_the_tile_job_warns_of_clahe_and_training_uses_it(pairs, tmp_path, microseg):
     from microseg_ray.fitting import Tiles
-    from microseg_ray.models.predictor import model_input
     from microseg_ray.stores import TileStore
 
     options = ["--images", pairs / "images", "--masks", pairs / "masks", "--classes", '["a", "b", "c"]']
@@ -269,3 +273,19 @@ def test_the_tile_job_warns_of_clahe_and_training_uses_it(pairs, tmp_path, micro
     found, _, _ = Tiles(store, rows).read(np.arange(3))
     expected = model_input(torch.from_numpy(images), torch.from_numpy(limits), 0.05)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_large_integers_are_scaled_exactly():
+    """A narrow range of large numbers: float32 alone would give 0 and 1 only."""
+    values = np.arange(4_000_000_000, 4_000_000_101, dtype=np.uint32).reshape(1, 1, 1, 101)
+    limits = (4_000_000_000.0, 4_000_000_100.0)
+    expected = (np.arange(101) / 100).astype(np.float32)
+    each = torch.tensor([limits], dtype=torch.float64)
+    for chosen in (limits, each):
+        np.testing.assert_array_equal(model_input(torch.from_numpy(values), chosen).numpy().ravel(), expected)
+
+
+def test_signed_integers_are_scaled():
+    values = torch.tensor([-32768, 0, 32767], dtype=torch.int16).reshape(1, 1, 1, 3)
+    scaled = model_input(values, (-32768.0, 32767.0)).numpy().ravel()
+    np.testing.assert_allclose(scaled, [0, 32768 / 65535, 1], rtol=1e-6)

@@ -227,7 +227,7 @@ def test_the_variables_of_other_jobs_do_not_matter(monkeypatch) -> None:
         (["--model.depth", "9"], "train.model.depth: Input should be less than or equal to 7"),
         (["--optimizer.learning_rate", "nan"], "train.optimizer.learning_rate: Input should be a finite number"),
         (["--optimizer.learning_rate", "inf"], "train.optimizer.learning_rate: Input should be a finite number"),
-        (["--precision", "fp8"], "train.precision: Input should be 'bf16' or 'fp32' (got 'fp8')"),
+        (["--precision", "fp8"], "train.precision: Input should be 'bf16', 'fp16' or 'fp32' (got 'fp8')"),
         (["--augment=maybe"], "train.augment: must be true or false (got 'maybe')"),
         (["--augment", "maybe"], "unrecognized arguments: maybe"),
     ],
@@ -426,3 +426,39 @@ def test_plan_reads_the_segment_section_under_its_own(tmp_path):
     config.write_text("segment: {archive: a, checkpoint: c, output: o, halo: 64}\nplan: {halo: 32}\n")
     planned = load_settings(PlanSettings, [], config)
     assert (planned.archive, planned.output, planned.halo) == ("a", "o", 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], {"symmetries": True, "rotate": 0.0, "contrast": 0.1}),
+        (["--no-augment"], {"symmetries": False, "contrast": 0.0}),
+        (
+            ["--augment.rotate", "180", "--augment.scale", "0.7,1.4"],
+            {"rotate": 180.0, "scale": (0.7, 1.4), "contrast": 0.1},
+        ),
+    ],
+)
+def test_augment_is_a_switch_or_a_section(arguments, expected) -> None:
+    chosen = load_settings(TrainSettings, [*TRAIN, *arguments])
+    found = chosen.augmentation.model_dump()
+    assert {name: found[name] for name in expected} == expected
+    assert settings_from(TrainSettings, chosen.resolved()) == chosen
+
+
+def test_a_loss_is_a_name_or_weights(tmp_path) -> None:
+    config = tmp_path / "c.yaml"
+    for text, terms in (
+        ("dice", {"dice": 1.0}),
+        ("{cross_entropy: 1, lovasz: 0.5}", {"cross_entropy": 1.0, "lovasz": 0.5}),
+        ("{gamma: 3}", {"cross_entropy": 1.0}),
+    ):
+        config.write_text(f"train: {{tiles: t, output: o, loss: {text}}}\n")
+        chosen = load_settings(TrainSettings, [], config)
+        assert chosen.loss.terms == terms
+        assert settings_from(TrainSettings, chosen.resolved()) == chosen
+    config.write_text("train: {tiles: t, output: o, loss: focall}\n")
+    with pytest.raises(SettingsError, match=r"train\.loss\.focall: no such setting; known are cross_entropy"):
+        load_settings(TrainSettings, [], config)
+    with pytest.raises(SettingsError, match="accumulate: 9 parts of a batch of 8 tiles"):
+        load_settings(TrainSettings, [*TRAIN, "--accumulate", "9"])

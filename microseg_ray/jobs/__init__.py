@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.jobs.annotate import annotate
+from microseg_ray.jobs.catalog import audit, catalog
+from microseg_ray.jobs.classify import classifier, classify
 from microseg_ray.jobs.console import Bar, StartRay, progress_bar
 from microseg_ray.jobs.data import info, simulate, tile
 from microseg_ray.jobs.demonstration import demo
-from microseg_ray.jobs.model import evaluate, train
+from microseg_ray.jobs.divide import divide
+from microseg_ray.jobs.evaluate import evaluate
+from microseg_ray.jobs.export import export
+from microseg_ray.jobs.model import train
+from microseg_ray.jobs.probabilities import probabilities
 from microseg_ray.jobs.run import measure, plan, postprocess, report, segment, verify
+from microseg_ray.jobs.threshold import threshold
+from microseg_ray.jobs.tune import tune
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,15 +26,25 @@ __all__ = ["STEPS", "Bar", "progress_bar"]
 
 STEPS: dict[str, Callable[[Any, StartRay], int]] = {
     "simulate": simulate,
+    "annotate": annotate,
+    "catalog": catalog,
+    "audit": audit,
+    "divide": divide,
     "tile": tile,
     "train": train,
+    "tune": tune,
+    "classifier": classifier,
+    "classify": classify,
     "evaluate": evaluate,
     "plan": plan,
     "segment": segment,
     "verify": verify,
     "postprocess": postprocess,
+    "probabilities": probabilities,
+    "threshold": threshold,
     "measure": measure,
     "report": report,
+    "export": export,
     "info": info,
     "demo": demo,
 }

@@ -25,12 +25,12 @@ _SHOWN = 200
 
 def catalog(settings: CatalogSettings, _start: StartRay) -> int:
     """Write the table of micrographs and say what is in each split."""
-    from microseg_ray.catalog import build_catalog, write_catalog, write_failures
+    from microseg_ray.catalog import build_catalog, rows_of_lists, write_catalog, write_failures
 
     output = Path(settings.output).absolute()
     if output.exists() and not settings.overwrite:
         raise SettingsError(f"catalog.output: {output} exists; give another name, or --overwrite")
-    rows, failures = build_catalog(settings.data)
+    rows, failures = rows_of_lists(settings.data, settings.lists) if settings.lists else build_catalog(settings.data)
     sizes, unread = _pixel_sizes(rows, settings)
     failures += unread
     readable = [row for row in rows if row.name in sizes]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -11,6 +13,7 @@ from rich.table import Table
 from microseg_ray.jobs.console import (
     DONE,
     QUARANTINED,
+    SHOWN_FAILURES,
     StartRay,
     console,
     progress_bar,
@@ -18,7 +21,7 @@ from microseg_ray.jobs.console import (
 )
 
 if TYPE_CHECKING:
-    from microseg_ray.settings import InfoSettings, SimulateSettings, TileSettings
+    from microseg_ray.settings import InfoSettings, SimulateSettings, SourceSettings, TileSettings
 
 
 def simulate(settings: SimulateSettings, _start: StartRay) -> int:
@@ -26,7 +29,17 @@ def simulate(settings: SimulateSettings, _start: StartRay) -> int:
     from microseg_ray.simulation import simulate_archive
 
     size = (settings.size, settings.size) if isinstance(settings.size, int) else settings.size
-    written = simulate_archive(Path(settings.output), settings.count, size, settings.seed, settings.preset)
+    written = simulate_archive(
+        Path(settings.output),
+        settings.count,
+        size,
+        settings.seed,
+        settings.preset,
+        image_format=settings.format,
+        viridis=settings.colormap == "viridis",
+        imaging=settings.imaging,
+        clusters=settings.clusters,
+    )
     console.print(f"{len(written)} micrographs of {size[0]} x {size[1]} px with masks in {escape(settings.output)}")
     return DONE
 
@@ -51,30 +64,74 @@ def tile(settings: TileSettings, start: StartRay) -> int:
         )
     if tiled.left_out:
         console.print(f"{tiled.left_out} tiles without enough labelled pixels were left out")
+    if tiled.empty:
+        console.print(f"{tiled.empty} training tiles of {escape(settings.classes[0].name)} alone were left out")
+    for note in tiled.notes[:SHOWN_FAILURES]:
+        console.print(escape(note))
+    for leak in tiled.leaks[:SHOWN_FAILURES]:
+        console.print(f"[yellow]leak:[/] {escape(str(leak))}")
+    if tiled.leaks:
+        console.print(f"{len(tiled.leaks)} leaks, listed in {escape(str(tiled.store.folder / 'leaks.csv'))}")
+    if not tiled.written:
+        console.print("the store is up to date: nothing to do")
+    elif tiled.store.spec.parts:
+        console.print(f"{tiled.written} tiles were appended")
     return quarantine(tiled.failures, tiled.store.folder / "failures.csv")
 
 
 def info(settings: InfoSettings, _start: StartRay) -> int:
     """Say what the engine sees in files."""
-    from microseg_ray.catalog import Failure as Failed
     from microseg_ray.errors import InputError
-    from microseg_ray.sources import open_micrograph
 
-    failures = []
+    failed = False
     for path in settings.files:
         try:
-            with open_micrograph(path) as micrograph:
-                seen = micrograph.info
+            seen = _looked_at(path, settings.source)
         except InputError as error:
-            failures.append(Failed(path, "open", str(error).removeprefix(f"{path}: ")))
+            failed = True
+            if settings.as_json:
+                print(json.dumps({"path": path, "error": error.reason, "advice": error.advice}))
+            else:
+                console.print(f"[yellow]{escape(path)}[/]: {escape(str(error).removeprefix(f'{path}: '))}")
             continue
-        size = "unknown" if seen.pixel_size_um is None else f"{seen.pixel_size_um[0]:g} x {seen.pixel_size_um[1]:g} um"
-        source = f" ({seen.pixel_size_source})" if seen.pixel_size_um is not None else ""
-        reading = "regions are read lazily" if seen.lazy else f"decoded whole, {seen.decoded_bytes / 1e6:.1f} MB"
-        console.print(f"[bold]{escape(path)}[/]")
-        side = f"{seen.shape[0]} x {seen.shape[1]} px (height x width)"
-        console.print(f"  {seen.format}, {side}, {seen.channels} channel, {seen.dtype}")
-        console.print(f"  pixel size (y x x): {size}{escape(source)}; {reading}")
-    for failure in failures:
-        console.print(f"[yellow]{escape(failure.path)}[/]: {escape(failure.reason)}")
-    return QUARANTINED if failures else DONE
+        if settings.as_json:
+            # Not by the console, which breaks lines.
+            print(json.dumps(seen))
+        else:
+            _print_info(seen)
+    return QUARANTINED if failed else DONE
+
+
+def _looked_at(path: str, source: SourceSettings) -> dict[str, Any]:
+    """A file as `segment` would see it, in plain JSON types."""
+    from microseg_ray.settings import Scaling
+    from microseg_ray.sources import open_prepared
+    from microseg_ray.sources.intensity import intensity_range
+
+    with open_prepared(path, Scaling(), source) as micrograph:
+        low, high = intensity_range(micrograph)
+        info = asdict(micrograph.info)
+    parts = info.pop("parts")
+    info.pop("file_shape")
+    return {**info, **parts, "path": path, "intensity_low": low, "intensity_high": high}
+
+
+def _print_info(seen: dict[str, Any]) -> None:
+    size = "unknown" if seen["pixel_size_um"] is None else "{:g} x {:g} um".format(*seen["pixel_size_um"])
+    source = f" ({seen['pixel_size_source']})" if seen["pixel_size_source"] else ""
+    lazily = "regions are read lazily" if seen["lazy"] else f"decoded whole, {seen['decoded_bytes'] / 1e6:.1f} MB"
+    bar = f"{seen['info_bar_rows']} rows at the bottom" if seen["info_bar_rows"] else "none"
+    found = f" ({seen['info_bar_source']})" if seen["info_bar_source"] else ""
+    channel = "as it is" if seen["channel"] is None else f"channel {seen['channel']}"
+    height, width = seen["shape"]
+    lines = [
+        f"{seen['format']}, {height} x {width} px (height x width), {seen['channels']} channel, {seen['dtype']}; {lazily}",
+        f"page {seen['page']} of {seen['pages']}; channels: {', '.join(seen['channel_names'])}, read: {channel}",
+        f"pixel size (y x x): {size}{source}",
+        *seen["pixel_size_notes"],
+        f"info bar: {bar}{found}",
+        f"intensity: {seen['intensity_low']:g} to {seen['intensity_high']:g}",
+    ]
+    console.print(f"[bold]{escape(seen['path'])}[/]")
+    for line in lines:
+        console.print(f"  {escape(line)}")

@@ -22,6 +22,7 @@ from microseg_ray.jobs.console import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from microseg_ray.archive import Run
     from microseg_ray.archive.drive import Progress as RunProgress
     from microseg_ray.archive.forecast import Forecast
     from microseg_ray.settings import (
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
         SegmentSettings,
         VerifySettings,
     )
+
+SHOWN_NOTES = 10
+SHOWN_SECTIONS = 20
 
 
 def segment(settings: SegmentSettings, start: StartRay) -> int:
@@ -96,6 +100,10 @@ def print_forecast(cost: Forecast) -> None:
             "tiles",
             f"about {cost.tiles}, at most {engine.tile} px, halo {engine.halo}, batch {engine.batch}, blend {engine.blend}",
         ),
+        (
+            "specimen",
+            f"{cost.info_bars} with an info bar, which is left out; {cost.rescaled} rescaled to the model's pixel size",
+        ),
         ("halo tax", f"{cost.halo_tax:.2f} pixels computed for each pixel kept"),
         ("seams", f"{cost.plan.verdict}{reason}"),
         ("memory", f"{cost.worker_bytes / 1024**3:.2f} GiB per worker, projected peak"),
@@ -103,6 +111,11 @@ def print_forecast(cost: Forecast) -> None:
     ):
         table.add_row(name, escape(value))
     console.print(table)
+    for note, names in list(cost.notes.items())[:SHOWN_NOTES]:
+        rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        console.print(f"[yellow]{escape(names[0])}{rest}[/]: {escape(note)}")
+    if len(cost.notes) > SHOWN_NOTES:
+        console.print(f"... and {len(cost.notes) - SHOWN_NOTES} more notes; each mask keeps its own")
 
 
 def verify(settings: VerifySettings, _start: StartRay) -> int:
@@ -157,7 +170,7 @@ def postprocess(settings: PostprocessSettings, start: StartRay) -> int:
 
 
 def measure(settings: MeasureSettings, _start: StartRay) -> int:
-    """Write a run's tables again from its counts."""
+    """Write a run's tables again from its counts, list sections and draw overlays where that is asked for."""
     from microseg_ray.archive import Run
 
     run = Run.open(settings.run)
@@ -166,8 +179,37 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
         if settings.pixel_size_um is not None:
             run.recalibrate(settings.pixel_size_um)
         rows = run.write_tables(run.names(), failures)
-    print_areas(rows)
+        print_areas(rows)
+        if settings.sections is not None:
+            _sections(settings, run)
+        if settings.overlays:
+            from microseg_ray.report.overlays import draw_overlays
+
+            drawn = draw_overlays(run, settings.overlays)
+            console.print(f"{len(drawn.written)} overlays: {escape(str(run.folder / 'overlays'))}")
+            for name, reason in drawn.left_out.items():
+                console.print(f"[yellow]{escape(name)}, no overlay:[/] {escape(reason)}")
     return quarantine(failures, run.folder / "failures.csv")
+
+
+def _sections(settings: MeasureSettings, run: Run) -> None:
+    """Which sections hold a class, and the percentages of all classes; no model is asked, and no truth."""
+    from microseg_ray.evaluation.sections import ShapeRule, sections_of_run
+
+    rule = ShapeRule(settings.find_max_pixels, settings.find_lines)
+    found = sections_of_run(run, settings.sections or 1, settings.find, rule)
+    found.write(run.folder)
+    for name, shares in found.percent.items():
+        parts = ", ".join(f"{spec.name} {share or '-'} %" for spec, share in zip(run.classes, shares, strict=True))
+        console.print(f"{name}: {parts}", markup=False)
+    rows = [(name, row) for name, listed in found.rows.items() for row in listed]
+    for name, row in rows[:SHOWN_SECTIONS]:
+        where = f"section {row.section} at (y, x) = ({row.y0}, {row.x0})"
+        console.print(f"{name}, {where}: {row.class_name}, {row.pixel_count} px", markup=False)
+    if len(rows) > SHOWN_SECTIONS:
+        console.print(f"... and {len(rows) - SHOWN_SECTIONS} more rows in sections.csv")
+    if not rows:
+        console.print("no section holds it" if settings.find else "no section holds a class")
 
 
 def report(settings: ReportSettings, _start: StartRay) -> int:

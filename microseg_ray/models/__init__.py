@@ -5,39 +5,58 @@ Importing this package does not import torch; building a model does.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from microseg_ray.errors import SettingsError
+from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.settings import ModelSettings
+from microseg_ray.settings.architecture import OPTIONS, ClassifierSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
 
-__all__ = ["ARCHITECTURES", "build_model"]
+__all__ = ["ARCHITECTURES", "CLASSIFIERS", "build_model", "stride_of"]
 
-ARCHITECTURES: tuple[str, ...] = ("unet",)
-"""The names that `build_model` knows."""
+ARCHITECTURES: tuple[str, ...] = tuple(OPTIONS)
+"""The names of models of pixels that `build_model` knows."""
+
+CLASSIFIERS: tuple[str, ...] = ("coarse_fine",)
+"""The names of models of whole micrographs that `build_model` knows."""
+
+# Imported when they are built: this package must not load torch.
+_BUILDERS: dict[str, tuple[str, str]] = {
+    "unet": ("unet", "UNet"),
+    "resunet": ("resunet", "ResUNet"),
+    "vgg16_unet": ("vgg16_unet", "VGG16UNet"),
+    "deeplabv3plus": ("deeplab", "DeepLabV3Plus"),
+    "resnet_unet": ("encoder_unet", "resnet_unet"),
+    "timm": ("encoder_unet", "timm_unet"),
+    "defectsegnet": ("defectsegnet", "DefectSegNet"),
+    "smp": ("foreign", "SmpModel"),
+    "coarse_fine": ("classifier", "CoarseFine"),
+}
 
 
 def build_model(architecture: str, in_channels: int, classes: int, options: Mapping[str, Any]) -> nn.Module:
     """A freshly initialised model.
 
     Args:
-        architecture: One of `ARCHITECTURES`.
+        architecture: One of `ARCHITECTURES`, or of `CLASSIFIERS`.
         in_channels: Channels of the images, 1 or more.
         classes: Number of classes, 1 or more.
         options: The architecture's own options, `{"width": 32, "depth": 4}`; left out ones have their defaults.
 
     Returns:
         A module from float32 (n, in_channels, y, x) to float32 logits (n, classes, y, x), with an integer attribute
-        `stride` that the sides y and x must be multiples of.
+        `stride` that the sides y and x must be multiples of. A classifier gives logits (n, classes).
 
     Raises:
-        SettingsError: Unknown architecture, unknown option, impossible value; the message names it.
+        SettingsError: Unknown architecture, unknown option, impossible value, a package that is not installed; the message
+            names it.
 
     Example:
         >>> build_model("unet", in_channels=1, classes=3, options={"width": 4, "depth": 2}).stride
@@ -45,23 +64,64 @@ def build_model(architecture: str, in_channels: int, classes: int, options: Mapp
         >>> build_model("unet", in_channels=1, classes=3, options={"widht": 4})
         Traceback (most recent call last):
             ...
-        microseg_ray.errors.SettingsError: model.widht: `unet` has no such option; known are width, depth, norm, dropout
+        microseg_ray.errors.SettingsError: model.widht: `unet` has no such option; known are width, depth, norm, dropout, ...
     """
-    if architecture not in ARCHITECTURES:
-        raise SettingsError(f"model.name: unknown architecture {architecture!r}; known are {', '.join(ARCHITECTURES)}")
-    known = [name for name in ModelSettings.model_fields if name != "name"]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise SettingsError(f"model.{unknown[0]}: `{architecture}` has no such option; known are {', '.join(known)}")
+    checked = _checked(architecture, options)
     for name, value in (("in_channels", in_channels), ("classes", classes)):
         if value < 1:
             raise SettingsError(f"model.{name}: {value} is not possible; it must be at least 1")
     try:
-        checked = ModelSettings.model_validate({"name": architecture, **options})
+        return _build(architecture, in_channels, classes, checked)
+    except InputError as error:
+        raise SettingsError(f"model.layers: {error}") from error
+    except SettingsError:
+        raise
+    except ValueError as error:
+        raise SettingsError(f"model: {error}") from error
+
+
+def stride_of(architecture: str, options: Mapping[str, Any]) -> int:
+    """Pixels that the sides of a tile must be multiples of for a model, which is built without memory to find out.
+
+    Args:
+        architecture: One of `ARCHITECTURES`.
+        options: The architecture's own options.
+
+    Raises:
+        SettingsError: As `build_model`.
+
+    Example:
+        >>> stride_of("unet", {"depth": 3}), stride_of("vgg16_unet", {})
+        (8, 32)
+    """
+    import torch
+
+    with torch.device("meta"):
+        return int(build_model(architecture, 1, 2, options).stride)  # type: ignore[arg-type]
+
+
+def _checked(architecture: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of the architecture, those that were not given with their defaults."""
+    if architecture not in ARCHITECTURES + CLASSIFIERS:
+        known = ", ".join(ARCHITECTURES + CLASSIFIERS)
+        raise SettingsError(f"model.name: unknown architecture {architecture!r}; known are {known}")
+    settings = ClassifierSettings if architecture in CLASSIFIERS else ModelSettings
+    names = ClassifierSettings().options if architecture in CLASSIFIERS else OPTIONS[architecture]
+    unknown = [name for name in options if name not in names]
+    if unknown:
+        raise SettingsError(f"model.{unknown[0]}: `{architecture}` has no such option; known are {', '.join(names)}")
+    try:
+        return settings.model_validate({"name": architecture, **options}).options
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in problem["loc"])
         raise SettingsError(f"model.{key}: {problem['msg']} (got {problem['input']!r})") from error
-    from microseg_ray.models.unet import UNet
 
-    return UNet(in_channels, classes, checked.width, checked.depth, checked.norm, checked.dropout)
+
+def _build(architecture: str, in_channels: int, classes: int, options: dict[str, Any]) -> nn.Module:
+    module, name = _BUILDERS[architecture]
+    # The settings' word for it; the modules say what is scaled.
+    scaling = {"scaling": options.pop("input_scaling")} if "input_scaling" in options else {}
+    builder = getattr(importlib.import_module(f"microseg_ray.models.{module}"), name)
+    built: nn.Module = builder(in_channels, classes, **options, **scaling)
+    return built

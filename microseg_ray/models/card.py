@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError
 
 from microseg_ray.errors import CheckpointError
+from microseg_ray.models import CLASSIFIERS
 from microseg_ray.settings import ClassSpec, Frozen, Scaling
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "current_versions",
     "read_card",
     "read_card_and_digest",
+    "require_pixel_model",
 ]
 
 CARD_FILE = "model.json"
@@ -230,3 +232,28 @@ def read_part(folder: str | os.PathLike[str], name: str, limit: int | None = Non
         raise CheckpointError(f"{folder}: {name} is missing, so this is no whole checkpoint; {_ADVICE}") from error
     except OSError as error:
         raise CheckpointError(f"{folder}: {name} cannot be read ({error.strerror}); check its permissions") from error
+
+
+def require_pixel_model(folder: str | os.PathLike[str], card: ModelCard) -> None:
+    """Refuse a classifier where masks are to be predicted.
+
+    Raises:
+        CheckpointError: The card is that of a model of whole micrographs.
+
+    Example:
+        >>> size = {"height": 64, "width": 64, "dropout": 0.0}
+        >>> classes = (ClassSpec(name="coarse"), ClassSpec(name="fine"))
+        >>> sight = ReceptiveField(radius=0, stride=1)
+        >>> card = ModelCard(
+        ...     architecture="coarse_fine", options=size, in_channels=3, classes=classes, receptive_field=sight
+        ... )
+        >>> require_pixel_model("model/best", card)
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.CheckpointError: model/best: coarse_fine is a classifier: it gives one class for a whole ...
+    """
+    if card.architecture in CLASSIFIERS:
+        raise CheckpointError(
+            f"{folder}: {card.architecture} is a classifier: it gives one class for a whole micrograph and no mask; use the "
+            "`classify` job with it, or give a checkpoint of the train job"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from microseg_ray.models.card import ModelCard, checkpoint_digest
+from microseg_ray.models.card import ModelCard, checkpoint_digest, require_pixel_model
 from microseg_ray.models.checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ __all__ = ["Precision", "Predictor", "load_predictor", "model_input", "scale_int
 
 Precision = Literal["bf16", "fp32"]
 
-_DTYPES = (np.uint8, np.uint16, np.float32)
+_DTYPES = (np.uint8, np.int16, np.uint16, np.uint32, np.float32)
+_WIDE = (torch.uint32, torch.int32, torch.int64, torch.float64)
 _STRIP_PIXELS = 1 << 16
 """Pixels whose logits are compared at once on the CPU: few enough to stay in its cache."""
 
@@ -102,7 +104,7 @@ class Predictor:
         """The class of each pixel: that of the largest logit, the lower class on a tie.
 
         Args:
-            batch: uint8, uint16 or float32 (n, c, y, x) as read from the source; y and x multiples of `stride`.
+            batch: uint8, int16, uint16, uint32 or float32 (n, c, y, x) as read from the source; y and x multiples of `stride`.
             limits: Intensities (low, high) that become 0 and 1.
 
         Returns:
@@ -153,7 +155,7 @@ class Predictor:
         if batch.ndim != 4 or batch.shape[1] != channels:
             raise ValueError(f"batch of shape {batch.shape}: the model needs (n, {channels}, y, x)")
         if batch.dtype.newbyteorder("=") not in _DTYPES:
-            raise ValueError(f"batch of {batch.dtype}: tiles are uint8, uint16 or float32")
+            raise ValueError(f"batch of {batch.dtype}: tiles are uint8, int16, uint16, uint32 or float32")
         native = np.require(batch, dtype=batch.dtype.newbyteorder("="), requirements=["C", "W"])
         images = _uploaded(native, self.device)
         logits: Tensor = self._model(
@@ -180,7 +182,7 @@ def load_predictor(
         device: As in `Predictor`.
 
     Raises:
-        CheckpointError: As `load_checkpoint`.
+        CheckpointError: As `load_checkpoint`; the model is a classifier.
 
     Example:
         >>> load_predictor("/nowhere")
@@ -189,13 +191,16 @@ def load_predictor(
         microseg_ray.errors.CheckpointError: /nowhere: no such checkpoint folder; give a folder that the train job ...
     """
     model, card = load_checkpoint(folder)
+    require_pixel_model(folder, card)
     predictor = Predictor(model, card, precision, device, threads)
     predictor.digest = checkpoint_digest(folder)
     return predictor
 
 
 def scale_intensities(images: Tensor, limits: tuple[float, float] | Tensor) -> Tensor:
-    """Intensities as the numbers that a model sees: (value - low) / (high - low) in float32, not clipped.
+    """Intensities as the numbers that a model sees: (value - low) / (high - low) as float32, not clipped.
+
+    32-bit integers are scaled in float64 and rounded once, the others in float32.
 
     Training and prediction both use this.
 
@@ -210,18 +215,20 @@ def scale_intensities(images: Tensor, limits: tuple[float, float] | Tensor) -> T
         >>> scale_intensities(torch.full((1, 1, 1, 1), 51, dtype=torch.uint8), (0, 255)).item()
         0.20000000298023224
     """
+    # float32 holds whole numbers up to 2^24 only: differences of larger ones are taken first, then rounded.
+    exact = torch.float64 if images.dtype in _WIDE else torch.float32
     if isinstance(limits, tuple):
         low, high = limits
         if not low < high:
             raise ValueError(f"intensity limits ({low}, {high}): low must be below high; is the micrograph blank?")
-        return images.to(torch.float32).sub(low).div_(high - low)
-    each = limits.to(device=images.device, dtype=torch.float32)
+        return images.to(exact).sub(low).div_(high - low).to(torch.float32)
+    each = limits.to(device=images.device, dtype=exact)
     if each.shape != (len(images), 2):
         raise ValueError(f"intensity limits of shape {tuple(each.shape)}: {len(images)} images need ({len(images)}, 2)")
     if not bool((each[:, 0] < each[:, 1]).all()):
         raise ValueError(f"intensity limits {each.tolist()}: low must be below high; is a micrograph blank?")
     lows, highs = each[:, 0, None, None, None], each[:, 1, None, None, None]
-    return images.to(torch.float32).sub(lows).div_(highs - lows)
+    return images.to(exact).sub(lows).div_(highs - lows).to(torch.float32)
 
 
 def model_input(images: Tensor, limits: tuple[float, float] | Tensor, clahe: float | None = None) -> Tensor:
@@ -288,26 +295,33 @@ def largest(logits: Tensor) -> Tensor:
 
 
 def fold_norms(model: nn.Module) -> nn.Module:
-    """Fold each batch norm that follows a convolution in a Sequential into it, in place; for evaluation only.
+    """Fold each batch norm that follows a convolution into it, in place; for evaluation only.
+
+    That is: the next in a Sequential, or the pairs of names that a class says it calls in a row, as
+    `folds = (("conv1", "bn1"),)`.
 
     Example:
         >>> fold_norms(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval())[1]
         Identity()
     """
     for parent in list(model.modules()):
-        if not isinstance(parent, nn.Sequential):
-            continue
-        for place in range(len(parent) - 1):
-            layer, norm = parent[place], parent[place + 1]
+        pairs: list[tuple[str, str]] = list(getattr(parent, "folds", ()))
+        if isinstance(parent, nn.Sequential):
+            names = [name for name, _ in parent.named_children()]
+            pairs = list(itertools.pairwise(names))
+        for first, second in pairs:
+            layer, norm = getattr(parent, first), getattr(parent, second)
             if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
-                parent[place] = fuse_conv_bn_eval(layer, norm)
-                parent[place + 1] = nn.Identity()
+                setattr(parent, first, fuse_conv_bn_eval(layer, norm))
+                setattr(parent, second, nn.Identity())
     return model
 
 
 def _uploaded(batch: NDArray[np.generic], device: torch.device) -> Tensor:
     """The batch on the device as it is; scaling it there moves a quarter of the bytes."""
     if batch.dtype == np.uint16 and device.type != "cpu":
-        # Devices have few kernels for uint16.
+        # Devices have few kernels for uint16 and uint32.
         return torch.from_numpy(batch.view(np.int16)).to(device).to(torch.int32).bitwise_and_(0xFFFF)
+    if batch.dtype == np.uint32 and device.type != "cpu":
+        return torch.from_numpy(batch.view(np.int32)).to(device).to(torch.int64).bitwise_and_(0xFFFFFFFF)
     return torch.from_numpy(batch).to(device)

@@ -50,6 +50,9 @@ def measure_receptive_field(model: nn.Module, in_channels: int) -> ReceptiveFiel
     Measures in the mode that the model is in: call `model.eval()` first, because a batch norm that trains takes its
     statistics from the batch and is listed as tile-dependent.
 
+    A model that sees more than its layers tell says so in an attribute `sees_all`. One with an attribute `foreign` (another
+    package made it) that cannot be measured is listed as tile-dependent as a whole.
+
     Args:
         model: Any module of standard layers from (n, in_channels, y, x) to (n, classes, y, x). Non-linear steps must be
             layers (`nn.MaxPool2d`), not function calls (`F.max_pool2d`). An integer attribute `stride` is believed;
@@ -68,6 +71,25 @@ def measure_receptive_field(model: nn.Module, in_channels: int) -> ReceptiveFiel
         >>> measure_receptive_field(nn.Conv2d(1, 2, kernel_size=5, padding=2), in_channels=1)
         ReceptiveField(radius=2, stride=1, tile_dependent=())
     """
+    sees_all = getattr(model, "sees_all", "")
+    if sees_all:
+        return ReceptiveField(radius=0, stride=int(model.stride), tile_dependent=(str(sees_all),))  # type: ignore[arg-type]
+    if getattr(model, "foreign", False):
+        return _of_foreign(model, in_channels)
+    return _measured(model, in_channels)
+
+
+def _of_foreign(model: nn.Module, in_channels: int) -> ReceptiveField:
+    """Of a model that another package made: where it cannot be measured, it may see the whole tile."""
+    try:
+        return _measured(model, in_channels)
+    except (ValueError, RuntimeError, TypeError) as error:
+        stride = int(model.stride)  # type: ignore[arg-type]
+        reason = str(error).strip().splitlines()[0]
+        return ReceptiveField(radius=0, stride=stride, tile_dependent=(f"model (not measurable: {reason})",))
+
+
+def _measured(model: nn.Module, in_channels: int) -> ReceptiveField:
     tile_dependent = tuple(_tile_dependent(model))
     probe = _probe_of(model)
     stride = getattr(model, "stride", None)
@@ -91,12 +113,14 @@ def _tile_dependent(model: nn.Module) -> Iterator[str]:
 class _Spread(nn.Module):
     """A convolution whose weights all equal 1 / fan-in: the kernel's shape applied to the mean of the channels.
 
-    It pads with zeros whatever the layer pads with: away from the border that is the same.
+    It pads with zeros whatever the layer pads with: away from the border that is the same. `solid`: the channels are
+    copies and not one memory, for models that write into their features.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, *, solid: bool) -> None:
         super().__init__()
         self.channels = layer.out_channels
+        self.solid = solid
         shape: dict[str, Any] = {
             "kernel_size": layer.kernel_size,
             "stride": layer.stride,
@@ -111,7 +135,8 @@ class _Spread(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         spread: Tensor = self.kernel(features.mean(dim=1, keepdim=True))
-        return spread.expand(-1, self.channels, -1, -1)
+        wide = spread.expand(-1, self.channels, -1, -1)
+        return wide.clone() if self.solid else wide
 
 
 class _SpreadLinear(nn.Module):
@@ -132,11 +157,11 @@ class _Query(nn.Module):
         return query, None
 
 
-def _linear_twin(layer: nn.Module) -> nn.Module | None:
+def _linear_twin(layer: nn.Module, *, solid: bool) -> nn.Module | None:
     """What stands for a layer in the probe, or None where the layer stays (or is a container)."""
     match layer:
         case nn.Conv2d() | nn.ConvTranspose2d():
-            return _Spread(layer)
+            return _Spread(layer, solid=solid)
         case nn.Linear():
             return _SpreadLinear(layer)
         case nn.MultiheadAttention():
@@ -152,13 +177,14 @@ def _linear_twin(layer: nn.Module) -> nn.Module | None:
 
 
 def _probe_of(model: nn.Module) -> nn.Module:
+    solid = bool(getattr(model, "foreign", False))
     # A wrapper, so that a model which is one layer can be replaced as well.
     probe = nn.Sequential(copy.deepcopy(model)).cpu()
     stack: list[nn.Module] = [probe]
     while stack:
         parent = stack.pop()
         for name, child in parent.named_children():
-            twin = _linear_twin(child)
+            twin = _linear_twin(child, solid=solid)
             if twin is None:
                 stack.append(child)
             else:

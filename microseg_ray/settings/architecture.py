@@ -2,20 +2,173 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from microseg_ray.settings.values import Frozen
 
-__all__ = ["ModelSettings"]
+__all__ = ["OPTIONS", "Architecture", "ClassifierSettings", "ModelSettings"]
+
+Architecture = Literal["unet", "resunet", "vgg16_unet", "deeplabv3plus", "resnet_unet", "defectsegnet", "smp", "timm"]
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "unet": {
+        "width": 32,
+        "depth": 4,
+        "norm": "batch",
+        "dropout": 0.0,
+        "activation": "relu",
+        "dropout_place": "after",
+    },
+    "resunet": {"width": 24, "depth": 4, "dilations": (1, 2, 4), "detail": 8, "dropout": 0.0},
+    "vgg16_unet": {"linear_decoder": True, "input_scaling": "plain"},
+    "deeplabv3plus": {
+        "encoder": "resnet50",
+        "output_stride": 16,
+        "image_pooling": True,
+        "input_scaling": "plain",
+    },
+    "resnet_unet": {"encoder": "resnet34", "input_scaling": "plain"},
+    "defectsegnet": {"layers": "", "norm_place": "after", "dropout": 0.0},
+    "smp": {"architecture": "Unet", "encoder": "resnet34", "input_scaling": "plain"},
+    "timm": {"encoder": "resnet34", "input_scaling": "plain"},
+}
+"""What each architecture can be told, and what it does where it is not told."""
+
+# A file of layers has a line each; the original's has 20.
+_MAX_LAYERS_BYTES = 1 << 16
 
 
 class ModelSettings(Frozen):
-    """Which architecture, and its options."""
+    """Which architecture, and its options. An option that is not given is None here and has the architecture's default.
 
-    name: Literal["unet"] = "unet"
-    width: int = Field(default=32, ge=1, description="channels of the first level; doubled at each level")
-    depth: int = Field(default=4, ge=1, le=7, description="number of poolings")
-    norm: Literal["batch", "group", "instance", "none"] = "batch"
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    Example:
+        >>> ModelSettings(width=24).options["width"], ModelSettings(width=24).options["depth"]
+        (24, 4)
+        >>> ModelSettings(name="vgg16_unet", width=24)
+        Traceback (most recent call last):
+            ...
+        pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelSettings
+        ...`vgg16_unet` has no option width; its options are linear_decoder, input_scaling...
+    """
+
+    name: Architecture = "unet"
+    weights: str | None = Field(
+        default=None,
+        description="file, URL or checkpoint folder with weights to start from; ImageNet's or MicroNet's for an encoder",
+    )
+    width: int | None = Field(default=None, ge=1, description="channels of the first level; doubled at each level")
+    depth: int | None = Field(default=None, ge=1, le=7, description="number of poolings")
+    norm: Literal["batch", "group", "instance", "none", "pool"] | None = Field(
+        default=None,
+        description="unet; pool: a batch norm after each pooling only, group and instance see the whole tile",
+    )
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    activation: Literal["relu", "elu"] | None = Field(default=None, description="unet")
+    dropout_place: Literal["after", "between"] | None = Field(
+        default=None, description="unet: whole channels after each pair of convolutions, or values between the two"
+    )
+    dilations: tuple[PositiveInt, ...] | None = Field(
+        default=None, description="resunet: dilation of each block of the coarsest level; sets how far the model sees"
+    )
+    detail: int | None = Field(default=None, ge=1, description="resunet: channels of the path of full resolution")
+    encoder: str | None = Field(
+        default=None,
+        description="deeplabv3plus: resnet50, resnet101; resnet_unet: also resnet18, resnet34; smp, timm: theirs",
+    )
+    output_stride: Literal[8, 16] | None = Field(default=None, description="deeplabv3plus: stride of the encoder")
+    image_pooling: bool | None = Field(
+        default=None, description="deeplabv3plus: look at the whole tile as well, so that stitching is not exact"
+    )
+    linear_decoder: bool | None = Field(default=None, description="vgg16_unet: no ReLU in the decoder, as the original")
+    input_scaling: Literal["plain", "imagenet", "caffe"] | None = Field(
+        default=None,
+        description="what the encoder's weights were trained on; default: imagenet with weights, else plain",
+    )
+    layers: str | None = Field(
+        default=None, max_length=_MAX_LAYERS_BYTES, description="defectsegnet: the text of an architecture file"
+    )
+    architecture_file: str | None = Field(
+        default=None, description="defectsegnet: an architecture file; read into layers"
+    )
+    norm_place: Literal["after", "before", "none"] | None = Field(
+        default=None, description="defectsegnet: batch norms after the activations, before them, or none"
+    )
+    architecture: str | None = Field(default=None, description="smp: Unet, UnetPlusPlus, FPN, DeepLabV3Plus ...")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_layers(cls, values: Any) -> Any:
+        # The text and not the path: a worker or a checkpoint may be where the file is not.
+        if not isinstance(values, dict) or values.get("architecture_file") is None:
+            return values
+        path = Path(str(values["architecture_file"]))
+        try:
+            with path.open(encoding="utf-8") as handle:
+                text = handle.read(_MAX_LAYERS_BYTES + 1)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"architecture_file {path}: cannot be read ({error})") from error
+        if values.get("layers") not in (None, text):
+            raise ValueError("give either layers or architecture_file, not both")
+        return {**values, "architecture_file": None, "layers": text}
+
+    @field_validator("weights")
+    @classmethod
+    def _findable(cls, value: str | None) -> str | None:
+        # A worker may stand in another folder.
+        return value if value is None or "://" in value else str(Path(value).absolute())
+
+    @model_validator(mode="after")
+    def _options_are_known(self) -> Self:
+        known = OPTIONS[self.name]
+        for option in type(self).model_fields:
+            if option not in known and option not in {"name", "weights"} and getattr(self, option) is not None:
+                raise ValueError(f"`{self.name}` has no option {option}; its options are {', '.join(known)}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What was not given stays open, so that another name can be put over it with its own defaults.
+        return {key: value for key, value in handler(self).items() if value is not None}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The architecture's options, all of them, with its defaults for those that were not given.
+
+        Example:
+            >>> ModelSettings(name="resnet_unet", weights="resnet34.pth").options
+            {'encoder': 'resnet34', 'input_scaling': 'imagenet'}
+        """
+        defaults = dict(OPTIONS[self.name])
+        if self.weights is not None and "input_scaling" in defaults:
+            defaults["input_scaling"] = "imagenet"
+        given = {name: getattr(self, name) for name in defaults}
+        return {name: defaults[name] if value is None else value for name, value in given.items()}
+
+
+class ClassifierSettings(Frozen):
+    """Which classifier of whole micrographs, and the size that it sees them at.
+
+    Example:
+        >>> ClassifierSettings().options
+        {'height': 432, 'width': 288, 'dropout': 0.0}
+    """
+
+    name: Literal["coarse_fine"] = "coarse_fine"
+    height: int = Field(default=432, ge=46, le=4096, description="pixels that a micrograph is resized to")
+    width: int = Field(default=288, ge=46, le=4096)
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="before each dense layer")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The architecture's options."""
+        return self.model_dump(exclude={"name"})

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from microseg_ray.settings.values import DataSettings
+from microseg_ray.settings.values import AuditMode, DataSettings
 
 __all__ = ["DataJobSettings", "JobSettings"]
 
@@ -51,10 +51,13 @@ class DataJobSettings(JobSettings):
 
     images: str | None = Field(default=None, description="folder, glob or file of micrographs")
     masks: str | None = Field(default=None, description="folder, glob or file of masks")
+    table: str | None = Field(default=None, description="CSV or Parquet of micrographs, in place of images and masks")
     image_suffix: str = ""
     mask_suffix: str = ""
     group: str | None = None
     splits: dict[str, float | tuple[str, ...]] = Field(default_factory=dict)
+    stratify: bool = Field(default=False, description="spread the classes evenly over the splits; reads the masks")
+    audit: AuditMode = Field(default="stop", description="equal micrographs in different splits: stop, report or off")
     seed: int = 0
 
     @model_validator(mode="after")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from microseg_ray.settings.base import DataJobSettings
 from microseg_ray.settings.source import SourceSettings
@@ -17,8 +17,17 @@ class CatalogSettings(DataJobSettings):
 
     job: ClassVar[str] = "catalog"
     output: str = Field(description="CSV, or Parquet where the name ends in .parquet; `data.table` takes it")
+    lists: dict[str, str] = Field(
+        default_factory=dict, description="by split, a text list of names, one a line; in place of `splits`"
+    )
     source: SourceSettings = SourceSettings()
     overwrite: bool = Field(default=False, description="write over a table, which may hold what somebody typed")
+
+    @model_validator(mode="after")
+    def _lists_or_splits(self) -> Self:
+        if self.lists and self.table is not None:
+            raise ValueError("lists: a table has its splits in it; give images in place of table")
+        return self
 
 
 class AuditSettings(DataJobSettings):

@@ -1,27 +1,17 @@
-"""Settings of the jobs that make and look at data: simulate, tile, info."""
+"""Settings of the jobs that make and look at data: tile, info."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import CliPositionalArg
 
 from microseg_ray.settings.base import DataJobSettings, JobSettings
-from microseg_ray.settings.values import Classes, RaySettings, Scaling, _lone
+from microseg_ray.settings.source import SourceSettings
+from microseg_ray.settings.values import Classes, RaySettings, Scaling
 
-__all__ = ["InfoSettings", "SimulateSettings", "TileSettings"]
-
-
-class SimulateSettings(JobSettings):
-    """`simulate`: micrographs with exact masks."""
-
-    job: ClassVar[str] = "simulate"
-    preset: Literal["grains"] = "grains"
-    count: int = Field(default=4, ge=1)
-    size: Annotated[int | tuple[int, int], BeforeValidator(_lone)] = 1024
-    seed: int = 0
-    output: str
+__all__ = ["InfoSettings", "TileSettings"]
 
 
 class TileSettings(DataJobSettings):
@@ -33,15 +23,23 @@ class TileSettings(DataJobSettings):
     tile: int = Field(default=256, ge=8, le=8192)
     overlap: int = Field(default=32, ge=0)
     min_labelled: float = Field(default=0.0, ge=0, le=1, description="leave out tiles with a smaller labelled share")
+    keep_empty: float = Field(
+        default=1.0, ge=0, le=1, description="share of the training tiles without any but the first class that is kept"
+    )
     scaling: Scaling = Scaling()
+    source: SourceSettings = SourceSettings()
+    fingerprint: Literal["stat", "content"] = Field(default="stat", description="how a changed input is noticed")
     workers: int = Field(default=1, ge=0, description="0 runs in this process, without Ray")
-    overwrite: bool = False
+    overwrite: bool = Field(default=False, description="make a store anew in place of a finished one")
+    append: bool = Field(default=False, description="add the micrographs that a finished store does not hold yet")
     ray: RaySettings = RaySettings()
 
     @model_validator(mode="after")
     def _overlap_fits(self) -> Self:
         if self.overlap >= self.tile:
             raise ValueError(f"overlap {self.overlap} must be smaller than tile {self.tile}")
+        if self.append and self.overwrite:
+            raise ValueError("append keeps the store, overwrite does not; give one of them")
         return self
 
 
@@ -50,3 +48,8 @@ class InfoSettings(JobSettings):
 
     job: ClassVar[str] = "info"
     files: CliPositionalArg[list[str]]
+    source: SourceSettings = SourceSettings()
+    # `json` itself is a method of pydantic's models.
+    as_json: bool = Field(
+        default=False, validation_alias=AliasChoices("json", "as_json"), description="one JSON object a file"
+    )

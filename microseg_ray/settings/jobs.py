@@ -6,9 +6,15 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from microseg_ray.settings.annotate import AnnotateSettings
 from microseg_ray.settings.base import JobSettings
-from microseg_ray.settings.data_jobs import InfoSettings, SimulateSettings, TileSettings
+from microseg_ray.settings.catalog import AuditSettings, CatalogSettings
+from microseg_ray.settings.classify import ClassifierJobSettings, ClassifySettings
+from microseg_ray.settings.data_jobs import InfoSettings, TileSettings
+from microseg_ray.settings.divide import DivideSettings
+from microseg_ray.settings.export import ExportSettings
 from microseg_ray.settings.model_jobs import EvaluateSettings, TrainSettings
+from microseg_ray.settings.probabilities import ProbabilitiesSettings
 from microseg_ray.settings.run_jobs import (
     MeasureSettings,
     PlanSettings,
@@ -17,6 +23,9 @@ from microseg_ray.settings.run_jobs import (
     SegmentSettings,
     VerifySettings,
 )
+from microseg_ray.settings.simulate import SimulateSettings
+from microseg_ray.settings.threshold import ThresholdSettings
+from microseg_ray.settings.tune import TuneSettings
 from microseg_ray.settings.values import RaySettings
 
 __all__ = ["JOBS", "DemoSettings"]
@@ -40,15 +49,25 @@ JOBS: dict[str, type[JobSettings]] = {
     cls.job: cls
     for cls in (
         SimulateSettings,
+        AnnotateSettings,
+        CatalogSettings,
+        AuditSettings,
+        DivideSettings,
         TileSettings,
         TrainSettings,
+        TuneSettings,
+        ClassifierJobSettings,
+        ClassifySettings,
         EvaluateSettings,
         PlanSettings,
         SegmentSettings,
         PostprocessSettings,
+        ProbabilitiesSettings,
+        ThresholdSettings,
         MeasureSettings,
         VerifySettings,
         ReportSettings,
+        ExportSettings,
         InfoSettings,
         DemoSettings,
     )

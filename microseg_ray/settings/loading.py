@@ -7,7 +7,7 @@ import reprlib
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_args
 
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
+from pydantic import AliasChoices, BaseModel, TypeAdapter, ValidationError, create_model
 from pydantic_settings import CliApp, SettingsConfigDict
 from pydantic_settings import SettingsError as PydanticSettingsError
 
@@ -122,13 +122,16 @@ def read_config(path: Path, cls: type[JobSettings]) -> dict[str, Any]:
         SettingsError: The file is missing, too large, not a mapping, or has an unknown section or shared key.
     """
     document = _read_yaml(path)
-    unknown = sorted(set(document) - set(JOBS) - set(SHARED_SECTIONS) - {"tune"})
+    unknown = sorted(set(document) - set(JOBS) - set(SHARED_SECTIONS))
     if unknown:
         raise SettingsError(f"{path}: unknown section {unknown[0]!r}; known are {', '.join([*SHARED_SECTIONS, *JOBS])}")
     shared, own = (_section(document, name, path) for name in ("data", cls.job))
     if cls.job == "plan":
         # `plan` foretells what `segment` would do with the same file.
         own = _merged(_section(document, "segment", path), own)
+    if cls.job == "tune":
+        # What is not searched is as `train` with the same file would have it.
+        own = _merged({**_section(document, "train", path), "output": None, "data": shared}, own)
     strange = sorted(set(shared) - set(DataSettings.model_fields))
     if strange:
         raise SettingsError(f"{path}: data.{strange[0]}: no such key; known are {', '.join(DataSettings.model_fields)}")
@@ -211,8 +214,8 @@ def _refuse_unknown_environment(cls: type[JobSettings], prefix: str) -> None:
 
 def _refuse_unknown_options(cls: type[JobSettings], arguments: list[str]) -> None:
     """Name an unknown option by itself; argparse would print a page of usage instead."""
-    known = set(_option_names(cls))
-    flags = _flags(cls)
+    known = {*_option_names(cls), *_aliases(cls)}
+    flags = _flags(cls) | _aliases(cls)
     for argument in arguments:
         if not argument.startswith("--") or argument == "--":
             continue
@@ -234,6 +237,9 @@ def _plain_flags(cls: type[JobSettings], arguments: list[str]) -> list[str]:
     while rest:
         argument = rest.pop(0)
         name, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--no-") and name.removeprefix("no-") in _switches(cls):
+            plain.append(f"--{name.removeprefix('no-')}=false")
+            continue
         if not argument.startswith("--") or name not in flags:
             plain.append(argument)
             continue
@@ -241,12 +247,43 @@ def _plain_flags(cls: type[JobSettings], arguments: list[str]) -> list[str]:
             value, equals = rest.pop(0), "="
         if equals and value.lower() not in {"true", "false"}:
             raise SettingsError(f"{cls.job}.{name}: must be true or false (got {value!r})")
-        plain.append(f"--no-{name}" if value.lower() == "false" else f"--{name}")
+        if name in _switches(cls):
+            plain.append(f"--{name}={value.lower() or 'true'}")
+        else:
+            plain.append(f"--no-{name}" if value.lower() == "false" else f"--{name}")
     return plain
 
 
 def _flags(cls: type[JobSettings]) -> set[str]:
-    return {name for name, info in cls.model_fields.items() if info.annotation is bool}
+    own = {name for name, info in cls.model_fields.items() if info.annotation is bool}
+    return own | _switches(cls) | _section_flags(cls)
+
+
+def _section_flags(cls: type[BaseModel]) -> set[str]:
+    """Those of the sections, `model.image_pooling`."""
+    sections = {name: _nested(info) for name, info in cls.model_fields.items() if name not in _switches(cls)}
+    return {
+        f"{name}.{key}"
+        for name, section in sections.items()
+        if section is not None
+        for key, info in section.model_fields.items()
+        if info.annotation is bool or set(get_args(info.annotation)) == {bool, type(None)}
+    }
+
+
+def _switches(cls: type[BaseModel]) -> set[str]:
+    """Fields that are true, false or a section: argparse takes `--augment=false`, but neither `--augment` nor `--no-augment`."""
+    return {
+        name
+        for name, info in cls.model_fields.items()
+        if bool in get_args(info.annotation) and _nested(info) is not None
+    }
+
+
+def _aliases(cls: type[BaseModel]) -> set[str]:
+    """Options that are spelled otherwise than their field, which the models of pydantic would not let be so named."""
+    aliases = (info.validation_alias for info in cls.model_fields.values())
+    return {str(name) for alias in aliases if isinstance(alias, AliasChoices) for name in alias.choices}
 
 
 def _option_names(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -8,7 +8,17 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from microseg_ray.settings.architecture import ModelSettings
 from microseg_ray.settings.base import DataJobSettings, JobSettings
-from microseg_ray.settings.fitting import OptimizerSettings
+from microseg_ray.settings.fitting import (
+    NO_AUGMENTATION,
+    AugmentSettings,
+    EarlyStoppingSettings,
+    LossSettings,
+    MlflowSettings,
+    OptimizerSettings,
+    SamplingSettings,
+    loss_section,
+)
+from microseg_ray.settings.source import SourceSettings
 from microseg_ray.settings.values import Classes, RaySettings, _lone
 
 __all__ = ["EvaluateSettings", "TrainSettings"]
@@ -22,21 +32,57 @@ class TrainSettings(JobSettings):
     output: str = Field(description="folder for best/, last/, metrics and events")
     epochs: int = Field(default=20, ge=1)
     batch: int = Field(default=8, ge=1, description="tiles per step over all workers together")
+    accumulate: int = Field(default=1, ge=1, description="parts that a step's batch is computed in, to save memory")
+    crop: int | None = Field(default=None, ge=8, description="train on crops of this many pixels out of larger tiles")
     workers: int = Field(default=1, ge=0, description="0 runs in this process, without Ray")
     gpu: bool = False
     model: ModelSettings = ModelSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
-    class_weights: Annotated[Literal["none", "inverse", "median"] | tuple[float, ...], BeforeValidator(_lone)] = "none"
-    augment: bool = True
-    precision: Literal["bf16", "fp32"] = "bf16"
+    loss: Annotated[LossSettings, BeforeValidator(loss_section)] = LossSettings()
+    class_weights: Annotated[
+        Literal["none", "inverse", "median", "inverse_percent"] | tuple[float, ...], BeforeValidator(_lone)
+    ] = "none"
+    sampling: SamplingSettings = SamplingSettings()
+    augment: bool | AugmentSettings = Field(default=True, description="true, false, or a section of ranges")
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    clip: float | None = Field(default=None, gt=0, description="largest norm of the gradients")
+    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights, which are then kept")
+    freeze_batch_norm: bool = Field(default=False, description="batch norms keep their weights and statistics")
+    channels_last: bool = True
+    compile: bool = Field(default=False, description="torch.compile, where it works here")
+    select: str = Field(
+        default="mean_iou", description="what makes an epoch the best: mean_iou, loss, pixel_accuracy or iou_CLASS"
+    )
+    early_stopping: EarlyStoppingSettings | None = None
+    keep: int = Field(default=0, ge=0, description="how many of the best epochs stay in OUTPUT/epochs")
     steps_per_epoch: int | None = Field(default=None, ge=1)
+    held_bytes: int = Field(
+        default=2 * 1024**3, ge=0, description="a split up to this size is held in memory, a larger one is streamed"
+    )
+    init_from: str | None = Field(
+        default=None, description="output folder of another fit whose weights, optimizer and epoch this one starts from"
+    )
+    mlflow: MlflowSettings | None = None
     max_failures: int = Field(default=2, ge=-1, description="how often a lost worker is replaced; -1: always")
     threads: int | None = Field(
         default=None, ge=1, description="torch threads per worker; default: its share of the cores"
     )
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     overwrite: bool = False
     ray: RaySettings = RaySettings()
+
+    @property
+    def augmentation(self) -> AugmentSettings:
+        """What `augment` comes to."""
+        if isinstance(self.augment, AugmentSettings):
+            return self.augment
+        return AugmentSettings() if self.augment else NO_AUGMENTATION
+
+    @model_validator(mode="after")
+    def _parts_of_a_batch(self) -> Self:
+        if self.batch < self.accumulate:
+            raise ValueError(f"accumulate: {self.accumulate} parts of a batch of {self.batch} tiles; raise batch")
+        return self
 
 
 class EvaluateSettings(DataJobSettings):
@@ -49,19 +95,59 @@ class EvaluateSettings(DataJobSettings):
     prediction_suffix: str = ""
     checkpoint: str | None = None
     split: str | None = Field(default=None, description="only this split of `data:`")
-    output: str = Field(default="evaluation", description="folder for metrics.json")
+    calibrate_split: str | None = Field(
+        default="val",
+        description="thresholds and temperature are chosen on this split; never on the one that is judged",
+    )
+    output: str = Field(default="evaluation", description="folder for metrics.json, tables and figures")
     classes: Classes = ()
     tile: int | Literal["auto"] = "auto"
     halo: int | Literal["auto"] = "auto"
+    blend: Literal["crop", "hann", "gaussian", "mean"] = "crop"
+    tta: bool = Field(default=False, description="average over the 8 symmetries of the square")
     precision: Literal["bf16", "fp32"] = "bf16"
+    gpu: bool = False
     threads: int | None = Field(default=None, ge=1)
+    source: SourceSettings = SourceSettings()
+    scale_tolerance: float = Field(default=0.1, ge=0, description="as of segment")
+    on_scale_mismatch: Literal["stop", "ignore"] = Field(
+        default="stop",
+        description="a micrograph of another pixel size than the model's is set aside, or judged as it is",
+    )
+    probabilities: bool = Field(default=True, description="judge probabilities too: AUPR, calibration, thresholds")
+    boundary_tolerance: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        default=2.0, description="px of the boundary F1; auto: 0.75 % of the micrograph's diagonal"
+    )
+    figures: bool = Field(
+        default=True, description="plots, panels, overlays and TensorBoard events; false: tables only"
+    )
+    pictures: int = Field(default=12, ge=0, description="micrographs that panels and overlays are drawn of, at most")
+    sections: int | None = Field(
+        default=None, ge=1, description="px; lists which sections of this size hold which class (sections.csv)"
+    )
+    find: str | None = Field(
+        default=None, description="sections.csv lists only this class, whatever the case of its name"
+    )
+    find_max_pixels: int | None = Field(default=None, ge=1, description="larger connected parts of it are not listed")
+    find_lines: bool = Field(default=False, description="only parts of it one pixel high or wide are listed")
+    write_back: bool = Field(
+        default=False, description="put temperature and thresholds into the checkpoint's metrics, too"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.predictions is None) == (self.checkpoint is None):
             raise ValueError("give either predictions (predicted masks) or checkpoint (with images), not both or none")
-        if self.masks is None:
-            raise ValueError("masks: the folder of true masks is missing")
-        if self.checkpoint is not None and self.images is None:
-            raise ValueError("images: a checkpoint needs micrographs to predict")
+        if self.table is not None and self.predictions is not None:
+            raise ValueError("table: predictions are paired with masks by their names; give masks in place of table")
+        if self.masks is None and self.table is None:
+            raise ValueError("masks: the folder of true masks is missing; or give table")
+        if self.checkpoint is not None and self.images is None and self.table is None:
+            raise ValueError("images: a checkpoint needs micrographs to predict; give images or table")
+        if self.find is not None and self.sections is None:
+            raise ValueError("find: give sections, the size of the sections that are searched, as well")
+        if self.find is None and (self.find_max_pixels is not None or self.find_lines):
+            raise ValueError("find_max_pixels, find_lines: give find, the class that they are about, as well")
+        if self.write_back and self.checkpoint is None:
+            raise ValueError("write_back: there is no checkpoint to write to")
         return self

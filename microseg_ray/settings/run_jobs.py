@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from microseg_ray.settings.base import JobSettings
+from microseg_ray.settings.source import SourceSettings
 from microseg_ray.settings.values import PixelSize, RaySettings
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
 class EngineSettings(JobSettings):
     """What segment, plan and verify share: everything that decides pixels, and how much fits where."""
 
-    archive: str = Field(description="folder, glob or file of micrographs")
+    archive: str = Field(description="folder, glob or file of micrographs, or the URL of one")
     checkpoint: str = Field(description="checkpoint folder of the train job")
     output: str = Field(description="run folder")
     tile: int | Literal["auto"] = Field(
@@ -45,7 +46,18 @@ class EngineSettings(JobSettings):
     )
     memory: float = Field(default=1.5, gt=0, description="GiB that a worker may use")
     fingerprint: Literal["stat", "content"] = "stat"
-    pixel_size_um: PixelSize = Field(default=None, description="(y, x) or one number; overrides the files' own")
+    pixel_size_um: PixelSize = Field(
+        default=None, description="(y, x) or one number; overrides source.pixel_size_um and the files' own"
+    )
+    scale_tolerance: float = Field(
+        default=0.1,
+        ge=0,
+        description="share by which a pixel size may differ from the one that the model was trained at",
+    )
+    on_scale_mismatch: Literal["stop", "rescale", "ignore"] = Field(
+        default="stop", description="stop quarantines the micrograph, rescale resamples it to the trained pixel size"
+    )
+    source: SourceSettings = SourceSettings()
     extra: Literal["none", "margin", "entropy", "probabilities"] = "none"
     attempts: int = Field(default=3, ge=1, description="how often a shard that kills its worker is tried")
     shard_timeout: float = Field(default=900.0, gt=0, description="seconds after which a shard counts as stalled")
@@ -77,11 +89,34 @@ class VerifySettings(JobSettings):
 
 
 class MeasureSettings(JobSettings):
-    """`measure`: the tables of a run again from its counts, without the model."""
+    """`measure`: the tables of a run again from its counts, without the model; and where in it a class is.
+
+    With `sections` it writes RUN/sections.csv, which sections of that many px hold which class, and RUN/percentages.csv; with
+    `overlays` RUN/overlays/NAME.png. No true mask is needed.
+    """
 
     job: ClassVar[str] = "measure"
     run: str
     pixel_size_um: PixelSize = None
+    sections: int | None = Field(
+        default=None, ge=1, description="px; lists which sections of this size hold which class (sections.csv)"
+    )
+    find: str | None = Field(
+        default=None, description="sections.csv lists only this class, whatever the case of its name"
+    )
+    find_max_pixels: int | None = Field(default=None, ge=1, description="larger connected parts of it are not listed")
+    find_lines: bool = Field(default=False, description="only parts of it one pixel high or wide are listed")
+    overlays: int = Field(
+        default=0, ge=0, description="micrographs that are drawn in the colours of their classes, at most"
+    )
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.find is not None and self.sections is None:
+            raise ValueError("find: give sections, the size of the sections that are searched, as well")
+        if self.find is None and (self.find_max_pixels is not None or self.find_lines):
+            raise ValueError("find_max_pixels, find_lines: give find, the class that they are about, as well")
+        return self
 
 
 class PostprocessSettings(JobSettings):

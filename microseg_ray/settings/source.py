@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from microseg_ray.settings.values import Frozen, PixelSize
+from microseg_ray.settings.values import Frozen, PixelSize, _lone
 
 __all__ = ["SourceSettings"]
 
@@ -16,7 +16,8 @@ class SourceSettings(Frozen):
 
     `page` is the image of a file that holds several; `channel` picks one channel of a file that holds several (auto: gray
     and RGB as they are). `info_bar` is the burned-in strip at the bottom: auto finds it, none takes every row as
-    specimen, a number gives its height in px.
+    specimen, a number gives its height in px. `columns` leaves columns out: the right half of a detector, or
+    [first, after the last]; places in masks and tables then count from the first column that is read.
 
     The pixel size is `pixel_size_um` where it is given, else that of the first line of `pixel_sizes` (a CSV with the columns
     pattern, um_per_pixel) whose pattern fits the micrograph's name, else what the file says.
@@ -24,10 +25,29 @@ class SourceSettings(Frozen):
     Example:
         >>> SourceSettings().info_bar
         'auto'
+        >>> SourceSettings(columns="right_half").model_dump()["columns"], "columns" in SourceSettings().model_dump()
+        ('right_half', False)
     """
 
     page: int = Field(default=0, ge=0)
     channel: int | Literal["auto"] = "auto"
     info_bar: Annotated[int, Field(ge=0)] | Literal["auto", "none"] = "auto"
+    columns: Annotated[
+        Literal["all", "left_half", "right_half"] | tuple[int, int],
+        BeforeValidator(_lone),
+        Field(description="the columns that are read: all, left_half, right_half, or [first, after the last]"),
+    ] = "all"
     pixel_size_um: PixelSize = None
     pixel_sizes: str | None = Field(default=None, description="CSV: pattern, um_per_pixel")
+
+    @model_validator(mode="after")
+    def _columns_rise(self) -> Self:
+        if isinstance(self.columns, tuple) and not 0 <= self.columns[0] < self.columns[1]:
+            raise ValueError(f"source.columns {list(self.columns)}: give [first, after the last], as in [1024, 2048]")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs and tile stores are bound to this: what is not used must not change what they are bound to.
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "columns" or value != "all"}

@@ -19,6 +19,7 @@ from pydantic import (
 
 __all__ = [
     "IGNORE_INDEX",
+    "AuditMode",
     "ClassSpec",
     "Classes",
     "DataSettings",
@@ -114,6 +115,14 @@ def _lone(value: Any) -> Any:
     return value[0] if lone else value
 
 
+def _audit_mode(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return "off" if value is False else value
+
+
+AuditMode = Annotated[Literal["stop", "report", "off"], BeforeValidator(_audit_mode)]
+
+
 PixelSize = Annotated[tuple[PositiveFloat, PositiveFloat] | None, BeforeValidator(_pixel_size)]
 
 
@@ -178,15 +187,29 @@ class DataSettings(Frozen):
     `image_suffix` equals the mask's stem without `mask_suffix`. `group` is a regular expression that is searched in the
     file's stem; its first capture group (or the whole match) names the group, and a group is never split. `splits` maps a
     split to a list of groups, or to a share between 0 and 1; groups in no list fall to the shares, or to `train`.
+    `stratify` reads the masks and spreads the classes evenly over the splits that have shares.
+
+    `table` is a CSV or Parquet file with the columns micrograph, mask, group, split and pixel_size_um, in place of `images`
+    and `masks`; `microseg catalog` writes one. `audit` says what happens where equal, mirrored, rotated or nearly equal
+    micrographs are in different splits.
     """
 
     images: str | None = None
     masks: str | None = None
+    table: str | None = None
     image_suffix: str = ""
     mask_suffix: str = ""
     group: str | None = None
     splits: dict[str, float | tuple[str, ...]] = Field(default_factory=dict)
+    stratify: bool = False
+    audit: AuditMode = "stop"
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.table is not None and (self.images is not None or self.masks is not None):
+            raise ValueError(f"data.table {self.table!r} stands in place of images and masks; give one or the other")
+        return self
 
     @field_validator("group")
     @classmethod

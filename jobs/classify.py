@@ -1,0 +1,8 @@
+"""`microseg classify` as a script, for `ray job submit --working-dir . -- python jobs/classify.py configs/NAME.yaml`."""
+
+import sys
+
+from microseg_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["classify", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""`microseg export` as a script, for `ray job submit --working-dir . -- python jobs/export.py configs/NAME.yaml`."""
+
+import sys
+
+from microseg_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["export", *sys.argv[1:]]))

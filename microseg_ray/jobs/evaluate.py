@@ -1,0 +1,93 @@
+"""The evaluate job, as the command line runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine, shown
+
+if TYPE_CHECKING:
+    from microseg_ray.evaluation import Evaluation
+    from microseg_ray.settings import EvaluateSettings
+
+__all__ = ["evaluate"]
+
+SHOWN_SECTIONS = 20
+
+
+def evaluate(settings: EvaluateSettings, _start: StartRay) -> int:
+    """Compare masks and print the classification report."""
+    from microseg_ray import evaluation
+    from microseg_ray.metrics import classification_report
+
+    with progress_bar() as bar:
+        result = evaluation.evaluate(settings, lambda done, total: bar.update("micrographs", done, total))
+    console.print(classification_report(result.pooled, result.classes))
+    document = result.document()
+    table = Table("", "pixel accuracy", "mean IoU", "micro IoU", *(f"IoU {escape(name)}" for name in result.classes))
+    for key in ("pooled", "per_image"):
+        figures = document[key]
+        ious = [shown(figures["classes"][name]["iou"]) for name in result.classes]
+        overall = [shown(figures[name]) for name in ("pixel_accuracy", "mean_iou", "micro_iou")]
+        table.add_row(key, *overall, *ious)
+    console.print(table)
+    console.print(_class_table(result, document))
+    _print_calibration(document)
+    _print_sections(result)
+    console.print(f"{len(result.per_image)} micrographs; {escape(str(Path(settings.output) / 'metrics.json'))}")
+    return quarantine(result.failures, Path(settings.output) / "failures.csv")
+
+
+def _class_table(result: Evaluation, document: dict[str, Any]) -> Table:
+    scores = document["scores"]
+    columns = [
+        "class",
+        "boundary F1",
+        "area error",
+        "bias",
+        *(["AUPR", "threshold for F1", "F1 there"] if scores else []),
+    ]
+    table = Table(*columns)
+    for name in result.classes:
+        areas = document["areas"]["classes"][name]
+        line = [
+            escape(name),
+            shown(document["boundary"]["pooled"]["classes"][name]["f1"]),
+            shown(areas["mean_absolute_error"]),
+            shown(areas["bias"]),
+        ]
+        if scores:
+            figures = scores["classes"][name]
+            chosen = (figures["chosen"] or {}).get("f1") or {"threshold": None, "f1": None}
+            line += [shown(figures["aupr"]), shown(chosen["threshold"]), shown(chosen["f1"])]
+        table.add_row(*line)
+    return table
+
+
+def _print_calibration(document: dict[str, Any]) -> None:
+    found, scores = document["calibration"], document["scores"]
+    if scores is None:
+        return
+    error = shown(scores["expected_calibration_error"])
+    if found["split"] is None:
+        console.print(f"calibration error {error}; no threshold or temperature chosen: {escape(found['reason'])}")
+        return
+    console.print(
+        f"calibration error {error}, {shown(scores['expected_calibration_error_tempered'])} with temperature "
+        f"{found['temperature']:.4f}, chosen on split {escape(found['split'])}"
+    )
+
+
+def _print_sections(result: Evaluation) -> None:
+    rows = [(name, row) for name, found in result.sections.items() for row in found]
+    for name, row in rows[:SHOWN_SECTIONS]:
+        console.print(
+            f"{escape(name)}, section {row.section} at (y, x) = ({row.y0}, {row.x0}): {escape(row.class_name)}, "
+            f"{row.pixel_count} px"
+        )
+    if len(rows) > SHOWN_SECTIONS:
+        console.print(f"... and {len(rows) - SHOWN_SECTIONS} more rows in sections.csv")

@@ -1,0 +1,26 @@
+"""The threshold job, as the command line runs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
+from microseg_ray.jobs.run import print_areas
+
+if TYPE_CHECKING:
+    from microseg_ray.settings import ThresholdSettings
+
+__all__ = ["threshold"]
+
+
+def threshold(settings: ThresholdSettings, _start: StartRay) -> int:
+    """Write masks and areas, and print the areas."""
+    from microseg_ray import thresholding
+
+    with progress_bar() as bar:
+        found = thresholding.threshold(settings, lambda done, total: bar.update("maps", done, total))
+    print_areas(found.areas)
+    console.print(f"masks and areas: {escape(str(found.folder))}")
+    return quarantine(found.failures, found.folder / "failures.csv")

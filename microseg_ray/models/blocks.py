@@ -1,0 +1,121 @@
+"""Parts that several architectures are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["InputScaling", "ScaledInput", "check_sides", "convolution", "full_precision", "input_scaling"]
+
+ScaledInput = Literal["plain", "imagenet", "caffe"]
+
+# Of ImageNet's training images, red, green, blue; what torchvision's and MicroNet's weights were trained with.
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Of 0 to 255, blue, green, red; Caffe's and so Keras' VGG.
+_CAFFE_MEAN = (103.939, 116.779, 123.68)
+
+
+def check_sides(images: Tensor, stride: int) -> None:
+    """Refuse images whose sides are no positive multiples of a model's stride.
+
+    Raises:
+        ValueError: They are not.
+
+    Example:
+        >>> check_sides(torch.zeros(1, 1, 18, 24), 4)
+        Traceback (most recent call last):
+            ...
+        ValueError: image of 18 x 24 px (y, x): both sides must be positive multiples of the model's stride 4; pad ...
+    """
+    height, width = images.shape[-2:]
+    if height % stride or width % stride or not (height and width):
+        raise ValueError(
+            f"image of {height} x {width} px (y, x): both sides must be positive multiples of the model's stride "
+            f"{stride}; pad the bottom and the right"
+        )
+
+
+def full_precision(head: nn.Module, features: Tensor) -> Tensor:
+    """The logits of a head in float32, under bf16 autocast too.
+
+    Logits that differ by less than bf16 can say must not become ties.
+
+    Example:
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+        ...     full_precision(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 2, 2, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    with torch.autocast(device_type=features.device.type, enabled=False):
+        logits: Tensor = head(features.to(torch.promote_types(features.dtype, torch.float32)))
+    return logits
+
+
+def convolution(before: int, after: int, kernel: int = 3, *, dilation: int = 1) -> list[nn.Module]:
+    """A convolution that keeps the size, its batch norm and a ReLU, side by side so that the norm can be folded.
+
+    Example:
+        >>> [type(layer).__name__ for layer in convolution(1, 2)]
+        ['Conv2d', 'BatchNorm2d', 'ReLU']
+    """
+    padding = dilation * (kernel // 2)
+    return [
+        nn.Conv2d(before, after, kernel, padding=padding, dilation=dilation, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+    ]
+
+
+class InputScaling(nn.Module):
+    """Scaled intensities, 0 to 1, as the numbers that published weights were trained on.
+
+    `imagenet`: (value - mean) / standard deviation of ImageNet; `caffe`: 0 to 255 less ImageNet's mean, channels in the
+    order blue, green, red. Images of other than three channels get the mean of the three figures.
+
+    Args:
+        kind: `imagenet` or `caffe`.
+        channels: Channels of the images.
+
+    Example:
+        >>> InputScaling("imagenet", 3)(torch.full((1, 3, 1, 1), 0.5)).flatten().round(decimals=3).tolist()
+        [0.06..., 0.19..., 0.41...]
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, kind: ScaledInput, channels: int) -> None:
+        super().__init__()
+        mean: tuple[float, ...]
+        std: tuple[float, ...]
+        match kind:
+            case "imagenet":
+                mean, std = _IMAGENET_MEAN, _IMAGENET_STD
+            case "caffe":
+                mean, std = tuple(value / 255 for value in _CAFFE_MEAN), (1 / 255,) * 3
+            case _:
+                raise ValueError(f"input_scaling {kind!r} is unknown; known are plain, imagenet, caffe")
+        self.reverse = kind == "caffe" and channels == 3
+        for name, figures in (("mean", mean), ("std", std)):
+            each = figures if channels == 3 else (sum(figures) / 3,) * channels
+            # Saved with the weights: a model that is made without memory is filled from there.
+            self.register_buffer(name, torch.tensor(each).reshape(1, channels, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float (n, channels, y, x) to the same shape."""
+        ordered = images.flip(1) if self.reverse else images
+        return (ordered - self.mean) / self.std
+
+
+def input_scaling(kind: ScaledInput, channels: int) -> nn.Module:
+    """`InputScaling`, or nothing for `plain`.
+
+    Example:
+        >>> input_scaling("plain", 1)
+        Identity()
+    """
+    return nn.Identity() if kind == "plain" else InputScaling(kind, channels)

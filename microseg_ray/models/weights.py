@@ -1,0 +1,223 @@
+"""Weights from elsewhere to start from: ImageNet's and MicroNet's files for an encoder, or an earlier checkpoint.
+
+Nothing in a file is run: torch files are read with `weights_only=True`, safetensors hold nothing but arrays.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+
+from microseg_ray.errors import InputError
+from microseg_ray.models.card import WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+__all__ = ["LoadedWeights", "load_weights", "read_weights"]
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_PREFIXES = ("module.", "model.", "encoder.", "backbone.")
+_HEADS = ("fc.", "classifier.", "last_linear.", "avgpool.", "head.fc.")
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What became of a file of weights.
+
+    Attributes:
+        source: The file.
+        part: The part of the model that was filled, `encoder` or `model`.
+        matched: Tensors that were filled, by their names in that part.
+        missing: Tensors of that part that the file has not; they keep their random start.
+        unexpected: Tensors of the file that the part has no place for.
+        dropped: The file's own classifier, which is left out on purpose.
+        adapted: Tensors whose input channels were changed to those of the images.
+    """
+
+    source: str
+    part: str
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line to print."""
+        wanted = len(self.matched) + len(self.missing)
+        text = f"weights: {len(self.matched)} of {wanted} tensors of the {self.part} from {self.source}"
+        for word, names in (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("its classifier left out", self.dropped),
+            ("input channels adapted", self.adapted),
+        ):
+            if names:
+                more = ", ..." if len(names) > _SHOWN else ""
+                text += f"; {word}: {len(names)} ({', '.join(names[:_SHOWN])}{more})"
+        return text
+
+
+def load_weights(model: nn.Module, source: str) -> LoadedWeights:
+    """Fill a model, or its `encoder`, from a file of weights; whichever of the two more of its names belong to.
+
+    Wrappings (`state_dict`, `model`) and prefixes (`module.`, `encoder.`) are taken off, a classifier (`fc.`, `classifier.`,
+    `last_linear.`) is left out. A first convolution that was made for other channels is adapted: each input channel gets
+    the sum over the file's channels divided by the number of channels, so that n equal channels give what grey RGB gave.
+
+    Args:
+        model: As `build_model` made it, in memory.
+        source: Path or URL of a torch or safetensors file, or a checkpoint folder.
+
+    Returns:
+        What was matched, missing and unexpected.
+
+    Raises:
+        InputError: The file cannot be read, holds no tensors, has nothing of the model, or a tensor of another shape or
+            with NaN; the message names it.
+
+    Example:
+        >>> import tempfile
+        >>> from microseg_ray.models import build_model
+        >>> model = build_model("resnet_unet", 1, 2, {"encoder": "resnet18"})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"state_dict": {"module.conv1.weight": torch.ones(64, 3, 7, 7)}}, f"{folder}/weights.pth")
+        ...     loaded = load_weights(model, f"{folder}/weights.pth")
+        >>> loaded.part, loaded.matched, loaded.adapted, len(loaded.missing)
+        ('encoder', ('conv1.weight',), ('conv1.weight',), 99)
+        >>> model.encoder.conv1.weight.unique().item()
+        3.0
+    """
+    found = read_weights(source)
+    part, target, named = _fitting_part(model, found)
+    if not named.keys() & target.keys():
+        raise InputError(
+            source,
+            f"none of its {len(found)} tensors ({', '.join(list(found)[:_SHOWN])}, ...) belongs to this model "
+            f"({', '.join(list(target)[:_SHOWN])}, ...)",
+            "give weights of the same architecture or encoder",
+        )
+    dropped = tuple(name for name in named if name not in target and name.startswith(_HEADS))
+    adapted: list[str] = []
+    filled: dict[str, Tensor] = {}
+    first = next((name for name, tensor in target.items() if tensor.ndim == 4), "")
+    for name in target.keys() & named.keys():
+        tensor, wanted = named[name], target[name]
+        if name == first and tensor.ndim == 4 and _differs_in_channels(tensor, wanted):
+            channels = wanted.shape[1]
+            tensor = tensor.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels
+            adapted.append(name)
+        _check(source, name, tensor, wanted)
+        filled[name] = tensor
+    with torch.no_grad():
+        for name, tensor in filled.items():
+            target[name].copy_(tensor)
+    matched = tuple(name for name in target if name in filled)
+    # Older files lack these counters, which nothing reads.
+    missing = tuple(name for name in target if name not in filled and not name.endswith("num_batches_tracked"))
+    unexpected = tuple(name for name in named if name not in target and name not in dropped)
+    return LoadedWeights(source, part, matched, missing, unexpected, dropped, tuple(adapted))
+
+
+def read_weights(source: str) -> dict[str, Tensor]:
+    """The tensors of a file, by the names that they have in it, wrappings taken off.
+
+    Args:
+        source: Path or URL of a torch or safetensors file, or a checkpoint folder.
+
+    Raises:
+        InputError: It cannot be read or holds something else than tensors.
+
+    Example:
+        >>> read_weights("/nowhere.pth")
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.InputError: /nowhere.pth: cannot be read (...); check model.weights
+    """
+    import fsspec
+
+    place = f"{source.rstrip('/')}/{WEIGHTS_FILE}" if Path(source).is_dir() else source
+    try:
+        with fsspec.open(place, "rb") as handle:
+            content: bytes = handle.read()
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(source, f"cannot be read ({error})", "check model.weights") from error
+    try:
+        # The length of its header, eight bytes, and then the header: no torch file has a brace there.
+        if content[8:9] == b"{":
+            return load_safetensors(content)
+        document: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        advice = "give a file of tensors only (torch.save of a state dict, or safetensors)"
+        raise InputError(source, f"is no file of weights ({reason})", advice) from error
+    except zipfile.BadZipFile as error:
+        raise InputError(source, "is damaged", "copy it again") from error
+    for _ in _WRAPPERS:
+        inner = next((document[key] for key in _WRAPPERS if isinstance(document, dict) and key in document), None)
+        if not isinstance(inner, dict):
+            break
+        document = inner
+    tensors = (
+        {str(name): value for name, value in document.items() if isinstance(value, torch.Tensor)}
+        if (isinstance(document, dict))
+        else {}
+    )
+    if not tensors:
+        raise InputError(source, "holds no tensors by name", "give a state dict")
+    return tensors
+
+
+def _fitting_part(
+    model: nn.Module, found: Mapping[str, Tensor]
+) -> tuple[str, Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """The part of the model that the most names belong to, its tensors, and the file's tensors by names without prefix."""
+    parts: list[tuple[str, dict[str, Tensor]]] = [("model", dict(model.state_dict()))]
+    encoder = getattr(model, "encoder", None)
+    if isinstance(encoder, torch.nn.Module):
+        parts.append(("encoder", dict(encoder.state_dict())))
+    best: tuple[str, Mapping[str, Tensor], Mapping[str, Tensor]] = (*parts[-1], found)
+    most = 0
+    for part, target in parts:
+        named: dict[str, Tensor] = dict(found)
+        while True:
+            count = len(named.keys() & target.keys())
+            # Where both have all of the names, the encoder: the rest of the model is then not missing.
+            if count and count >= most:
+                most, best = count, (part, target, named)
+            prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in named)), None)
+            if prefix is None:
+                break
+            named = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
+    return best
+
+
+def _differs_in_channels(tensor: Tensor, wanted: Tensor) -> bool:
+    return (
+        tensor.shape[1] != wanted.shape[1]
+        and tensor.shape[0] == wanted.shape[0]
+        and tensor.shape[2:] == wanted.shape[2:]
+    )
+
+
+def _check(source: str, name: str, tensor: Tensor, wanted: Tensor) -> None:
+    if tensor.shape != wanted.shape:
+        raise InputError(
+            source,
+            f"tensor {name!r} has the shape {tuple(tensor.shape)}, the model's has {tuple(wanted.shape)}",
+            "give weights of the same architecture and options",
+        )
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise InputError(source, f"tensor {name!r} holds NaN or infinity", "copy the file again")
