@@ -135,8 +135,7 @@ def pooled(path: Path) -> dict[str, Any]:
 
 
 def seeds_of(folder: Path) -> list[Path]:
-    found = sorted(path.parent.parent for path in folder.glob("seed*/evaluation/metrics.json"))
-    return found
+    return sorted(path.parent.parent for path in folder.glob("seed*/evaluation/metrics.json"))
 
 
 def spread(values: list[float]) -> str:

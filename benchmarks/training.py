@@ -36,6 +36,7 @@ class Task:
     annotate: bool
     judged: tuple[str, ...]  # further arguments of `evaluate`
     beside: tuple[tuple[str, str], ...]  # (what, figures)
+    whole: tuple[str, ...] = ()  # `evaluate` once more without the config: the same pixels as one large micrograph
 
 
 TASKS = {
@@ -44,6 +45,8 @@ TASKS = {
         annotate=False,
         judged=("--split", "test"),
         beside=(("seed_pred on the same 25 files", "seed_pred"), ("majority class", "majority")),
+        whole=("--images", "../shared/data/mudrock/mosaics/15_images.png", "--image_suffix", "_images",
+               "--masks", "../shared/data/mudrock/mosaics/15_labels.png", "--mask_suffix", "_labels"),
     ),
     "superalloy": Task(
         "superalloy",
@@ -89,6 +92,9 @@ def run(name: str, seed: int) -> None:
     if not (folder / "evaluation" / "metrics.json").exists():
         microseg("evaluate", config, "--checkpoint", f"{relative}/model/best", "--output", f"{relative}/evaluation",
                  "--threads", "1", "--precision", "fp32", *task.judged)  # fmt: skip
+    if task.whole and not (folder / "whole" / "metrics.json").exists():
+        microseg("evaluate", "--checkpoint", f"{relative}/model/best", "--output", f"{relative}/whole",
+                 "--threads", "1", "--precision", "fp32", *task.whole)  # fmt: skip
 
 
 def figures(path: Path) -> dict[str, float]:
@@ -123,6 +129,11 @@ def seed_pred(name: str) -> dict[str, float]:
     return figures(folder / "metrics.json")
 
 
+def _spread(values: list[float]) -> str:
+    """Mean and, of several, standard deviation."""
+    return f"**{statistics.mean(values):.4f}**" + (f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "")
+
+
 def table(name: str) -> str:
     task = TASKS[name]
     folders = sorted(path.parent for path in (RUNS / name).glob("seed*/evaluation"))
@@ -136,9 +147,14 @@ def table(name: str) -> str:
     for folder, row in zip(folders, rows, strict=True):
         lines.append(f"| {folder.name} | {' | '.join(f'{row[column]:.4f}' for column in columns)} |")
     if len(rows) > 1:
-        spread = {column: [row[column] for row in rows] for column in columns}
-        shown = [f"**{statistics.mean(values):.4f}** ± {statistics.stdev(values):.4f}" for values in spread.values()]
+        shown = [_spread([row[column] for row in rows]) for column in columns]
         lines.append(f"| mean ± standard deviation | {' | '.join(shown)} |")
+    wholes = [
+        figures(folder / "whole" / "metrics.json") for folder in folders if (folder / "whole" / "metrics.json").exists()
+    ]
+    if wholes:
+        shown = [_spread([row[column] for row in wholes]) for column in columns]
+        lines.append(f"| the same pixels predicted as one micrograph of 2000 x 1715 px | {' | '.join(shown)} |")
     for what, source in task.beside:
         if source == "majority":
             beside = majority(folders[0] / "evaluation" / "metrics.json")
