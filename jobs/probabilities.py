@@ -1,4 +1,4 @@
-"""`microseg probabilities` as a script, for `ray job submit --working-dir . -- python jobs/probabilities.py configs/NAME.yaml`."""
+"""`microseg probabilities` as a script, for `ray job submit --working-dir . -- python jobs/probabilities.py CONFIG.yaml`."""
 
 import sys
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -250,7 +251,9 @@ def _search(settings: TuneSettings, output: Path, report: Report) -> list[Trial]
                 callbacks=[_watcher(settings, report)],
             ),
         )
-    with _without_loggers():
+    with _without_loggers(), warnings.catch_warnings():
+        # Actors that could be given other settings are of no use to fits that never change theirs.
+        warnings.filterwarnings("ignore", message="Consider boosting PBT")
         results = tuner.fit()
     trials = [_outcome(result, settings) for result in (results[place] for place in range(len(results)))]
     sign = -1.0 if HIGHER[settings.objective] else 1.0

@@ -348,6 +348,7 @@ def test_one_ray_worker_equals_this_process(tiles, plain, tmp_path, ray_session)
     assert told[-1].epoch == 2
     assert sorted(path.name for path in (tmp_path / "fit").iterdir() if not path.name.startswith(".")) == [
         "best",
+        "curves.png",
         "events",
         "last",
         "metrics.csv",

@@ -130,8 +130,9 @@ def read_config(path: Path, cls: type[JobSettings]) -> dict[str, Any]:
         # `plan` foretells what `segment` would do with the same file.
         own = _merged(_section(document, "segment", path), own)
     if cls.job == "tune":
-        # What is not searched is as `train` with the same file would have it.
-        own = _merged({**_section(document, "train", path), "output": None, "data": shared}, own)
+        # What is not searched is as `train` with the same file would have it; but a trial is one process.
+        train = {name: value for name, value in _section(document, "train", path).items() if name != "workers"}
+        own = _merged({**train, "output": None, "data": shared}, own)
     strange = sorted(set(shared) - set(DataSettings.model_fields))
     if strange:
         raise SettingsError(f"{path}: data.{strange[0]}: no such key; known are {', '.join(DataSettings.model_fields)}")

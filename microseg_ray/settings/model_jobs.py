@@ -108,6 +108,7 @@ class EvaluateSettings(DataJobSettings):
     precision: Literal["bf16", "fp32"] = "bf16"
     gpu: bool = False
     threads: int | None = Field(default=None, ge=1)
+    memory: float = Field(default=1.5, gt=0, description="GiB that predicting may use, as of segment")
     source: SourceSettings = SourceSettings()
     scale_tolerance: float = Field(default=0.1, ge=0, description="as of segment")
     on_scale_mismatch: Literal["stop", "ignore"] = Field(

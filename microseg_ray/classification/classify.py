@@ -1,0 +1,130 @@
+"""The classify job: an archive and a classifier -> a table of classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.catalog import Failure, write_failures
+from microseg_ray.classification.classifier import load_classifier
+from microseg_ray.classification.judging import Verdict, write_table, write_verdict
+from microseg_ray.classification.labelled import class_folder
+from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.sources import list_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from microseg_ray.classification.classifier import Classifier
+    from microseg_ray.classification.views import Views
+    from microseg_ray.settings.classify import ClassifySettings
+
+__all__ = ["Classified", "classify"]
+
+Report = Callable[[int, int], None]
+
+RECORD = "classify.json"
+_READERS = 2
+_AHEAD = 8  # micrographs whose views are in memory at a time
+
+
+@dataclass
+class Classified:
+    """What the classify job came to.
+
+    Attributes:
+        folder: Where the tables are.
+        classes: Names.
+        verdicts: A micrograph each, in the order of their names.
+        failures: What could not be classified.
+        metrics: metrics.json, where the truth was known.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    verdicts: list[Verdict] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    metrics: dict[str, Any] | None = None
+
+
+def classify(settings: ClassifySettings, report: Report = lambda *_: None) -> Classified:
+    """Classify every micrograph of an archive; what cannot be is set aside with its reason.
+
+    Args:
+        settings: The job's settings.
+        report: Told (done, total) micrographs.
+
+    Raises:
+        CheckpointError: No classifier.
+        InputError: The archive is missing or empty.
+        SettingsError: The output holds classes by another model or of another archive.
+    """
+    device = "cuda" if settings.gpu else "cpu"
+    classifier = load_classifier(
+        settings.checkpoint, precision=settings.precision, threads=settings.threads, device=device
+    )
+    inputs = list_inputs(settings.archive)
+    folder = Path(settings.output).absolute()
+    _claim(folder, settings, classifier.digest)
+    done = Classified(folder, classifier.classes)
+    for number, (name, views) in enumerate(_read(inputs, classifier, settings), 1):
+        if isinstance(views, Failure):
+            done.failures.append(views)
+        else:
+            truth = _truth(name, classifier.classes) if settings.truth else None
+            found = classifier.probabilities(views)
+            done.verdicts.append(Verdict(name, found, len(views.pixels), views.shape, truth))
+            if settings.truth and truth is None:
+                reason = f"lies in no folder called {' or '.join(classifier.classes)}, so its class is not judged"
+                done.failures.append(Failure(name, "truth", reason))
+        report(number, len(inputs))
+    write_failures(folder / "failures.csv", done.failures)
+    if settings.truth:
+        done.metrics = write_verdict(folder, done.verdicts, classifier.classes)
+    else:
+        write_table(folder, done.verdicts, classifier.classes)
+    return done
+
+
+def _read(
+    inputs: Sequence[tuple[str, str]], classifier: Classifier, settings: ClassifySettings
+) -> Iterator[tuple[str, Views | Failure]]:
+    """Views in the order of the inputs, read a few micrographs ahead."""
+
+    def read(one: tuple[str, str]) -> Views | Failure:
+        name, path = one
+        try:
+            return classifier.read(path, settings.source, settings.scale_tolerance, settings.on_scale_mismatch)
+        except InputError as error:
+            return Failure(name, "read", str(error).removeprefix(f"{path}: "))
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(inputs), _AHEAD):
+            part = inputs[start : start + _AHEAD]
+            yield from zip((name for name, _ in part), pool.map(read, part), strict=True)
+
+
+def _truth(name: str, classes: Sequence[str]) -> int | None:
+    _, folder = class_folder(name)
+    return classes.index(folder) if folder in classes else None
+
+
+def _claim(folder: Path, settings: ClassifySettings, digest: str) -> None:
+    """Classes of two models are never mixed."""
+    record = {"model_digest": digest, "settings": settings.resolved()}
+    path = folder / RECORD
+    if path.exists() and not settings.overwrite:
+        older = json.loads(path.read_text(encoding="utf-8"))
+        if older.get("model_digest") != digest or older.get("settings", {}).get("archive") != settings.archive:
+            raise SettingsError(
+                f"classify.output: {folder} holds classes by another model or of another archive; give another output, or "
+                "--overwrite"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("metrics.json", "confusion.png"):
+        (folder / name).unlink(missing_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
