@@ -287,14 +287,14 @@ def other_rows() -> list[str]:
     rows.append(
         f"| fractography | validation accuracy 71.3 % (README) | accuracy {accuracy}; mean IoU {mean} | proxy: simulated facets, test micrographs; its labels are not to be had |"
     )
-    for name, (original, conditions) in CLASSIFIED.items():
+    for name, (original, pictures) in CLASSIFIED.items():
         found = sorted((RUNS / name).glob("seed*/evaluation/test/metrics.json"))
         results = [json.loads(path.read_text(encoding="utf-8")) for path in found]
-        ours = "not run"
+        ours, conditions = "not run", pictures
         if results:
             rule = spread([item["one_feature_rule"]["accuracy"] for item in results])
             ours = f"accuracy {spread([item['accuracy'] for item in results])}; one threshold on the mean gradient, fitted on train: {rule}"
-            conditions = f"{conditions}, {results[0]['micrographs']} test images"
+            conditions = f"{pictures}, {results[0]['micrographs']} test images"
         rows.append(f"| {name.replace('_', ' ')} | {original} | {ours} | {conditions} |")
     return rows
 

@@ -113,7 +113,7 @@ def _train(settings: DemoSettings, learn: Path, output: Path, report: Report) ->
         "output": str(output / "model"),
         "epochs": settings.epochs,
         "batch": 8,
-        "model": ModelSettings(width=12, depth=3),
+        "model": ModelSettings(name="unet", width=12, depth=3),
         "optimizer": OptimizerSettings(learning_rate=4e-3),
         # One worker with all cores: on two cores a second process only costs its start.
         "workers": min(1, settings.workers),

@@ -115,7 +115,8 @@ def test_a_missing_package_names_the_extra(name, package, extra, monkeypatch):
 
 
 def test_settings_take_the_options_of_their_architecture_only():
-    assert ModelSettings().options == {
+    assert ModelSettings().name == "resunet"
+    assert ModelSettings(name="unet").options == {
         "width": 32,
         "depth": 4,
         "norm": "batch",
@@ -131,7 +132,7 @@ def test_settings_take_the_options_of_their_architecture_only():
     given = ModelSettings(name="deeplabv3plus", output_stride=8)
     assert given.model_dump(mode="json") == {"name": "deeplabv3plus", "output_stride": 8}
     assert ModelSettings.model_validate(given.model_dump(mode="json")) == given
-    assert ModelSettings().model_dump() == {"name": "unet"}
+    assert ModelSettings().model_dump() == {"name": "resunet"}
 
 
 def test_a_config_and_the_command_line_name_model_and_options(tmp_path):

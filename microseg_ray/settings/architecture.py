@@ -61,7 +61,7 @@ class ModelSettings(Frozen):
         ...`vgg16_unet` has no option width; its options are linear_decoder, input_scaling...
     """
 
-    name: Architecture = "unet"
+    name: Architecture = "resunet"
     weights: str | None = Field(
         default=None,
         description="file, URL or checkpoint folder with weights to start from; ImageNet's or MicroNet's for an encoder",
