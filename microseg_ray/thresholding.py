@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from microseg_ray.settings.threshold import ThresholdSettings
     from microseg_ray.sources.probability_maps import ProbabilityMap
 
-__all__ = ["Thresholded", "threshold", "threshold_mask"]
+__all__ = ["Thresholded", "class_of_run", "threshold", "threshold_mask"]
 
 Report = Callable[[int, int], None]
 
@@ -226,7 +226,7 @@ def _save_image(target: Path, mask: NDArray[np.uint8], size: tuple[float, float]
 
 def _of_run(settings: ThresholdSettings, output: Path, report: Report) -> Thresholded:
     parent = Run.open(settings.run or "")
-    index = _class_of(settings, parent)
+    index = class_of_run(settings.class_name or "", parent, "threshold")
     _refuse_harm(parent, output)
     chosen = {"class": parent.classes[index].name, "threshold": settings.threshold}
     pixels = {**parent.identity.pixels, "extra": "none", "threshold": chosen}
@@ -248,14 +248,23 @@ def _of_run(settings: ThresholdSettings, output: Path, report: Report) -> Thresh
     return done
 
 
-def _class_of(settings: ThresholdSettings, parent: Run) -> int:
-    wanted = (settings.class_name or "").strip().casefold()
+def class_of_run(name: str, parent: Run, job: str) -> int:
+    """Which class of a run a name means, whatever its case; the run must have kept probabilities.
+
+    Args:
+        name: As the user wrote it.
+        parent: The run.
+        job: Whose setting it is, for the message.
+
+    Raises:
+        SettingsError: The class is not one of the run's.
+        StoreError: It kept none.
+    """
+    wanted = name.strip().casefold()
     found = [index for index, spec in enumerate(parent.classes) if spec.name.strip().casefold() == wanted]
     if len(found) != 1:
         known = ", ".join(spec.name for spec in parent.classes)
-        raise SettingsError(
-            f"threshold.class_name: {settings.class_name!r} is not one class of the run; it has {known}"
-        )
+        raise SettingsError(f"{job}.class_name: {name!r} is not one class of the run; it has {known}")
     if parent.identity.pixels.get("extra") != "probabilities" or "postprocess" in parent.identity.pixels:
         raise StoreError(
             f"{parent.folder}: this run kept no probabilities; segment with --extra probabilities, then give that run"

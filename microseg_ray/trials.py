@@ -59,12 +59,32 @@ class Tuned:
     objective: str
 
 
+def _put(document: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value at a dotted name; a number in the name is a place in a list, `class_weights.1`."""
+    *path, last = key.split(".")
+    section: Any = document
+    for part in path:
+        if not isinstance(section, dict):
+            raise SettingsError(f"tune.search.{key}: train has no such setting")
+        if isinstance(section.get(part), bool) or section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+    match section:
+        case dict():
+            # What the search says is what the user says: an option of one architecture may be absent in the resolved document.
+            section[last] = value
+        case list() if last.isdecimal() and int(last) < len(section):
+            section[int(last)] = value
+        case _:
+            raise SettingsError(f"tune.search.{key}: train has no such setting")
+
+
 def merged_settings(settings: TuneSettings, values: Mapping[str, Any], output: str) -> TrainSettings:
     """The settings of one trial.
 
     Args:
         settings: The search's.
-        values: Of the searched settings, by dotted name.
+        values: Of the searched settings, by dotted name; a number is a place in a list, `class_weights.1`.
         output: The trial's folder.
 
     Raises:
@@ -73,16 +93,7 @@ def merged_settings(settings: TuneSettings, values: Mapping[str, Any], output: s
     document = {key: value for key, value in settings.resolved().items() if key not in _SEARCH_ONLY}
     document |= {"output": output, "overwrite": False}
     for key, value in values.items():
-        *path, last = key.split(".")
-        section = document
-        for part in path:
-            if isinstance(section.get(part), bool) or section.get(part) is None:
-                section[part] = {}
-            section = section[part]
-            if not isinstance(section, dict):
-                raise SettingsError(f"tune.search.{key}: train has no such setting")
-        # What the search says is what the user says: an option of one architecture may be absent in the resolved document.
-        section[last] = value
+        _put(document, key, value)
     try:
         return settings_from(TrainSettings, document)
     except SettingsError as error:

@@ -243,3 +243,32 @@ def test_axes_place_numbers_by_value_and_words_by_rank():
     assert middle == pytest.approx((low + high) / 2)
     assert name.places[1] == name.places[2] != name.places[0]
     assert score.places[2] is None
+
+
+def test_a_number_in_a_name_is_a_place_in_a_list(tmp_path, tiles):
+    search = {"class_weights.1": {"low": 1, "high": 50}}
+    path = config_of(tmp_path, tiles, search=search, class_weights=[1, 2, 3])
+    settings = load_settings(TuneSettings, [], path)
+    assert merged_settings(settings, {"class_weights.1": 7.5}, "x").class_weights == (1, 7.5, 3)
+    assert settings.class_weights == (1, 2, 3)
+    for key in ("class_weights.3", "class_weights.one", "class_weights.1.2"):
+        with pytest.raises(SettingsError, match="no such setting"):
+            merged_settings(settings, {key: 1}, "x")
+
+
+def test_the_search_for_defects_has_the_seven_parameters_of_the_original():
+    """Learning rate, its decay, two regularisations, weight of positives, and what else weighs rare classes, contrast."""
+    config = Path(__file__).resolve().parent.parent / "configs/defects.yaml"
+    settings = load_settings(TuneSettings, [], config)
+    assert settings.algorithm == "cmaes"
+    assert settings.trials == 100
+    assert len(settings.search) == 7
+    rate = settings.search["optimizer.learning_rate"]
+    assert (rate.low, rate.high, rate.log) == (1e-5, 1e-3, True)
+    middle = {key: (space.low + space.high) / 2 for key, space in settings.search.items()}
+    trial = merged_settings(settings, middle, "x")
+    assert trial.optimizer.plateau.factor == 0.5
+    assert trial.class_weights[1] == 25.5
+    assert trial.augmentation.contrast == 0.25
+    # A kept rate must be able to fall within a trial.
+    assert trial.optimizer.plateau.patience < trial.epochs

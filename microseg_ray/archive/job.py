@@ -11,7 +11,7 @@ from microseg_ray.archive.drive import Input
 from microseg_ray.archive.plan import RunPlan, engine_plan
 from microseg_ray.archive.run import RunIdentity
 from microseg_ray.archive.worker import WorkerConfig
-from microseg_ray.models.card import ModelCard, read_card_and_digest
+from microseg_ray.models.card import ModelCard, read_card_and_digest, require_pixel_model
 from microseg_ray.sources import ScaleRule, list_inputs, root_of
 from microseg_ray.sources.pixel_size_table import read_pixel_sizes
 from microseg_ray.sources.remote import is_url, location
@@ -125,6 +125,7 @@ def prepare_job(settings: EngineSettings) -> Job:
         SettingsError: Settings that cannot work together or do not fit the memory.
     """
     card, digest = read_card_and_digest(settings.checkpoint)
+    require_pixel_model(settings.checkpoint, card)
     plan = engine_plan(settings, card, gpu_memory() if settings.gpu else None)
     inputs = archive_inputs(settings.archive)
     config = worker_config(settings, card, digest, plan)

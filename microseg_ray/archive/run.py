@@ -254,6 +254,10 @@ class Run:
             if measured is not None:
                 rows += area_rows(measured, self.classes)
                 seams.append(measured.seams)
+        # What `measure` made of older masks.
+        for stale in ("sections.csv", "percentages.csv"):
+            (self.folder / stale).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "overlays", ignore_errors=True)
         _write_json(self.folder / "run.json", {**self.document, "seams": _worst(seams)})
         write_areas(self.folder, rows)
         write_failures(self.folder / "failures.csv", list(failures))

@@ -6,13 +6,16 @@ goes on.
 
 from microseg_ray.catalog.audit import Leak, find_leaks, reduce_micrograph, write_leaks
 from microseg_ray.catalog.build import build_catalog, count_mask
+from microseg_ray.catalog.lists import read_list, rows_of_lists
 from microseg_ray.catalog.reduced import Reduced, Reducer
+from microseg_ray.catalog.regions import Divided, divide, region_box, symmetry_of
 from microseg_ray.catalog.rows import CatalogRow, Failure, relative_name, write_failures
 from microseg_ray.catalog.splits import class_share_error
 from microseg_ray.catalog.table import read_table, write_catalog
 
 __all__ = [
     "CatalogRow",
+    "Divided",
     "Failure",
     "Leak",
     "Reduced",
@@ -20,10 +23,15 @@ __all__ = [
     "build_catalog",
     "class_share_error",
     "count_mask",
+    "divide",
     "find_leaks",
+    "read_list",
     "read_table",
     "reduce_micrograph",
+    "region_box",
     "relative_name",
+    "rows_of_lists",
+    "symmetry_of",
     "write_catalog",
     "write_failures",
     "write_leaks",

@@ -10,7 +10,7 @@ import numpy as np
 
 from microseg_ray.archive import ArchiveWorker, engine_plan, worker_config
 from microseg_ray.evaluation.pairs import Pair, Sink, same_shape
-from microseg_ray.models.card import read_card_and_digest
+from microseg_ray.models.card import read_card_and_digest, require_pixel_model
 from microseg_ray.settings import IGNORE_INDEX, EvaluateSettings, SegmentSettings, settings_from
 from microseg_ray.sources import intensity_limits, open_prepared
 from microseg_ray.stitching import engine_grid, predict_shard, shard_window
@@ -35,6 +35,7 @@ _ENGINE = (
     "halo",
     "precision",
     "threads",
+    "memory",
     "tta",
     "blend",
     "gpu",
@@ -57,7 +58,12 @@ class CheckpointPredictions:
 
     def __init__(self, settings: EvaluateSettings) -> None:
         self._card, self.digest = read_card_and_digest(settings.checkpoint or "")
-        chosen = {"archive": settings.images, "checkpoint": settings.checkpoint, "output": settings.output}
+        require_pixel_model(settings.checkpoint or "", self._card)
+        chosen = {
+            "archive": settings.images or settings.table,
+            "checkpoint": settings.checkpoint,
+            "output": settings.output,
+        }
         engine = settings_from(SegmentSettings, chosen | {name: getattr(settings, name) for name in _ENGINE})
         self._plan = engine_plan(engine, self._card).engine
         self._config = worker_config(engine, self._card, self.digest, engine_plan(engine, self._card))

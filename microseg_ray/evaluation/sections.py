@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import csv
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from microseg_ray.errors import SettingsError
-from microseg_ray.stores import count_classes
+from microseg_ray.metrics import percentages
+from microseg_ray.stores import MaskStore, count_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
+    import zarr
     from numpy.typing import NDArray
 
+    from microseg_ray.archive import Run
     from microseg_ray.settings import ClassSpec
 
-__all__ = ["SectionRow", "ShapeRule", "class_named", "class_sections", "with_shape"]
+__all__ = ["RunSections", "SectionRow", "ShapeRule", "class_named", "class_sections", "sections_of_run", "with_shape"]
+
+MAX_SHAPE_PIXELS = 1 << 28
+"""Pixels of the largest mask that shape rules are applied to: a connected part may reach from end to end, so it is held whole."""
 
 
 @dataclass(frozen=True)
@@ -141,3 +149,93 @@ def with_shape(mask: NDArray[np.uint8], index: int, rule: ShapeRule) -> NDArray[
     kept = mask.copy()
     kept[refused[parts]] = 255
     return kept
+
+
+@dataclass(frozen=True)
+class RunSections:
+    """What the masks of a run hold, and where.
+
+    Attributes:
+        classes: Names, in the order of the class index.
+        rows: By micrograph, the sections that hold a class.
+        percent: By micrograph, the share of each class in percent: text of 4 decimals, and together exactly 100. Counted
+            over the whole mask, whatever shape rules said.
+        counts: By micrograph, the pixels of each class.
+    """
+
+    classes: tuple[str, ...]
+    rows: Mapping[str, list[SectionRow]]
+    percent: Mapping[str, tuple[str, ...]]
+    counts: Mapping[str, tuple[int, ...]]
+
+    def write(self, folder: Path) -> None:
+        """Write sections.csv and percentages.csv, each whole or not at all."""
+        columns = ("micrograph", *(field.name for field in fields(SectionRow)))
+        listed = ((name, *asdict(row).values()) for name, rows in self.rows.items() for row in rows)
+        _write_csv(folder / "sections.csv", columns, listed)
+        shares = (
+            (name, *line)
+            for name, percent in self.percent.items()
+            for line in zip(self.classes, self.counts[name], percent, strict=True)
+        )
+        _write_csv(folder / "percentages.csv", ("micrograph", "class_name", "pixel_count", "percent"), shares)
+
+
+def sections_of_run(run: Run, size: int, find: str | None = None, rule: ShapeRule | None = None) -> RunSections:
+    """Which sections of a run's finished masks hold which class. Without shape rules a row of sections is read at a time.
+
+    Args:
+        run: Its masks are read; nothing is written.
+        size: Side of a section in pixels.
+        find: The one class that is asked for, whatever the case of its name; None: all.
+        rule: What connected parts of that class must look like to be listed.
+
+    Raises:
+        SettingsError: No class of that name; or shape rules and a mask of more than 2^28 pixels.
+    """
+    only = None if find is None else class_named(find, run.classes)
+    rows: dict[str, list[SectionRow]] = {}
+    counts: dict[str, tuple[int, ...]] = {}
+    for name in run.names():
+        store = MaskStore.open(run.store_path(name))
+        measured = run.measured_in(name, store) if store.finished else None
+        if measured is None:
+            continue
+        counts[name] = tuple(int(count) for count in measured.counts)
+        shape = store.spec.shape
+        mask: zarr.Array[Any] | NDArray[np.uint8] = store.mask
+        if rule is not None and rule != ShapeRule() and only is not None:
+            if shape[0] * shape[1] > MAX_SHAPE_PIXELS:
+                raise SettingsError(
+                    f"{name}: {shape[0]} x {shape[1]} px is too large for find_max_pixels and find_lines, which hold the "
+                    f"whole mask (at most {MAX_SHAPE_PIXELS} px); leave them out"
+                )
+            mask = with_shape(np.asarray(mask[:]), only, rule)
+        rows[name] = _by_rows(mask, run.classes, size, only)
+    percent = {name: percentages(found) for name, found in counts.items()}
+    return RunSections(tuple(spec.name for spec in run.classes), rows, percent, counts)
+
+
+def _by_rows(
+    mask: zarr.Array[Any] | NDArray[np.uint8],
+    classes: Sequence[ClassSpec],
+    size: int,
+    only: int | None,
+) -> list[SectionRow]:
+    """`class_sections` of a mask of which only `size` rows are held at a time."""
+    height, width = mask.shape
+    across = -(-width // size)
+    return [
+        replace(row, section=row.section + y0 // size * across, y0=y0)
+        for y0 in range(0, height, size)
+        for row in class_sections(np.asarray(mask[y0 : y0 + size]), classes, size, only)
+    ]
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+    partial.replace(path)

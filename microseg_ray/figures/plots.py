@@ -26,13 +26,16 @@ _LABELLED_CLASSES = 12  # with more, numbers in the cells of a confusion matrix 
 _LEFT_OUT = ("epoch", "step", "seconds", "time", "learning_rate", "best", "samples_per_second")
 
 
-def plot_confusion(path: str | os.PathLike[str], counts: NDArray[np.int64], names: Sequence[str]) -> None:
-    """The confusion matrix twice: pixels, and shares of each true class.
+def plot_confusion(
+    path: str | os.PathLike[str], counts: NDArray[np.int64], names: Sequence[str], counted: str = "pixels"
+) -> None:
+    """The confusion matrix twice: counts, and shares of each true class.
 
     Args:
         path: PNG that is written.
         counts: (K, K) true class, predicted class.
         names: Of the classes.
+        counted: What was counted: pixels, or micrographs.
 
     Example:
         >>> import tempfile
@@ -45,7 +48,7 @@ def plot_confusion(path: str | os.PathLike[str], counts: NDArray[np.int64], name
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     side = max(3.6, 0.55 * len(names) + 1.6)
     figure = _figure(2 * side, side)
-    for place, (values, title) in enumerate(((counts, "pixels"), (shares, "share of the true class")), 1):
+    for place, (values, title) in enumerate(((counts, counted), (shares, "share of the true class")), 1):
         axes = figure.add_subplot(1, 2, place)
         axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right")

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from microseg_ray.settings import ClassSpec
+    from microseg_ray.sources import Micrograph
 
-__all__ = ["report_run"]
+__all__ = ["open_of_run", "report_run"]
 
 PANELS = 12
 SHOWN_SETTINGS = ("tile", "halo", "stride", "shard", "blend", "tta", "precision", "threads", "extra", "postprocess")
@@ -73,17 +74,30 @@ def _identity(run: Run) -> dict[str, str]:
     return shown
 
 
+def open_of_run(run: Run, name: str, store: MaskStore) -> Micrograph:
+    """A micrograph of a run as it was segmented, on the grid of its mask.
+
+    Args:
+        run: The run.
+        name: The micrograph's path below the archive.
+        store: Its mask.
+
+    Raises:
+        InputError: It is not there any more, or is of another shape.
+    """
+    record = store.identity.get("view")
+    view = View(store.spec.shape) if record is None else View.of_record(record)
+    source = SourceSettings(**run.document["settings"].get("source", {}))
+    return open_view(member_path(str(run.document["archive"]), name), Scaling(), source, view)
+
+
 def _panel(run: Run, name: str) -> Panel | None:
     """Micrograph and mask made small; None where the micrograph is not there any more."""
     classes: tuple[ClassSpec, ...] = run.classes
     store = MaskStore.open(run.store_path(name))
     shape = store.spec.shape
     try:
-        record = store.identity.get("view")
-        view = View(shape) if record is None else View.of_record(record)
-        source = SourceSettings(**run.document["settings"].get("source", {}))
-        path = member_path(str(run.document["archive"]), name)
-        with open_view(path, Scaling(), source, view) as micrograph:
+        with open_of_run(run, name, store) as micrograph:
             image = thumbnail(micrograph.read, shape)
     except MicrosegError:
         return None

@@ -17,7 +17,7 @@ class ProbabilitiesSettings(JobSettings):
     job: ClassVar[str] = "probabilities"
     run: str = Field(description="run folder, segmented with extra: probabilities")
     class_name: str | None = Field(default=None, description="only this class; default: a map for each")
-    output: str = Field(description="folder of the maps, NAME_CLASS.csv and so on")
+    output: str = Field(description="folder for maps/NAME_CLASS.csv and failures.csv")
     format: Literal["auto", "csv", "npy", "tiff", "zarr"] = Field(
         default="auto", description="auto: csv up to csv_pixels, zarr above"
     )

@@ -23,6 +23,8 @@ SUFFIXES = (
 )  # fmt: skip
 """Suffixes that a folder or a glob is searched for, in lower case; a file that is named itself may have any."""
 
+LIST_SUFFIX = ".txt"
+_MAX_LIST_BYTES = 1 << 28
 _READ_BYTES = 1 << 20
 
 
@@ -33,7 +35,8 @@ def list_files(where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIX
     `.zarr` folder, which is itself one entry. A glob may use `**`. Local paths only; `list_inputs` takes URLs too.
 
     Args:
-        where: Folder, glob or file; a path that exists is never read as a glob, so names may hold `[`.
+        where: Folder, glob or file; a path that exists is never read as a glob, so names may hold `[`. A `.txt` lists files,
+            a path a line, relative to its own folder and inside it; one that is missing is an error where it is opened.
         suffixes: Lower-case suffixes to look for in folders and globs.
 
     Returns:
@@ -55,6 +58,8 @@ def list_files(where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIX
     start = _absolute(where)
     if start.is_dir() and start.suffix.lower() != ".zarr" and not _is_zarr(start):
         found = [path for path in _walk(start) if path.suffix.lower() in suffixes]
+    elif start.suffix.lower() == LIST_SUFFIX and LIST_SUFFIX not in suffixes and start.is_file():
+        found = _listed(start)
     elif start.exists():
         return [start]
     elif glob.has_magic(str(start)):
@@ -181,6 +186,23 @@ def _digest(path: Path) -> str:
         while block := file.read(_READ_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _listed(path: Path) -> list[Path]:
+    """The files that a text names; names of micrographs start at its folder, so nothing may lie outside."""
+    if path.stat().st_size > _MAX_LIST_BYTES:
+        raise InputError(path, f"larger than {_MAX_LIST_BYTES} bytes", "a list holds a path a line")
+    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        file = _absolute(path.parent / line.strip())
+        if not file.is_relative_to(path.parent):
+            reason = f"line {number}: {line.strip()} lies outside the list's folder"
+            raise InputError(path, reason, "put the list into a folder that holds all of the files")
+        found.append(file)
+    return found
 
 
 def _absolute(where: str | os.PathLike[str]) -> Path:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from microseg_ray.errors import InputError
 from microseg_ray.sources.base import Format, Micrograph, Pixels, reading
 from microseg_ray.sources.choices import Wanted
+from microseg_ray.sources.columns import Columns, column_range
 from microseg_ray.sources.remote import is_url, location, open_binary
 from microseg_ray.sources.rosetta import microscope_format
 
@@ -49,8 +50,8 @@ def open_micrograph(path: str | os.PathLike[str], source: SourceSettings | None 
 
     Args:
         path: A file, a zarr folder, or the URL of one; docs/formats.md lists the formats.
-        source: Which page and channel of the file is the micrograph; the defaults where None: the first page, gray or
-            RGB as they are.
+        source: Which page, channel and columns of the file are the micrograph; the defaults where None: the first page,
+            gray or RGB as they are, all columns.
 
     Returns:
         The micrograph; close it, or use it in a `with` statement.
@@ -68,6 +69,8 @@ def open_micrograph(path: str | os.PathLike[str], source: SourceSettings | None 
     name = location(path)
     pixels = open_pixels(name, source)
     try:
+        if source is not None and source.columns != "all":
+            pixels = Columns(pixels, *column_range(name, source.columns, pixels.shape[1]))
         return Micrograph(name, pixels, source)
     except BaseException:
         pixels.close()

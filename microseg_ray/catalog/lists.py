@@ -1,0 +1,115 @@
+"""Splits from text lists of names, as Pascal VOC and the codes that followed it have them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from microseg_ray.catalog.build import build_catalog
+from microseg_ray.catalog.rows import CatalogRow, Failure
+from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.settings import DataSettings
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["read_list", "rows_of_lists"]
+
+_MAX_BYTES = 1 << 28
+
+
+def read_list(path: str | os.PathLike[str]) -> list[str]:
+    r"""The names in a list: the first word of each line that has one.
+
+    Raises:
+        InputError: The file cannot be read, or holds no name, or one of them twice.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "train.txt").write_text("11_1_a  1\n\n11_1_b\n")
+        ...     read_list(Path(folder) / "train.txt")
+        ['11_1_a', '11_1_b']
+    """
+    file = Path(path)
+    try:
+        if file.stat().st_size > _MAX_BYTES:
+            raise InputError(file, f"larger than {_MAX_BYTES} bytes", "this is no list of names")
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise InputError(file, f"the list cannot be read ({error.strerror})", "check catalog.lists") from error
+    names = [line.split()[0] for line in text.splitlines() if line.strip()]
+    if not names:
+        raise InputError(file, "the list is empty", "write a name a line")
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise InputError(file, f"{twice[0]} stands here twice", "keep one of the lines")
+    return names
+
+
+def rows_of_lists(data: DataSettings, lists: Mapping[str, str]) -> tuple[list[CatalogRow], list[Failure]]:
+    r"""The micrographs that lists name, each in the split of its list; what no list names is left out.
+
+    Args:
+        data: `images`, `masks`, suffixes and `group`; `splits` have no say.
+        lists: By split, the path of its list. A name is a micrograph's stem, or its path below `images` with or without
+            suffix.
+
+    Returns:
+        Rows sorted by name; names without a micrograph, and micrographs without a certain mask.
+
+    Raises:
+        SettingsError: A micrograph or a group (`data.group`) is in two lists: the test set would be known to the model.
+        InputError: A list or a folder cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("a.jpg", "b.jpg", "c.jpg"):
+        ...         (Path(folder) / name).touch()
+        ...     _ = (Path(folder) / "val.txt").write_text("b\nd\n")
+        ...     rows, failures = rows_of_lists(DataSettings(images=folder), {"val": f"{folder}/val.txt"})
+        >>> [(row.name, row.split) for row in rows], [failure.path for failure in failures]
+        ([('b.jpg', 'val')], ['d'])
+    """
+    rows, failures = build_catalog(DataSettings(**{**data.model_dump(), "splits": {}, "stratify": False}))
+    known: dict[str, list[CatalogRow]] = defaultdict(list)
+    for row in rows:
+        for key in _keys(row):
+            known[key].append(row)
+    set_aside = {Path(failure.path).stem: failure for failure in failures}
+    chosen: dict[str, CatalogRow] = {}
+    told: list[Failure] = []
+    for split, path in lists.items():
+        for name in read_list(path):
+            match known.get(name, []):
+                case [row] if row.name in chosen:
+                    raise SettingsError(f"catalog.lists: {name} is in {chosen[row.name].split} and again in {split}")
+                case [row]:
+                    chosen[row.name] = replace(row, split=split)
+                case []:
+                    reason = set_aside[name].reason if name in set_aside else f"in {path}, but no image has this name"
+                    told.append(Failure(name, "catalog", reason))
+                case [one, other, *_]:
+                    reason = f"two images have this name: {one.name} and {other.name}; write the path below data.images"
+                    told.append(Failure(name, "catalog", reason))
+    _refuse_torn_groups(chosen.values())
+    return sorted(chosen.values(), key=lambda row: row.name), told
+
+
+def _refuse_torn_groups(rows: Iterable[CatalogRow]) -> None:
+    first: dict[str, CatalogRow] = {}
+    for row in rows:
+        other = first.setdefault(row.group, row)
+        if other.split != row.split:
+            raise SettingsError(
+                f"catalog.lists: group {row.group!r} is in two lists: {other.name} in {other.split}, {row.name} in "
+                f"{row.split}; a group stays together, or the model is tested on what it was trained on"
+            )
+
+
+def _keys(row: CatalogRow) -> set[str]:
+    return {row.name, row.name.removesuffix(row.image.suffix), row.image.stem}

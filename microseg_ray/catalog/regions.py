@@ -1,0 +1,187 @@
+"""Divides micrographs into regions for train, val and test, as image and mask files with their table."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from microseg_ray.catalog.build import build_catalog
+from microseg_ray.catalog.rows import CatalogRow, Failure, write_failures
+from microseg_ray.catalog.table import write_catalog
+from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.geometry import Box
+from microseg_ray.settings import DataSettings, Scaling
+from microseg_ray.sources import open_prepared, read_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from microseg_ray.settings import DivideSettings
+    from microseg_ray.settings.divide import Region
+
+__all__ = ["Divided", "divide", "region_box", "symmetry_of"]
+
+_SYMMETRIES = 8
+TABLE = "catalog.csv"
+
+
+@dataclass
+class Divided:
+    """What the divide job came to.
+
+    Attributes:
+        folder: Where images, masks and the table are.
+        rows: A row for each region, or symmetry of a region.
+        failures: Micrographs that could not be divided.
+    """
+
+    folder: Path
+    rows: list[CatalogRow] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+def region_box(region: Region, whole: Box) -> Box:
+    """The pixels of a region; regions that meet in their shares meet in their pixels.
+
+    Args:
+        region: Shares of height and width.
+        whole: The specimen's part of the micrograph.
+
+    Returns:
+        Half-open; a border at share s lies at s times the length, halves rounded up.
+
+    Example:
+        >>> from microseg_ray.settings.divide import DEFECTSEGNET
+        >>> [region_box(region, Box(0, 0, 2048, 2048)) for region in DEFECTSEGNET[2:]]  # doctest: +NORMALIZE_WHITESPACE
+        [Box(y0=1024, x0=0, y1=2048, x1=1024), Box(y0=1024, x0=1024, y1=1536, x1=2048),
+         Box(y0=1536, x0=1024, y1=2048, x1=2048)]
+    """
+    height, width = whole.y1 - whole.y0, whole.x1 - whole.x0
+    y0, x0, y1, x1 = (
+        math.floor(share * length + 0.5) for share, length in zip(region.box, (height, width) * 2, strict=True)
+    )
+    return Box(whole.y0 + y0, whole.x0 + x0, whole.y0 + y1, whole.x0 + x1)
+
+
+def symmetry_of(pixels: NDArray[Any], symmetry: int) -> NDArray[Any]:
+    """One of the 8 symmetries of the square, numbered as in `augmentation.apply_symmetry`.
+
+    Args:
+        pixels: (..., y, x) of any type.
+        symmetry: 0 (identity) to 7; odd ones swap the two sides.
+
+    Example:
+        >>> symmetry_of(np.array([[1, 2], [3, 4]]), 1).tolist()
+        [[2, 4], [1, 3]]
+    """
+    return np.rot90(pixels[..., ::-1] if symmetry >= 4 else pixels, symmetry % 4, axes=(-2, -1))
+
+
+def divide(settings: DivideSettings, report: Callable[[int, int], None] = lambda *_: None) -> Divided:
+    """Write the regions of all micrographs; the table last, so that it is there only when they are.
+
+    Args:
+        settings: The job's settings.
+        report: Told (done, total) in micrographs.
+
+    Returns:
+        Rows in the order of the table. Each region is a group of its own: its symmetries stay together.
+
+    Raises:
+        SettingsError: There are no masks to be had, or the output holds regions already.
+        InputError: There are no micrographs.
+    """
+    output = Path(settings.output).absolute()
+    table = output / TABLE
+    if table.exists() and not settings.overwrite:
+        raise SettingsError(f"divide.output: {table} exists; give another folder, or --overwrite")
+    table.unlink(missing_ok=True)
+    # Splits are what this job makes; those of the config are for the jobs behind it.
+    data = DataSettings(**{**settings.data.model_dump(), "splits": {}, "stratify": False})
+    rows, failures = build_catalog(data)
+    done = Divided(output, failures=failures)
+    taken: dict[str, CatalogRow] = {}
+    for number, row in enumerate(rows, 1):
+        stem = PurePosixPath(row.name.replace("../", "")).with_suffix("").as_posix().lstrip("/")
+        try:
+            _refuse_taken(row, taken.setdefault(stem, row))
+            done.rows += _divide_one(row, stem, output, settings)
+        except (InputError, OSError) as error:
+            done.failures.append(Failure(str(row.image), "divide", str(error).removeprefix(f"{row.image}: ")))
+        report(number, len(rows))
+    if not done.rows:
+        raise InputError(output, "no micrograph could be divided", "; ".join(item.reason for item in failures[:3]))
+    write_failures(output / "failures.csv", done.failures)
+    write_catalog(table, done.rows)
+    return done
+
+
+def _refuse_taken(row: CatalogRow, first: CatalogRow) -> None:
+    if first is not row:
+        raise InputError(row.image, f"its regions would replace those of {first.name}", "rename one of them")
+
+
+def _divide_one(row: CatalogRow, stem: str, output: Path, settings: DivideSettings) -> list[CatalogRow]:
+    mask = None if row.mask is None else read_mask(row.mask)
+    rows = []
+    with open_prepared(row.image, Scaling(), settings.source) as micrograph:
+        if mask is not None and mask.shape != micrograph.info.shape:
+            reason = f"the mask is {mask.shape[0]} x {mask.shape[1]} px, the micrograph {micrograph.info.shape[0]} x "
+            raise InputError(row.image, f"{reason}{micrograph.info.shape[1]}", "give the mask that belongs to it")
+        size = row.pixel_size_um or micrograph.info.pixel_size_um
+        for region in settings.regions:
+            box = region_box(region, micrograph.info.specimen)
+            if box.y0 == box.y1 or box.x0 == box.x1:
+                raise InputError(row.image, f"too small: region {region.name} has no pixel", "leave it out")
+            every = _SYMMETRIES if settings.symmetries and region.split == "train" else 1
+            pixels = micrograph.read(box)
+            for symmetry in range(every):
+                name = f"{stem}_{region.name}" + (f"_s{symmetry}" if every > 1 else "")
+                image, label = output / "images" / f"{name}.tif", output / "masks" / f"{name}.png"
+                turned = size if size is None or symmetry % 2 == 0 else (size[1], size[0])
+                _write_image(image, symmetry_of(pixels, symmetry), turned)
+                if mask is not None:
+                    _write_mask(label, symmetry_of(mask[box.slices], symmetry))
+                group = f"{stem}_{region.name}"
+                rows.append(
+                    CatalogRow(
+                        f"images/{name}.tif", image, label if mask is not None else None, group, region.split, turned
+                    )
+                )
+    return rows
+
+
+def _write_image(path: Path, pixels: NDArray[Any], size: tuple[float, float] | None) -> None:
+    """(channel, y, x) as a tiled TIFF with its pixel size, whole or not at all."""
+    import tifffile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    gray = pixels.shape[0] == 1
+    tifffile.imwrite(
+        partial,
+        np.ascontiguousarray(pixels[0] if gray else np.moveaxis(pixels, 0, -1)),
+        photometric="minisblack" if gray else "rgb",
+        tile=(256, 256),
+        compression="deflate",
+        metadata=None,
+        resolution=None if size is None else (1e4 / size[1], 1e4 / size[0]),
+        resolutionunit=None if size is None else "CENTIMETER",
+    )
+    partial.replace(path)
+
+
+def _write_mask(path: Path, labels: NDArray[np.uint8]) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    Image.fromarray(np.ascontiguousarray(labels)).save(partial, format="PNG")
+    partial.replace(path)

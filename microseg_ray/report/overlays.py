@@ -1,0 +1,71 @@
+"""The micrographs of a run in the colours of their classes, each pixel on its own."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from microseg_ray.errors import MicrosegError
+from microseg_ray.evaluation.drawing import OVERLAY_PIXELS, gray_of
+from microseg_ray.figures import tinted
+from microseg_ray.figures.pictures import class_palette
+from microseg_ray.geometry import Box
+from microseg_ray.report.run import open_of_run
+from microseg_ray.stores import MaskStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from microseg_ray.archive import Run
+
+__all__ = ["Overlays", "draw_overlays"]
+
+
+@dataclass(frozen=True)
+class Overlays:
+    """What was drawn, and why the rest was not.
+
+    Attributes:
+        written: Pictures, in the order of the micrographs.
+        left_out: Reason by micrograph.
+    """
+
+    written: tuple[Path, ...]
+    left_out: Mapping[str, str]
+
+
+def draw_overlays(run: Run, count: int) -> Overlays:
+    """Write RUN/overlays/NAME.png: 0.65 of the micrograph and 0.35 of the colours. Older overlays are removed.
+
+    Args:
+        run: Its finished masks; the micrographs are read where the run found them.
+        count: Micrographs that are drawn, at most; spread evenly over the run.
+    """
+    folder, palette = run.folder / "overlays", class_palette(run.classes)
+    shutil.rmtree(folder, ignore_errors=True)
+    stores = {name: MaskStore.open(run.store_path(name)) for name in run.names()}
+    names = [name for name, store in stores.items() if store.finished]
+    count = min(count, len(names))
+    written: list[Path] = []
+    left_out: dict[str, str] = {}
+    for name in (names[number * len(names) // count] for number in range(count)):
+        shape = stores[name].spec.shape
+        if shape[0] * shape[1] > OVERLAY_PIXELS:
+            left_out[name] = f"{shape[0]} x {shape[1]} px are too many for one picture; see `microseg report`"
+            continue
+        try:
+            with open_of_run(run, name, stores[name]) as micrograph:
+                gray = gray_of(micrograph.read(Box.of_shape(shape)))
+        except MicrosegError as error:
+            left_out[name] = str(error)
+            continue
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tinted(gray, np.asarray(stores[name].mask[:]), palette)).save(path)
+        written.append(path)
+    return Overlays(tuple(written), left_out)
