@@ -87,7 +87,7 @@ def settings(**options) -> EvaluateSettings:
         **{
             key: str(value) if key in {"masks", "images", "predictions", "checkpoint", "output"} else value
             for key, value in options.items()
-        }
+        },
     )
 
 

@@ -221,7 +221,6 @@ def test_clahe_is_the_same_in_training_and_prediction_and_off_by_default():
     """Each tile by itself, on scaled and clipped intensities."""
     from skimage.exposure import equalize_adapthist
 
-
     tiles = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (3, 2, 40, 56), np.uint8))
     limits = (20.0, 180.0)
     torch.testing.assert_close(model_input(tiles, limits), scale_intensities(tiles, limits), rtol=0, atol=0)
