@@ -78,7 +78,7 @@ def place(tmp_path, microseg, monkeypatch):
 @pytest.mark.usefixtures("ray_session")
 def test_the_search_of_the_page(place, microseg):
     """Acceptance F5: all four optimizers. A trial is a process of its own, which takes its time to start."""
-    go_through("fractography.md", microseg, {"annotate", "tile", "tune"})
+    go_through("fractography.md", microseg, {"simulate", "annotate", "tile", "tune"})
     tried = {row["optimizer.name"] for row in rows_of(place / "runs/fractography/tune/trials.csv")}
     assert tried == {"adam", "rmsprop", "adadelta", "sgd"}
 
