@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["InputScaling", "ScaledInput", "check_sides", "convolution", "full_precision", "input_scaling"]
+__all__ = ["InputScaling", "ScaledInput", "check_sides", "convolution", "full_precision", "initialise", "input_scaling"]
 
 ScaledInput = Literal["plain", "imagenet", "caffe"]
 
@@ -53,6 +54,32 @@ def full_precision(head: nn.Module, features: Tensor) -> Tensor:
     with torch.autocast(device_type=features.device.type, enabled=False):
         logits: Tensor = head(features.to(torch.promote_types(features.dtype, torch.float32)))
     return logits
+
+
+def initialise(model: nn.Module, head: nn.Conv2d) -> None:
+    """Start weights of a model whose convolutions are followed by ReLUs, and of its 1x1 head, which none follows.
+
+    Args:
+        model: All of it; each convolution gets He's start, each bias 0.
+        head: The part of it that gives logits: of the order of one for features of the order of one.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1))
+        >>> initialise(model, model[1])
+        >>> float(model[0].bias.abs().max())
+        0.0
+    """
+    for module in model.modules():
+        if isinstance(module, nn.ConvTranspose2d):
+            # Kernel = stride, so an output pixel sees one input pixel: torch's fan would count four. No ReLU follows.
+            nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_channels))
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_channels))
 
 
 def convolution(before: int, after: int, kernel: int = 3, *, dilation: int = 1) -> list[nn.Module]:

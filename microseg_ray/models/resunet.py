@@ -11,11 +11,12 @@ whose origins are multiples of the stride predict what the whole image does.
 from __future__ import annotations
 
 import itertools
-import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+from microseg_ray.models.blocks import check_sides, full_precision, initialise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,23 +94,10 @@ class ResUNet(nn.Module):
         self.last = nn.ConvTranspose2d(widths[0], 2 * detail, kernel_size=2, stride=2)
         self.refine = nn.Sequential(*_step(3 * detail, 2 * detail), nn.ReLU(inplace=True))
         self.head = nn.Conv2d(2 * detail, classes, kernel_size=1)
-        self._initialise()
-
-    def _initialise(self) -> None:
+        initialise(self, self.head)
         for module in self.modules():
-            if isinstance(module, nn.ConvTranspose2d):
-                # Kernel = stride, so an output pixel sees one input pixel: torch's fan would count four. No ReLU follows.
-                nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_channels))
-            elif isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            elif isinstance(module, _Residual):
+            if isinstance(module, _Residual):
                 module.start_small()
-                continue
-            else:
-                continue
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.head.weight, std=1 / math.sqrt(self.head.in_channels))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch of images.
@@ -127,12 +115,7 @@ class ResUNet(nn.Module):
             >>> ResUNet(1, 2, width=2, depth=1).forward(torch.zeros(1, 1, 4, 4)).dtype
             torch.float32
         """
-        height, width = images.shape[-2:]
-        if height % self.stride or width % self.stride or not (height and width):
-            raise ValueError(
-                f"image of {height} x {width} px (y, x): both sides must be positive multiples of the model's stride "
-                f"{self.stride}; pad the bottom and the right"
-            )
+        check_sides(images, self.stride)
         features = self.stem(images)
         skips: list[Tensor] = []
         for level, down in zip(self.encoder, self.down, strict=True):
@@ -142,9 +125,7 @@ class ResUNet(nn.Module):
         for up, level in zip(self.up, self.decoder, strict=True):
             features = level(torch.cat([skips.pop(), up(features)], dim=1))
         features = self.refine(torch.cat([self.detail(images), self.last(features)], dim=1))
-        with torch.autocast(device_type=features.device.type, enabled=False):
-            logits: Tensor = self.head(features.to(torch.promote_types(features.dtype, torch.float32)))
-        return logits
+        return full_precision(self.head, features)
 
 
 class _Residual(nn.Module):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import torch
 from torch import nn
 
-from microseg_ray.models.blocks import check_sides, full_precision
+from microseg_ray.models.blocks import check_sides, full_precision, initialise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,20 +95,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, kernel_size=2, stride=2) for w in reversed(widths[:-1]))
         self.decoder = nn.ModuleList(level(2 * w, w) for w in reversed(widths[:-1]))
         self.head = nn.Conv2d(width, classes, kernel_size=1)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.ConvTranspose2d):
-                # Kernel = stride, so an output pixel sees one input pixel: torch's fan would count four. No ReLU follows.
-                nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_channels))
-            elif isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            else:
-                continue
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.head.weight, std=1 / math.sqrt(self.head.in_channels))
+        initialise(self, self.head)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch of images.
