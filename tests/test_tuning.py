@@ -201,6 +201,7 @@ def test_another_search_is_not_mixed_into_the_same_folder(tmp_path, tiles, micro
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_killed_search_of_twelve_trials_goes_on_and_keeps_what_was_finished(tmp_path, tiles):
     """ASHA over learning rate, optimizer and width; the driver is killed half-way."""
     search = {**SEARCH, "optimizer.name": ["adamw", "sgd", "rmsprop"]}
@@ -209,20 +210,22 @@ def test_a_killed_search_of_twelve_trials_goes_on_and_keeps_what_was_finished(tm
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     first = subprocess.Popen(command, env=environment, start_new_session=True)
     trials = tmp_path / "sweep" / "trials"
-    deadline = time.monotonic() + 240
-    while len(list(trials.glob("*/metrics.csv"))) < 6:
-        assert time.monotonic() < deadline
-        assert first.poll() is None
-        time.sleep(0.5)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    deadline = time.monotonic() + 700
+    try:
+        while len(list(trials.glob("*/metrics.csv"))) < 6:
+            assert time.monotonic() < deadline
+            assert first.poll() is None
+            time.sleep(0.5)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
     finished = {
         folder.name: (folder / "metrics.csv").read_bytes()
         for folder in trials.iterdir()
         if (folder / "metrics.csv").exists() and len((folder / "metrics.csv").read_text().splitlines()) == 3
     }
     assert finished
-    subprocess.run(command, env=environment, check=True, timeout=280)
+    subprocess.run(command, env=environment, check=True, timeout=700)
     rows = trials_of(tmp_path / "sweep")
     assert len(rows) == 12
     assert {row["trial"] for row in rows} >= set(finished)
