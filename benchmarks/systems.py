@@ -258,11 +258,11 @@ def other_rows() -> list[str]:
         their = (
             ""
             if beside is None
-            else f"; seed_pred on the same 25 files: silt {beside['classes']['silt']['iou']:.4f}, pore {beside['classes']['pore']['iou']:.4f}"
+            else f"; its predictions of the same 25 files: accuracy {beside['pixel_accuracy']:.4f}, silt {beside['classes']['silt']['iou']:.4f}, pore {beside['classes']['pore']['iou']:.4f}"
         )
         accuracy = of_seeds(folders, lambda figures: figures["pixel_accuracy"])
         rows.append(
-            f"| mudrock, pooled | sample 15: silt .7988, pore .6835, accuracy .9088 (later model; these were perhaps training images of it){their} | "
+            f"| mudrock, pooled | later model on sample 15, perhaps training images of it{their} | "
             f"accuracy {accuracy}; {ious} | sample 15, 25 files, none of its flips trained on |"
         )
         rows.append(
