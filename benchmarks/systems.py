@@ -58,7 +58,8 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "data": {"images": "../shared/data/ccd/v0/train/*.png", "splits": {"test": 0.25}},
         "annotate": {"preset": "ccd_v0"},
         "tile": {"tile": 256, "overlap": 0},
-        "train": PIXELS,
+        # Twice the epochs of the others: with 10, one of three seeds ended at a cluster F1 of .84 (.95, .96 the others).
+        "train": {**PIXELS, "epochs": 20},
     },
     "ccd_v1": {
         "classes": CCD,

@@ -173,6 +173,8 @@ def test_a_killed_process_is_gone_on_from(tiles, whole, tmp_path):
         "8",
         "--workers",
         "0",
+        "--model.name",
+        "unet",
         "--model.width",
         "4",
         "--model.depth",
