@@ -20,8 +20,8 @@ from microseg_ray.models.card import ModelCard
 from microseg_ray.models.checkpoint import save_checkpoint
 from microseg_ray.models.footprint import measure_footprint
 from microseg_ray.models.receptive_field import measure_receptive_field
+from microseg_ray.on_ray.environment import worker_environment
 from microseg_ray.settings import ClassSpec, SegmentSettings, settings_from
-from microseg_ray.workers import worker_environment
 
 CLASSES = tuple(
     ClassSpec(name=name, color=color) for name, color in (("a", "#000000"), ("b", "#ff0000"), ("c", "#00ff00"))
@@ -67,7 +67,10 @@ def segment_shards(archive: str, checkpoint: str, output: str, shards: int) -> d
     """Segment the first shards of one micrograph in this process."""
     from collections import deque
 
-    from microseg_ray.archive import ArchiveWorker, PrepareTask, Run, ShardTask, prepare_job
+    from microseg_ray.runs.folder import Run
+    from microseg_ray.runs.setup import prepare_job
+    from microseg_ray.runs.tasks import PrepareTask, ShardTask
+    from microseg_ray.runs.worker import ArchiveWorker
 
     job = prepare_job(settings_from(SegmentSettings, {"archive": archive, "checkpoint": checkpoint, "output": output}))
     run = Run.create(output, job.identity, job.record)

@@ -72,9 +72,9 @@ def copying(pixels: int) -> float:
 
 
 def tiling(folder: Path, workers: int) -> float:
-    from microseg_ray.cli import start_ray
+    from microseg_ray.on_ray.rows import tile
+    from microseg_ray.on_ray.start import start_ray
     from microseg_ray.settings import RaySettings, TileSettings
-    from microseg_ray.tiling import tile
 
     if workers:
         start_ray(RaySettings(num_cpus=workers))

@@ -1,4 +1,4 @@
-"""The command line: `microseg JOB [CONFIG.yaml] [--option value ...]`. The only place that starts Ray.
+"""The command line: `microseg JOB [CONFIG.yaml] [--option value ...]`.
 
 Exit codes: 0 all done; 1 an error that stopped the job; 2 wrong usage or config; 3 finished, but some inputs were
 quarantined; 130 interrupted, to be resumed with the same command.
@@ -6,11 +6,9 @@ quarantined; 130 interrupted, to be resumed with the same command.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
-__all__ = ["main", "run_job", "start_ray"]
+__all__ = ["main", "run_job"]
 
 DONE, STOPPED, USAGE, QUARANTINED, INTERRUPTED = 0, 1, 2, 3, 130
 # Outputs that a Ray job would write into its throw-away working directory.
@@ -89,52 +87,14 @@ def run_job(job: str, arguments: list[str]) -> int:
     settings = load_settings(JOBS[job], arguments, config)
     _refuse_lost_output(settings)
     step: Callable[[Any, Callable[[], None]], int] = jobs.STEPS[job]
-    return step(settings, lambda: start_ray(getattr(settings, "ray", RaySettings())))
+    return step(settings, lambda: _start_ray(getattr(settings, "ray", RaySettings())))
 
 
-def start_ray(settings: RaySettings) -> None:
-    """Join the cluster that the settings or the environment name, or start a Ray of our own; once per process.
+def _start_ray(settings: RaySettings) -> None:
+    # Ray is imported by the jobs that use it only.
+    from microseg_ray.on_ray.start import start_ray
 
-    An embedded Ray listens on this machine only, without dashboard and usage statistics, and ends with the process.
-
-    Raises:
-        MicrosegError: Ray does not start, or there is no cluster at the address.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    # Train V2 warns at every start otherwise.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    if ray.is_initialized():
-        return
-    address = settings.address or os.environ.get("RAY_ADDRESS")
-    handler = signal.getsignal(signal.SIGTERM)
-    chosen: dict[str, Any] = {"address": address, "logging_level": logging.WARNING}
-    if not address:
-        chosen = {
-            "address": "local",
-            "num_cpus": settings.num_cpus or os.cpu_count(),
-            "object_store_memory": settings.object_store_memory,
-            "include_dashboard": False,
-            "logging_level": logging.ERROR,
-        }
-    try:
-        ray.init(log_to_driver=False, **chosen)
-    except Exception as error:
-        # Ray raises bare Exception, RuntimeError, ValueError and ConnectionError here.
-        advice = (
-            "check ray.address"
-            if address
-            else "is the machine very busy? run it again, or with --workers 0 without Ray"
-        )
-        raise MicrosegError(
-            f"Ray cannot be started ({str(error).strip() or type(error).__name__}); {advice}"
-        ) from error
-    if threading.current_thread() is threading.main_thread():
-        # Ray puts a handler of its own in place, which ends the process without letting a job stop in good order.
-        signal.signal(signal.SIGTERM, handler)
+    start_ray(settings)
 
 
 def _refuse_lost_output(settings: JobSettings) -> None:

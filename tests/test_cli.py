@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import microseg_ray
+from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import JOBS
-from microseg_ray.stores import MaskStore
 
 
 def test_no_job_prints_the_jobs_as_wrong_usage(microseg):
@@ -152,7 +152,7 @@ def test_a_ray_that_does_not_start_is_no_traceback(microseg, checkpoint, archive
 
 
 def test_an_interrupt_can_be_resumed(microseg, checkpoint, archive, tmp_path, monkeypatch):
-    from microseg_ray.archive import ArchiveWorker
+    from microseg_ray.runs.worker import ArchiveWorker
 
     genuine, seen = ArchiveWorker.do, []
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.annotations.coco import read_coco
-from microseg_ray.annotations.cvat import read_cvat
-from microseg_ray.annotations.geojson import read_geojson
-from microseg_ray.annotations.imagej import read_imagej
-from microseg_ray.annotations.labelme import read_labelme
+from microseg_ray.annotations.readers.coco import read_coco
+from microseg_ray.annotations.readers.cvat import read_cvat
+from microseg_ray.annotations.readers.geojson import read_geojson
+from microseg_ray.annotations.readers.imagej import read_imagej
+from microseg_ray.annotations.readers.labelme import read_labelme
+from microseg_ray.annotations.readers.via import read_via
 from microseg_ray.annotations.regions import read_json
-from microseg_ray.annotations.via import read_via
 from microseg_ray.errors import InputError
 from microseg_ray.sources import SUFFIXES, list_files
 

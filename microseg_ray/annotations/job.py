@@ -273,7 +273,7 @@ def _whole(text: str) -> int:
 
 
 def _label_map(file: Path, settings: AnnotateSettings) -> dict[str, int]:
-    from microseg_ray.annotations.cvat import read_label_map
+    from microseg_ray.annotations.readers.cvat import read_label_map
 
     for folder in (file.parent, file.parent.parent):
         if (folder / LABEL_MAP).is_file():

@@ -4,11 +4,11 @@ Pairing, grouping and splitting look at names alone, or at a table. What cannot 
 goes on.
 """
 
-from microseg_ray.catalog.audit import Leak, find_leaks, reduce_micrograph, write_leaks
 from microseg_ray.catalog.build import build_catalog, count_mask
+from microseg_ray.catalog.division import Divided, divide, region_box, symmetry_of
+from microseg_ray.catalog.leaks.audit import Leak, find_leaks, reduce_micrograph, write_leaks
+from microseg_ray.catalog.leaks.reduced import Reduced, Reducer
 from microseg_ray.catalog.lists import read_list, rows_of_lists
-from microseg_ray.catalog.reduced import Reduced, Reducer
-from microseg_ray.catalog.regions import Divided, divide, region_box, symmetry_of
 from microseg_ray.catalog.rows import CatalogRow, Failure, relative_name, write_failures
 from microseg_ray.catalog.splits import class_share_error
 from microseg_ray.catalog.table import read_table, write_catalog

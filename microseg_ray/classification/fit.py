@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from microseg_ray.augmentation import apply_symmetry, augment, draw
 from microseg_ray.catalog import Failure, write_failures, write_leaks
 from microseg_ray.classification.classifier import VIEWS_KEY, Classifier, load_classifier
 from microseg_ray.classification.judging import Verdict, write_verdict
@@ -24,8 +23,9 @@ from microseg_ray.classification.rule import GradientRule, fit_rule, mean_gradie
 from microseg_ray.classification.views import Seeing, Views, read_views
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.figures import plot_training
-from microseg_ray.fitting import epoch_order, learning_rate
-from microseg_ray.fitting.schedules import Progress
+from microseg_ray.fitting.augmentation import apply_symmetry, augment, draw
+from microseg_ray.fitting.sampling import epoch_order
+from microseg_ray.fitting.schedules import Progress, learning_rate
 from microseg_ray.fitting.setup import optimizer_of
 from microseg_ray.models import build_model
 from microseg_ray.models.card import ModelCard
@@ -37,7 +37,7 @@ from microseg_ray.settings import ClassSpec, TrainSettings, default_color
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from microseg_ray.augmentation import Draw
+    from microseg_ray.fitting.augmentation import Draw
     from microseg_ray.settings.classify import ClassifierJobSettings
 
 __all__ = ["FittedClassifier", "fit_classifier"]

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from microseg_ray.evaluation.metrics import ConfusionMatrix
 from microseg_ray.figures import plot_confusion
-from microseg_ray.metrics import ConfusionMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

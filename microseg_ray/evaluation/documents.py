@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microseg_ray.metrics import CRITERIA, BoundaryCounts, Reliability, ScoreHistogram, mean_of, score_statistics
+from microseg_ray.evaluation.metrics import (
+    CRITERIA,
+    BoundaryCounts,
+    Reliability,
+    ScoreHistogram,
+    mean_of,
+    score_statistics,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

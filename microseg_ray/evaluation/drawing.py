@@ -71,7 +71,8 @@ class Drawing:
         if not self._wanted:
             return
         from microseg_ray.evaluation.events import write_events
-        from microseg_ray.figures import plot_confusion, plot_precision_recall, plot_reliability, plot_training
+        from microseg_ray.evaluation.plots import plot_precision_recall, plot_reliability
+        from microseg_ray.figures import plot_confusion, plot_training
 
         plot_confusion(self._output / "confusion_matrix.png", result.pooled.counts, result.classes)
         scores = result.total.scores

@@ -12,11 +12,11 @@ from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.evaluation.documents import metrics_document
 from microseg_ray.evaluation.drawing import Drawing
 from microseg_ray.evaluation.judging import Calibration, CalibrationSample, Judge, Tally
+from microseg_ray.evaluation.metrics import AreaErrors, ConfusionMatrix, area_fraction_errors
 from microseg_ray.evaluation.pairs import Pair, PairRows, given_pair, pair_rows, true_classes
 from microseg_ray.evaluation.predicting import CheckpointPredictions
 from microseg_ray.evaluation.sections import SectionRow, ShapeRule, class_named, class_sections, with_shape
 from microseg_ray.evaluation.writing import write_back, write_evaluation
-from microseg_ray.metrics import AreaErrors, ConfusionMatrix, area_fraction_errors
 from microseg_ray.sources import read_mask
 
 if TYPE_CHECKING:

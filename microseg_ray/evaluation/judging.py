@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microseg_ray.metrics import (
+from microseg_ray.evaluation.metrics import (
     CRITERIA,
     BoundaryCounts,
     ConfusionMatrix,
@@ -19,7 +19,7 @@ from microseg_ray.metrics import (
     boundary_counts,
     fit_temperature,
 )
-from microseg_ray.metrics.calibration import tempered
+from microseg_ray.evaluation.metrics.calibration import tempered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

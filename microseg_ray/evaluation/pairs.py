@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import zarr
 
-from microseg_ray.archive import Run
 from microseg_ray.catalog import CatalogRow, Failure, build_catalog
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.models.card import read_card
+from microseg_ray.runs.folder import Run
+from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, DataSettings, EvaluateSettings
 from microseg_ray.sources import list_files, open_micrograph, read_mask
-from microseg_ray.stores import MaskStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

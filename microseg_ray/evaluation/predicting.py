@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microseg_ray.archive import ArchiveWorker, engine_plan, worker_config
 from microseg_ray.evaluation.pairs import Pair, Sink, same_shape
 from microseg_ray.models.card import read_card_and_digest, require_pixel_model
+from microseg_ray.runs.plan import engine_plan
+from microseg_ray.runs.setup import worker_config
+from microseg_ray.runs.store.spec import MaskSpec
+from microseg_ray.runs.worker import ArchiveWorker
 from microseg_ray.settings import IGNORE_INDEX, EvaluateSettings, SegmentSettings, settings_from
 from microseg_ray.sources import intensity_limits, open_prepared
 from microseg_ray.stitching import engine_grid, predict_shard, shard_window
 from microseg_ray.stitching.windows import argmax_first
-from microseg_ray.stores import MaskSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.errors import SettingsError
-from microseg_ray.metrics import percentages
-from microseg_ray.stores import MaskStore, count_classes
+from microseg_ray.evaluation.metrics import percentages
+from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.statistics.counts import count_classes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-    from microseg_ray.archive import Run
+    from microseg_ray.runs.folder import Run
     from microseg_ray.settings import ClassSpec
 
 __all__ = ["RunSections", "SectionRow", "ShapeRule", "class_named", "class_sections", "sections_of_run", "with_shape"]

@@ -13,7 +13,7 @@ import pyarrow.csv
 from microseg_ray.catalog import write_failures
 from microseg_ray.errors import CheckpointError
 from microseg_ray.evaluation.documents import calibration_document, plain
-from microseg_ray.metrics import CRITERIA, percentages
+from microseg_ray.evaluation.metrics import CRITERIA, percentages
 from microseg_ray.models.card import CARD_FILE, checkpoint_digest
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from microseg_ray.evaluation.job import Evaluation
-    from microseg_ray.metrics import Reliability
+    from microseg_ray.evaluation.metrics import Reliability
 
 __all__ = ["write_back", "write_evaluation"]
 

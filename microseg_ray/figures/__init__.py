@@ -3,7 +3,7 @@
 from microseg_ray.figures.overlays import decode_tint, tinted
 from microseg_ray.figures.panels import Pane, compose_panel, error_colors
 from microseg_ray.figures.pictures import scale_bar_um, thumbnail
-from microseg_ray.figures.plots import plot_confusion, plot_precision_recall, plot_reliability, plot_training
+from microseg_ray.figures.plots import plot_confusion, plot_training
 
 __all__ = [
     "Pane",
@@ -11,8 +11,6 @@ __all__ = [
     "decode_tint",
     "error_colors",
     "plot_confusion",
-    "plot_precision_recall",
-    "plot_reliability",
     "plot_training",
     "scale_bar_um",
     "thumbnail",

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from microseg_ray.metrics import Reliability, ThresholdCurve
 
-__all__ = ["plot_confusion", "plot_precision_recall", "plot_reliability", "plot_training"]
+__all__ = ["new_figure", "plot_confusion", "plot_training", "save_figure"]
 
 _DPI = 120
 _LABELLED_CLASSES = 12  # with more, numbers in the cells of a confusion matrix cannot be read
@@ -47,7 +46,7 @@ def plot_confusion(
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     side = max(3.6, 0.55 * len(names) + 1.6)
-    figure = _figure(2 * side, side)
+    figure = new_figure(2 * side, side)
     for place, (values, title) in enumerate(((counts, counted), (shares, "share of the true class")), 1):
         axes = figure.add_subplot(1, 2, place)
         axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
@@ -61,75 +60,7 @@ def plot_confusion(
                 text = _cell(values[row, column])
                 color = "white" if np.nan_to_num(shares[row, column]) > 0.5 else "black"
                 axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
-    _save(figure, path)
-
-
-def plot_reliability(
-    path: str | os.PathLike[str], curves: Mapping[str, Reliability], title: str = "confidence of the predicted class"
-) -> None:
-    """How often predictions of a confidence were right, beside how often they should be.
-
-    Args:
-        path: PNG that is written.
-        curves: By what they are called in the legend, such as `as predicted` and `temperature 1.31`.
-        title: Above the plot.
-
-    Example:
-        >>> import tempfile
-        >>> from microseg_ray.metrics import Reliability
-        >>> curve = Reliability.zeros(2)
-        >>> curve.update(np.array([0, 1], np.uint8), np.array([[0.7, 0.2], [0.3, 0.8]]), np.array([0, 1], np.uint8))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     plot_reliability(f"{folder}/a.png", {"as predicted": curve})
-        ...     Path(f"{folder}/a.png").stat().st_size > 1000
-        True
-    """
-    figure = _figure(4.4, 5.4)
-    grid = figure.add_gridspec(2, 1, height_ratios=(3, 1))
-    axes, below = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
-    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="perfect")
-    for name, curve in curves.items():
-        axes.plot(
-            curve.confidence(0),
-            curve.observed(0),
-            marker="o",
-            markersize=3,
-            label=f"{name} (ECE {curve.expected_error(0):.4f})",
-        )
-        pixels = curve.counts[0, 0]
-        below.stairs(pixels / max(1, int(pixels.sum())), curve.edges)
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right", title=title)
-    axes.legend(loc="upper left", fontsize=8)
-    below.set(xlim=(0, 1), xlabel="confidence", ylabel="share of pixels")
-    _save(figure, path)
-
-
-def plot_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, ThresholdCurve]) -> None:
-    """Precision over recall of each class, one against the rest, with the average precision.
-
-    Args:
-        path: PNG that is written.
-        curves: By class name.
-
-    Example:
-        >>> import tempfile
-        >>> from microseg_ray.metrics import exact_curve
-        >>> curve = exact_curve(np.array([True, False]), np.array([0.8, 0.1]))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     plot_precision_recall(f"{folder}/a.png", {"pore": curve})
-        ...     Path(f"{folder}/a.png").stat().st_size > 1000
-        True
-    """
-    figure = _figure(4.8, 4.4)
-    axes = figure.add_subplot(1, 1, 1)
-    for name, curve in curves.items():
-        if curve.positives:
-            label = f"{name} (AUPR {curve.average_precision:.4f})"
-            axes.plot(curve.recall, curve.precision, linewidth=1.2, label=label)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title="each class against the rest")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower left", fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_training(path: str | os.PathLike[str], metrics: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> None:
@@ -161,7 +92,7 @@ def plot_training(path: str | os.PathLike[str], metrics: str | os.PathLike[str] 
         if name not in losses and np.nanmin(values) >= 0 and np.nanmax(values) <= 1
     }
     best = [number for number, row in enumerate(rows) if str(row.get("best", "")).lower() in {"1", "true"}]
-    figure = _figure(9.6, 3.8)
+    figure = new_figure(9.6, 3.8)
     for place, (name, drawn) in enumerate((("loss", losses), ("metrics", shares)), 1):
         axes = figure.add_subplot(1, 2, place)
         for label, values in drawn.items():
@@ -175,7 +106,7 @@ def plot_training(path: str | os.PathLike[str], metrics: str | os.PathLike[str] 
             axes.set_ylim(0, 1)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _rows(metrics: Any) -> list[dict[str, Any]]:
@@ -214,14 +145,16 @@ def _cell(value: Any) -> str:
     return "-" if np.isnan(value) else f"{value:.3f}"
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` inches."""
     from matplotlib.figure import Figure
 
     # Not pyplot: its figures live until they are closed, and it chooses a display.
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure as PNG, whole or not at all; equal figures give equal bytes."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from microseg_ray.augmentation import aim, augment, draw
+from microseg_ray.fitting.augmentation import aim, augment, draw
 from microseg_ray.models.predictor import model_input
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.fitting.sampling import Batch
     from microseg_ray.settings import TrainSettings
-    from microseg_ray.stores import TileStore
+    from microseg_ray.tiles.store import TileStore
 
 __all__ = ["Crew", "Tiles", "prepared"]
 

@@ -17,15 +17,7 @@ from microseg_ray.fitting.batches import Crew, Tiles, prepared
 from microseg_ray.fitting.sampling import batches_of
 from microseg_ray.fitting.schedules import learning_rate
 from microseg_ray.fitting.setup import card_of, check_fit, compiled, fresh, loss_of, start_weights
-from microseg_ray.fitting.state import (
-    EpochReport,
-    Fit,
-    go_on,
-    identity_of,
-    save_checkpoints,
-    save_state,
-    saved_state,
-)
+from microseg_ray.fitting.state import EpochReport, Fit, go_on, identity_of, save_checkpoints, save_state, saved_state
 from microseg_ray.fitting.stepping import Stepper, Tally, autocast
 from microseg_ray.fitting.synced_norm import freeze_norms, synchronise
 from microseg_ray.models.checkpoint import load_checkpoint
@@ -33,8 +25,8 @@ from microseg_ray.models.checkpoint import load_checkpoint
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from microseg_ray.losses import Loss
-    from microseg_ray.metrics import ConfusionMatrix
+    from microseg_ray.evaluation.metrics import ConfusionMatrix
+    from microseg_ray.fitting.losses import Loss
     from microseg_ray.settings import TrainSettings
 
     OnStep = Callable[[int, int, int], None]

@@ -12,15 +12,15 @@ import torch
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.fitting.averaging import Averaged
+from microseg_ray.fitting.losses import Loss, build_loss, class_weights_from_counts
 from microseg_ray.fitting.schedules import Progress
 from microseg_ray.fitting.state import Fit
-from microseg_ray.losses import Loss, build_loss, class_weights_from_counts
 from microseg_ray.models import build_model
 from microseg_ray.models.card import ModelCard
 from microseg_ray.models.footprint import measure_footprint
 from microseg_ray.models.receptive_field import measure_receptive_field
 from microseg_ray.models.weights import load_weights
-from microseg_ray.stores import TileStore
+from microseg_ray.tiles.store import TileStore
 
 if TYPE_CHECKING:
     from torch import nn

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from microseg_ray.fitting.schedules import Progress
     from microseg_ray.models.card import ModelCard
     from microseg_ray.settings import TrainSettings
-    from microseg_ray.stores import TileStore
+    from microseg_ray.tiles.store import TileStore
 
 __all__ = [
     "STATE_FILE",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from microseg_ray.metrics import ConfusionMatrix
+from microseg_ray.evaluation.metrics import ConfusionMatrix
 from microseg_ray.models.predictor import largest
 from microseg_ray.settings import IGNORE_INDEX
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from microseg_ray.fitting.batches import Crew
+    from microseg_ray.fitting.losses import Loss
     from microseg_ray.fitting.state import Fit
-    from microseg_ray.losses import Loss
     from microseg_ray.settings import TrainSettings
 
 __all__ = ["Stepper", "Tally", "autocast"]

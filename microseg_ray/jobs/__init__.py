@@ -9,7 +9,7 @@ from microseg_ray.jobs.catalog import audit, catalog
 from microseg_ray.jobs.classify import classifier, classify
 from microseg_ray.jobs.console import Bar, StartRay, progress_bar
 from microseg_ray.jobs.data import info, simulate, tile
-from microseg_ray.jobs.demonstration import demo
+from microseg_ray.jobs.demo import demo
 from microseg_ray.jobs.divide import divide
 from microseg_ray.jobs.evaluate import evaluate
 from microseg_ray.jobs.export import export

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from microseg_ray.jobs.console import (
-    DONE,
-    QUARANTINED,
-    SHOWN_FAILURES,
-    StartRay,
-    console,
-    progress_bar,
-    quarantine,
-)
+from microseg_ray.jobs.console import DONE, QUARANTINED, SHOWN_FAILURES, StartRay, console, progress_bar, quarantine
 
 if TYPE_CHECKING:
     from microseg_ray.settings import InfoSettings, SimulateSettings, SourceSettings, TileSettings
+    from microseg_ray.tiles.make import MapperFactory
 
 
 def simulate(settings: SimulateSettings, _start: StartRay) -> int:
@@ -46,10 +40,10 @@ def simulate(settings: SimulateSettings, _start: StartRay) -> int:
 
 def tile(settings: TileSettings, start: StartRay) -> int:
     """Make a tile store and print what is in it."""
-    from microseg_ray import tiling
+    from microseg_ray.tiles import make as tiling
 
     with progress_bar() as bar:
-        tiled = tiling.tile(settings, bar.update, start)
+        tiled = tiling.tile(settings, bar.update, _mapper(settings, start))
     table = Table("split", "micrographs", "tiles", *(item.name for item in settings.classes))
     for line in tiled.summary:
         table.add_row(line.split, str(line.micrographs), str(line.tiles), *(f"{share:.4f}" for share in line.fractions))
@@ -79,6 +73,15 @@ def tile(settings: TileSettings, start: StartRay) -> int:
     return quarantine(tiled.failures, tiled.store.folder / "failures.csv")
 
 
+def _mapper(settings: TileSettings, start: StartRay) -> MapperFactory | None:
+    """Ray Data; None where the job stays in this process, so that Ray is not imported."""
+    if settings.workers == 0:
+        return None
+    from microseg_ray.on_ray.rows import dataset_mapper
+
+    return partial(dataset_mapper, start)
+
+
 def info(settings: InfoSettings, _start: StartRay) -> int:
     """Say what the engine sees in files."""
     from microseg_ray.errors import InputError
@@ -106,7 +109,7 @@ def _looked_at(path: str, source: SourceSettings) -> dict[str, Any]:
     """A file as `segment` would see it, in plain JSON types."""
     from microseg_ray.settings import Scaling
     from microseg_ray.sources import open_prepared
-    from microseg_ray.sources.intensity import intensity_range
+    from microseg_ray.sources.specimen.intensity import intensity_range
 
     with open_prepared(path, Scaling(), source) as micrograph:
         low, high = intensity_range(micrograph)

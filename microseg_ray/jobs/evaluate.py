@@ -11,7 +11,7 @@ from rich.table import Table
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine, shown
 
 if TYPE_CHECKING:
-    from microseg_ray.evaluation import Evaluation
+    from microseg_ray.evaluation.job import Evaluation
     from microseg_ray.settings import EvaluateSettings
 
 __all__ = ["evaluate"]
@@ -21,8 +21,8 @@ SHOWN_SECTIONS = 20
 
 def evaluate(settings: EvaluateSettings, _start: StartRay) -> int:
     """Compare masks and print the classification report."""
-    from microseg_ray import evaluation
-    from microseg_ray.metrics import classification_report
+    from microseg_ray.evaluation import job as evaluation
+    from microseg_ray.evaluation.metrics import classification_report
 
     with progress_bar() as bar:
         result = evaluation.evaluate(settings, lambda done, total: bar.update("micrographs", done, total))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def export(settings: ExportSettings, _start: StartRay) -> int:
     """Write the file and print what goes in and comes out."""
-    from microseg_ray.exporting import export_checkpoint
+    from microseg_ray.models.export import export_checkpoint
 
     done = export_checkpoint(
         settings.checkpoint, settings.output, settings.format, settings.dtype, overwrite=settings.overwrite

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from microseg_ray.jobs.console import (
-    DONE,
-    StartRay,
-    console,
-    progress_bar,
-)
+from microseg_ray.jobs.console import DONE, StartRay, console, progress_bar
 
 if TYPE_CHECKING:
     from microseg_ray.settings import TrainSettings
@@ -19,7 +15,7 @@ if TYPE_CHECKING:
 
 def train(settings: TrainSettings, start: StartRay) -> int:
     """Train and print where the checkpoints are."""
-    from microseg_ray import training
+    from microseg_ray.fitting import train as training
 
     with progress_bar() as bar:
 
@@ -30,7 +26,12 @@ def train(settings: TrainSettings, start: StartRay) -> int:
             total = progress.epochs * progress.steps if progress.steps > 1 else progress.epochs
             bar.update("training steps" if progress.steps > 1 else "epochs", done, total, detail)
 
-        trained = training.train(settings, report, start)
+        launch = None
+        if settings.workers:
+            from microseg_ray.on_ray.fits import launch_fit
+
+            launch = partial(launch_fit, start)
+        trained = training.train(settings, report, launch)
     row = next(item for item in reversed(trained.history) if item["best"] == "True")
     console.print(
         f"{len(trained.history)} epochs; best is epoch {row['epoch']} by {settings.select}: "

@@ -16,7 +16,7 @@ __all__ = ["probabilities"]
 
 def probabilities(settings: ProbabilitiesSettings, _start: StartRay) -> int:
     """Write the probability maps of a run as files."""
-    from microseg_ray.probabilities import write_probabilities
+    from microseg_ray.runs.probabilities import write_probabilities
 
     with progress_bar() as bar:
         done = write_probabilities(settings, lambda number, total: bar.update("maps", number, total))

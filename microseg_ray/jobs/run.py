@@ -10,22 +10,17 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from microseg_ray.jobs.console import (
-    DONE,
-    STOPPED,
-    StartRay,
-    console,
-    progress_bar,
-    quarantine,
-)
+from microseg_ray.jobs.console import DONE, STOPPED, StartRay, console, progress_bar, quarantine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from microseg_ray.archive import Run
-    from microseg_ray.archive.drive import Progress as RunProgress
-    from microseg_ray.archive.forecast import Forecast
+    from microseg_ray.runs.drive import Progress as RunProgress
+    from microseg_ray.runs.folder import Run
+    from microseg_ray.runs.forecast import Forecast
+    from microseg_ray.runs.segment import PoolFactory
     from microseg_ray.settings import (
+        EngineSettings,
         MeasureSettings,
         PlanSettings,
         PostprocessSettings,
@@ -40,7 +35,7 @@ SHOWN_SECTIONS = 20
 
 def segment(settings: SegmentSettings, start: StartRay) -> int:
     """Segment an archive and print its areas."""
-    from microseg_ray import segmentation
+    from microseg_ray.runs import segment as segmentation
 
     began = time.monotonic()
     with progress_bar() as bar:
@@ -51,7 +46,7 @@ def segment(settings: SegmentSettings, start: StartRay) -> int:
                 detail = f"{progress.finished} of {progress.micrographs} finished"
                 bar.update("shards", progress.shards_done, progress.shards, detail)
 
-        result = segmentation.segment(settings, report, start, on_forecast=print_forecast)
+        result = segmentation.segment(settings, report, _pool(settings, start), on_forecast=print_forecast)
     ledger = result.ledger
     done = len({row.micrograph for row in result.areas})
     console.print(
@@ -75,14 +70,25 @@ def segment(settings: SegmentSettings, start: StartRay) -> int:
 
 def plan(settings: PlanSettings, start: StartRay) -> int:
     """Print what segment would do; the exit code says whether something would be quarantined."""
-    from microseg_ray import segmentation
+    from microseg_ray.runs import segment as segmentation
 
     with progress_bar() as bar:
         cost = segmentation.plan(
-            settings, lambda progress: bar.update("micrographs opened", progress.opened, progress.micrographs), start
+            settings,
+            lambda progress: bar.update("micrographs opened", progress.opened, progress.micrographs),
+            _pool(settings, start),
         )
     print_forecast(cost)
     return quarantine(cost.failures, Path(settings.output) / "failures.csv (not written by plan)")
+
+
+def _pool(settings: EngineSettings, start: StartRay) -> PoolFactory | None:
+    """The pool of Ray actors; None where the run stays in this process, so that Ray is not imported."""
+    if settings.workers == 0:
+        return None
+    from microseg_ray.on_ray.actors import actor_pool
+
+    return partial(actor_pool, start)
 
 
 def print_forecast(cost: Forecast) -> None:
@@ -120,7 +126,7 @@ def print_forecast(cost: Forecast) -> None:
 
 def verify(settings: VerifySettings, _start: StartRay) -> int:
     """Recompute random shards of a run and compare the bytes; 1 on any difference."""
-    from microseg_ray.verification import verify as check
+    from microseg_ray.runs.verify import verify as check
 
     with progress_bar() as bar:
         found = check(settings, lambda done, total: bar.update("shards", done, total))
@@ -150,17 +156,14 @@ def print_areas(rows: Sequence[Any], limit: int = 30) -> None:
 
 def postprocess(settings: PostprocessSettings, start: StartRay) -> int:
     """Derive a run without specks and holes, and print its areas."""
-    from microseg_ray import postprocessing
+    from microseg_ray.runs.derived import postprocess as postprocessing
 
     scheduler: postprocessing.Scheduler = "threads"
     if settings.workers:
         start()
-        import ray
-        from ray.util.dask import ray_dask_get
+        from microseg_ray.on_ray.dask import dask_scheduler
 
-        # As many tasks at a time as workers were asked for.
-        share = max(0.01, float(ray.cluster_resources().get("CPU", 1.0)) / settings.workers)
-        scheduler = partial(ray_dask_get, ray_remote_args={"num_cpus": int(share) if share > 1 else share})
+        scheduler = dask_scheduler(settings.workers)
     with progress_bar() as bar:
         result = postprocessing.postprocess(settings, lambda done, total: bar.update("shards", done, total), scheduler)
     print_areas(result.areas)
@@ -171,7 +174,7 @@ def postprocess(settings: PostprocessSettings, start: StartRay) -> int:
 
 def measure(settings: MeasureSettings, _start: StartRay) -> int:
     """Write a run's tables again from its counts, list sections and draw overlays where that is asked for."""
-    from microseg_ray.archive import Run
+    from microseg_ray.runs.folder import Run
 
     run = Run.open(settings.run)
     failures = run.failures()

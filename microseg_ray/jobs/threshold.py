@@ -17,7 +17,7 @@ __all__ = ["threshold"]
 
 def threshold(settings: ThresholdSettings, _start: StartRay) -> int:
     """Write masks and areas, and print the areas."""
-    from microseg_ray import thresholding
+    from microseg_ray.runs.derived import threshold as thresholding
 
     with progress_bar() as bar:
         found = thresholding.threshold(settings, lambda done, total: bar.update("maps", done, total))

@@ -18,7 +18,7 @@ SHOWN_TRIALS = 20
 
 def tune(settings: TuneSettings, start: StartRay) -> int:
     """Search settings and print the trials, the best first."""
-    from microseg_ray import tuning
+    from microseg_ray.on_ray import searches as tuning
     from microseg_ray.report.sweep import write_sweep
 
     with progress_bar() as bar:

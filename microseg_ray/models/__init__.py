@@ -122,6 +122,6 @@ def _build(architecture: str, in_channels: int, classes: int, options: dict[str,
     module, name = _BUILDERS[architecture]
     # The settings' word for it; the modules say what is scaled.
     scaling = {"scaling": options.pop("input_scaling")} if "input_scaling" in options else {}
-    builder = getattr(importlib.import_module(f"microseg_ray.models.{module}"), name)
+    builder = getattr(importlib.import_module(f"microseg_ray.models.architectures.{module}"), name)
     built: nn.Module = builder(in_channels, classes, **options, **scaling)
     return built

@@ -15,13 +15,13 @@ from microseg_ray.figures import tinted
 from microseg_ray.figures.pictures import class_palette
 from microseg_ray.geometry import Box
 from microseg_ray.report.run import open_of_run
-from microseg_ray.stores import MaskStore
+from microseg_ray.runs.store.masks import MaskStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from microseg_ray.archive import Run
+    from microseg_ray.runs.folder import Run
 
 __all__ = ["Overlays", "draw_overlays"]
 

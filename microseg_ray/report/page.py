@@ -276,7 +276,7 @@ def _panel_view(panel: Panel) -> dict[str, Any]:
 
 @cache
 def _template() -> jinja2.Template:
-    source = (Path(__file__).parents[1] / "templates" / "report.html").read_text("utf-8")
+    source = (Path(__file__).parent / "templates" / "report.html").read_text("utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

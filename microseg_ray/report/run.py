@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microseg_ray.archive import Run
 from microseg_ray.errors import MicrosegError
 from microseg_ray.figures.pictures import thumbnail
 from microseg_ray.report.page import Panel, RunReport, write_run_report
+from microseg_ray.runs.folder import Run
+from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import Scaling, SourceSettings
 from microseg_ray.sources import View, member_path, open_view
-from microseg_ray.stores import MaskStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

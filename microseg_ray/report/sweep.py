@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from microseg_ray.trials import Trial, Tuned
+    from microseg_ray.fitting.search.trials import Trial, Tuned
 
 __all__ = ["Axis", "axes_of", "write_sweep"]
 
@@ -91,7 +91,7 @@ def axes_of(trials: Sequence[Trial], names: Sequence[str], objective: str) -> tu
         objective: Name of the last axis.
 
     Example:
-        >>> from microseg_ray.trials import Trial
+        >>> from microseg_ray.fitting.search.trials import Trial
         >>> trials = [Trial(str(n), {"lr": 10.0**-n}, 0.5 + n / 10, 3, 1.0, "done", None) for n in (1, 2, 3)]
         >>> [axis.name for axis in axes_of(trials, ["lr"], "mean_iou")]
         ['lr', 'mean_iou']
@@ -152,7 +152,7 @@ def _plain(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _template() -> jinja2.Template:
-    source = (resources.files("microseg_ray") / "templates" / "sweep.html").read_text(encoding="utf-8")
+    source = (resources.files("microseg_ray.report") / "templates" / "sweep.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

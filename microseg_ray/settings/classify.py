@@ -8,12 +8,7 @@ from pydantic import Field, model_validator
 
 from microseg_ray.settings.architecture import ClassifierSettings
 from microseg_ray.settings.base import DataJobSettings, JobSettings
-from microseg_ray.settings.fitting import (
-    NO_AUGMENTATION,
-    AugmentSettings,
-    EarlyStoppingSettings,
-    OptimizerSettings,
-)
+from microseg_ray.settings.fitting import NO_AUGMENTATION, AugmentSettings, EarlyStoppingSettings, OptimizerSettings
 from microseg_ray.settings.source import SourceSettings
 from microseg_ray.settings.values import Classes, Frozen, Scaling
 

@@ -122,7 +122,7 @@ class MeasureSettings(JobSettings):
 class PostprocessSettings(JobSettings):
     """`postprocess`: a run -> a new run without specks and holes, or with smoother borders.
 
-    Specks and holes go first, then the majority filter; see `microseg_ray.postprocessing` for what each does.
+    Specks and holes go first, then the majority filter; see `microseg_ray.runs.derived` for what each does.
     """
 
     job: ClassVar[str] = "postprocess"

@@ -15,7 +15,7 @@ from PIL import Image
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.simulation.micrograph import Bands, simulate_bands
-from microseg_ray.stores import count_classes
+from microseg_ray.statistics.counts import count_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

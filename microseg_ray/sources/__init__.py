@@ -5,7 +5,6 @@ suffix. Every problem of a file is an `InputError` that names the file, the reas
 """
 
 from microseg_ray.sources.base import Micrograph, MicrographInfo
-from microseg_ray.sources.intensity import intensity_limits
 from microseg_ray.sources.listing import (
     SUFFIXES,
     fingerprint,
@@ -18,7 +17,8 @@ from microseg_ray.sources.listing import (
 from microseg_ray.sources.masks import read_mask
 from microseg_ray.sources.opening import open_micrograph
 from microseg_ray.sources.preparing import View, open_prepared, open_view, prepared
-from microseg_ray.sources.rescaled import ScaleRule
+from microseg_ray.sources.scale.rescaled import ScaleRule
+from microseg_ray.sources.specimen.intensity import intensity_limits
 
 __all__ = [
     "SUFFIXES",

@@ -10,8 +10,8 @@ import numpy as np
 
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
-from microseg_ray.sources.calibration import calibrated
 from microseg_ray.sources.choices import Parts
+from microseg_ray.sources.scale.calibration import calibrated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.settings import SourceSettings
-    from microseg_ray.sources.pixel_size import PixelSize
+    from microseg_ray.sources.scale.pixel_size import PixelSize
 
 __all__ = [
     "MAX_CHUNK_BYTES",

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from microseg_ray.errors import InputError
 from microseg_ray.sources.base import Format, Micrograph, Pixels, reading
 from microseg_ray.sources.choices import Wanted
-from microseg_ray.sources.columns import Columns, column_range
+from microseg_ray.sources.formats.rosetta import microscope_format
 from microseg_ray.sources.remote import is_url, location, open_binary
-from microseg_ray.sources.rosetta import microscope_format
+from microseg_ray.sources.specimen.columns import Columns, column_range
 
 if TYPE_CHECKING:
     import os
@@ -98,24 +98,24 @@ def _made(path: str, wanted: Wanted, kind: Format) -> Pixels:
     # Each library is loaded only by a process that reads such files.
     match kind:
         case "tiff":
-            from microseg_ray.sources.tiff import TiffPixels
+            from microseg_ray.sources.formats.tiff import TiffPixels
 
             return TiffPixels(path, wanted)
         case "png" | "jpeg" | "bmp":
-            from microseg_ray.sources import raster
+            from microseg_ray.sources.formats import raster
 
             maker = {"png": raster.open_png, "jpeg": raster.open_jpeg, "bmp": raster.open_bmp}[kind]
             return maker(path, wanted)
         case "zarr":
-            from microseg_ray.sources.zarr_source import ZarrPixels
+            from microseg_ray.sources.formats.zarr_array import ZarrPixels
 
             return ZarrPixels(path, wanted)
         case "fits":
-            from microseg_ray.sources.fits import FitsPixels
+            from microseg_ray.sources.formats.fits import FitsPixels
 
             return FitsPixels(path, wanted)
         case _:
-            from microseg_ray.sources.rosetta import RosettaPixels
+            from microseg_ray.sources.formats.rosetta import RosettaPixels
 
             return RosettaPixels(path, wanted, kind)
 
@@ -155,7 +155,7 @@ def sniff(path: str) -> Format:
 def _is_folder(path: str) -> bool:
     if not is_url(path):
         return Path(path).is_dir()
-    from microseg_ray.sources.zarr_source import is_zarr
+    from microseg_ray.sources.formats.zarr_array import is_zarr
 
     # What a folder is, only some protocols know; a file of this suffix is none of the other formats.
     return path.rstrip("/").lower().endswith(".zarr") and is_zarr(path)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
 from microseg_ray.settings.source import SourceSettings
-from microseg_ray.sources.flat_field import FlatMicrograph
-from microseg_ray.sources.info_bar import find_info_bar
 from microseg_ray.sources.opening import open_micrograph
-from microseg_ray.sources.rescaled import Rescaled, ScaleRule
+from microseg_ray.sources.scale.rescaled import Rescaled, ScaleRule
+from microseg_ray.sources.specimen.flat_field import FlatMicrograph
+from microseg_ray.sources.specimen.info_bar import find_info_bar
 
 if TYPE_CHECKING:
     import os

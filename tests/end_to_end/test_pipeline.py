@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.sources import read_mask
-from microseg_ray.stores import MaskStore
 
 CONFIG = """
 classes: [matrix, grain, pore]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from microseg_ray.archive import Run
 from microseg_ray.catalog import read_table
-from microseg_ray.stores import MaskStore
+from microseg_ray.runs.folder import Run
+from microseg_ray.runs.store.masks import MaskStore
 from tests.end_to_end.recipe_page import REPOSITORY, copy_configs, run_page
 
 PAGE = REPOSITORY / "docs/recipes/defects.md"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from microseg_ray.archive import Run
+from microseg_ray.runs.folder import Run
 from microseg_ray.simulation import simulate_micrograph
-from microseg_ray.stores import TileStore
+from microseg_ray.tiles.store import TileStore
 from tests.end_to_end.recipe_page import REPOSITORY, copy_configs, run_page
 
 PAGE = REPOSITORY / "docs/recipes/mudrock.md"

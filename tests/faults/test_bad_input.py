@@ -11,7 +11,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from microseg_ray.stores import MaskStore, TileStore
+from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.tiles.store import TileStore
 
 
 def truncated(path):

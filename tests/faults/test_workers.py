@@ -16,12 +16,12 @@ import psutil
 import pytest
 import tifffile
 
-from microseg_ray import segmentation
-from microseg_ray.archive import ArchiveWorker
 from microseg_ray.errors import MicrosegError, RunMismatchError
-from microseg_ray.segmentation import segment
+from microseg_ray.on_ray import actors as segmentation
+from microseg_ray.on_ray.actors import segment
+from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.runs.worker import ArchiveWorker
 from microseg_ray.settings import SegmentSettings
-from microseg_ray.stores import MaskStore
 
 pytestmark = pytest.mark.ray
 

@@ -1,0 +1,1 @@
+"""Files: whole-or-absent writes and the lock of a folder."""

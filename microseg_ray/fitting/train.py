@@ -1,0 +1,239 @@
+"""The train job without Ray: a fit in this process, or on workers that the caller launches (`on_ray.fits`).
+
+The state of a fit lives in OUTPUT (docs/decisions/0002): a worker or a driver that dies is started again and goes on from
+there, whoever starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.errors import SettingsError
+from microseg_ray.figures import plot_training
+from microseg_ray.runs.folder import sole_writer
+from microseg_ray.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from microseg_ray.fitting.batches import Crew
+    from microseg_ray.fitting.state import EpochReport
+
+__all__ = ["StopFit", "TrainProgress", "Trained", "run_fit", "train"]
+
+PROGRESS_FILE = ".progress.json"
+STOP_FILE = ".stop"
+END_FILE = ".end"
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """Where a fit stands, for a progress bar.
+
+    Attributes:
+        epoch: The running epoch, from 1.
+        epochs: Epochs in all.
+        step: Steps done in it.
+        steps: Steps of an epoch.
+        last: The last finished epoch's report as plain values, or None.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    last: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the train job came to.
+
+    Attributes:
+        best: Checkpoint of the best epoch.
+        last: Checkpoint of the last epoch.
+        history: One mapping per epoch, as in metrics.csv.
+        stopped: Why the fit ended before its last epoch; empty where it did not.
+        weights: What became of `model.weights`, a line to print; weights.json has all names. Empty without.
+    """
+
+    best: Path
+    last: Path
+    history: list[dict[str, Any]]
+    stopped: str = ""
+    weights: str = ""
+
+
+class StopFit(Exception):  # noqa: N818 - it asks for an end, it is no error
+    """Raised by a `report`: end the fit after the running epoch; its state is kept, and the same settings go on with it."""
+
+
+Report = Callable[[TrainProgress], None]
+EpochHook = Callable[["EpochReport"], None]
+Launch = Callable[[TrainSettings, Report], None]
+
+
+def train(settings: TrainSettings, report: Report = lambda _: None, launch: Launch | None = None) -> Trained:
+    """Train a model on a tile store, or go on with an interrupted fit.
+
+    Args:
+        settings: The job's settings; `workers: 0` runs in this process, without Ray.
+        report: Told where the fit stands, about once a second and after each epoch. It may raise `StopFit`: a scheduler's
+            way to end a fit early. With Ray workers the fit ends after the epoch in which they learn of it.
+        launch: Runs `run_fit` on `workers` workers where that is above 0; `on_ray.fits` has one.
+
+    Returns:
+        The checkpoints and the history.
+
+    Raises:
+        SettingsError: The output holds another fit, or settings do not suit the tile store.
+        StoreError: The tile store cannot be read.
+        RunMismatchError: Another job is training into the same output.
+        MicrosegError: A worker failed more often than `max_failures`.
+    """
+    if settings.workers and launch is None:
+        raise SettingsError(
+            f"train.workers: {settings.workers} workers need Ray; call microseg_ray.on_ray.fits.train, or give workers 0 to "
+            "train in this process"
+        )
+    _check_early(settings)
+    with sole_writer(settings.output):
+        return _train(settings, report, launch)
+
+
+def _train(settings: TrainSettings, report: Report, launch: Launch | None) -> Trained:
+    output = Path(settings.output).absolute()
+    if settings.overwrite:
+        for name in ("best", "last", "events", "epochs"):
+            shutil.rmtree(output / name, ignore_errors=True)
+        for name in ("state.pt", "metrics.csv", "mlflow_run", "weights.json", "curves.png"):
+            (output / name).unlink(missing_ok=True)
+    for name in (STOP_FILE, END_FILE):
+        (output / name).unlink(missing_ok=True)
+    # From here on a restarted worker must resume, not start afresh again.
+    settings = settings.model_copy(
+        update={"overwrite": False, "output": str(output), "tiles": str(Path(settings.tiles).absolute())}
+    )
+    (output / "settings.json").write_text(json.dumps(settings.resolved(), indent=2) + "\n", encoding="utf-8")
+    if settings.workers == 0 or launch is None:
+        from microseg_ray.fitting.batches import Crew
+
+        run_fit(settings, Crew(device=local_device(settings)), report)
+    else:
+        launch(settings, report)
+    stopped = _taken(output / END_FILE)
+    (output / STOP_FILE).unlink(missing_ok=True)
+    plot_training(output / "curves.png", output / "metrics.csv")
+    return Trained(output / "best", output / "last", _history(output), stopped, _weights_report(output))
+
+
+def _weights_report(output: Path) -> str:
+    path = output / "weights.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["summary"]) if path.exists() else ""
+
+
+def _taken(path: Path) -> str:
+    """The text of a file that is no longer needed."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    path.unlink(missing_ok=True)
+    return text
+
+
+def _check_early(settings: TrainSettings) -> None:
+    """Find what is wrong with the settings before any worker is started."""
+    from microseg_ray.fitting.batches import Crew
+    from microseg_ray.fitting.setup import check_fit
+    from microseg_ray.fitting.state import saved_state
+
+    saved_state(settings, check_fit(settings, Crew(world=max(1, settings.workers))))
+
+
+def run_fit(
+    settings: TrainSettings, crew: Crew, report: Report = lambda _: None, on_epoch: EpochHook = lambda _: None
+) -> None:
+    """One process's part of a fit: what each worker runs.
+
+    Args:
+        settings: The job's settings.
+        crew: Which of the workers this is.
+        report: Called with where the fit stands (of rank 0 only).
+        on_epoch: Called after each epoch, on every worker.
+    """
+    from microseg_ray.fitting.loop import fit
+    from microseg_ray.fitting.tracking import Tracker, trackers
+    from microseg_ray.tiles.store import TileStore
+
+    chief = crew.rank == 0
+    output = Path(settings.output)
+    teller = _Teller(output, settings.epochs, report)
+    told: list[Tracker] = []
+    if chief:
+        told = trackers(settings, [item.name for item in TileStore.open(settings.tiles).spec.classes])
+
+    def after_epoch(row: EpochReport) -> bool:
+        for tracker in told:
+            tracker.add(row)
+        if chief:
+            teller.epoch(asdict(row))
+        on_epoch(row)
+        return chief and teller.stops()
+
+    stopped = fit(settings, crew, after_epoch, teller.step if chief else lambda *_: None)
+    for tracker in told:
+        tracker.close()
+    if chief and stopped:
+        (output / END_FILE).write_text(stopped, encoding="utf-8")
+
+
+def local_device(settings: TrainSettings) -> str:
+    """The device of a fit in this process."""
+    import torch
+
+    return "cuda" if settings.gpu and torch.cuda.is_available() else "cpu"
+
+
+class _Teller:
+    """Tells progress: to a callback here, and to a file that the driver reads when the worker is elsewhere."""
+
+    def __init__(self, output: Path, epochs: int, report: Report) -> None:
+        self._path = output / PROGRESS_FILE
+        self._epochs = epochs
+        self._report = report
+        self._last: dict[str, Any] | None = None
+        self._told = 0.0
+        self._asked = False
+
+    def stops(self) -> bool:
+        """Whether someone asked for the end, here or where the driver is."""
+        return self._asked or (self._path.parent / STOP_FILE).exists()
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        now = time.monotonic()
+        if now - self._told >= POLL_SECONDS or step == steps:
+            self._told = now
+            self._tell(TrainProgress(epoch, self._epochs, step, steps, self._last))
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self._last = row
+        self._tell(TrainProgress(row["epoch"], self._epochs, 1, 1, row))
+
+    def _tell(self, progress: TrainProgress) -> None:
+        try:
+            self._report(progress)
+        except StopFit:
+            self._asked = True
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(progress)), encoding="utf-8")
+        partial.replace(self._path)
+
+
+def _history(output: Path) -> list[dict[str, Any]]:
+    import csv
+
+    with (output / "metrics.csv").open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))

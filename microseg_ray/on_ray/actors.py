@@ -1,0 +1,264 @@
+"""Segmentation on a pool of Ray actors.
+
+Plain actors, each with two calls in flight, rather than Ray Data: measured in benchmarks/pool.py and decided in
+docs/decisions/0003. A row is coordinates; pixels never travel.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from microseg_ray.errors import MicrosegError
+from microseg_ray.on_ray.environment import worker_environment
+from microseg_ray.runs import segment as without_ray
+from microseg_ray.runs.plan import SHARDS_IN_FLIGHT
+from microseg_ray.runs.tasks import Outcome, Task
+from microseg_ray.runs.worker import ArchiveWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from microseg_ray.runs.drive import Progress
+    from microseg_ray.runs.forecast import Forecast
+    from microseg_ray.runs.segment import Segmented
+    from microseg_ray.runs.worker import WorkerConfig
+    from microseg_ray.settings import EngineSettings, PlanSettings, SegmentSettings
+
+__all__ = ["ActorPool", "actor_pool", "plan", "segment"]
+
+START_TRIES = 3
+
+
+@dataclass
+class _Slot:
+    """One actor and what it is doing."""
+
+    actor: Any
+    ready: Any
+    up: bool = False
+    tasks: dict[Any, Task] = field(default_factory=dict)
+    alone: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+
+class _Remote:
+    """The actor: an `ArchiveWorker` in a process of its own."""
+
+    def __init__(self, worker_class: type[ArchiveWorker], config: WorkerConfig) -> None:
+        self._worker = worker_class(config)
+
+    def ready(self) -> None:
+        """Returns once the process is up."""
+
+    def do(self, task: Task) -> Outcome:
+        return self._worker.do(task)
+
+
+class ActorPool:
+    """Runs tasks on Ray actors, two calls deep; owns its failures.
+
+    A worker that dies or stalls is replaced. Its tasks are tried again, each alone on a worker, so that the next death
+    has one cause; a task that was there at `attempts` deaths, the last time alone, comes back as a failed row.
+
+    Args:
+        config: What workers are told.
+        workers: Actors.
+        gpu: Give each actor a GPU.
+        attempts: Deaths after which a task is given up.
+        timeout: Seconds without any result after which a worker counts as stalled.
+        worker_class: For tests that inject failures.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        *,
+        workers: int,
+        gpu: bool = False,
+        attempts: int = 3,
+        timeout: float = 900.0,
+        worker_class: type[ArchiveWorker] = ArchiveWorker,
+    ) -> None:
+        self._attempts_allowed = attempts
+        self._timeout = timeout
+        self._attempts: dict[Task, int] = {}
+        self._suspects: deque[Task] = deque()
+        self._stillborn = 0
+        cpus = float(ray.cluster_resources().get("CPU", 1.0))
+        remote = ray.remote(_Remote).options(
+            num_cpus=max(0.01, min(float(config.threads), cpus / workers)),
+            num_gpus=1 if gpu else 0,
+            max_concurrency=SHARDS_IN_FLIGHT,
+            max_restarts=0,
+            runtime_env={"env_vars": worker_environment(config.threads)},
+        )
+        self._spawn: Callable[[], Any] = lambda: remote.remote(worker_class, config)
+        self._slots = [self._new_slot() for _ in range(workers)]
+
+    def run(self, pending: deque[Task]) -> Iterator[Outcome]:
+        """Yield one outcome for every task; the consumer may append to `pending` meanwhile."""
+        while True:
+            self._feed(pending)
+            waiting = {reference: slot for slot in self._slots for reference in slot.tasks}
+            if not (waiting or pending or self._suspects):
+                return
+            starting = {slot.ready: slot for slot in self._slots if not slot.up}
+            ready, _ = ray.wait([*waiting, *starting], num_returns=1, timeout=1.0)
+            if ready and ready[0] in starting:
+                self._greet(starting[ready[0]])
+            elif ready:
+                yield from self._collect(ready[0], waiting[ready[0]])
+            yield from self._check_stalled()
+
+    def close(self) -> None:
+        """End all actors."""
+        for slot in self._slots:
+            ray.kill(slot.actor)
+        self._slots = []
+
+    def _new_slot(self) -> _Slot:
+        actor = self._spawn()
+        return _Slot(actor, actor.ready.remote())
+
+    def _feed(self, pending: deque[Task]) -> None:
+        up = [slot for slot in self._slots if slot.up]
+        for index, slot in enumerate(up):
+            if self._suspects and not slot.tasks:
+                slot.alone = True
+                self._submit(slot, self._suspects.popleft())
+            # While suspects wait, the first worker takes nothing new, so that it comes free for them.
+            elif not (slot.alone and slot.tasks) and not (self._suspects and index == 0):
+                slot.alone = False
+                while pending and len(slot.tasks) < SHARDS_IN_FLIGHT:
+                    self._submit(slot, pending.popleft())
+
+    def _submit(self, slot: _Slot, task: Task) -> None:
+        if not slot.tasks:
+            slot.since = time.monotonic()
+        slot.tasks[slot.actor.do.remote(task)] = task
+
+    def _collect(self, reference: Any, slot: _Slot) -> Iterator[Outcome]:
+        try:
+            outcome: Outcome = ray.get(reference)
+        except (
+            ray.exceptions.RayActorError,
+            ray.exceptions.WorkerCrashedError,
+            ray.exceptions.OutOfMemoryError,
+        ) as error:
+            yield from self._replace(slot, f"its worker died ({_first_line(error)})")
+            return
+        except ray.exceptions.RayError as error:
+            outcome = Outcome(slot.tasks[reference], ok=False, reason=_first_line(error), detail=str(error))
+        del slot.tasks[reference]
+        slot.since = time.monotonic()
+        yield outcome
+
+    def _check_stalled(self) -> Iterator[Outcome]:
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.tasks and now - slot.since > self._timeout:
+                ray.kill(slot.actor)
+                yield from self._replace(slot, f"no result within shard_timeout ({self._timeout:g} s)")
+
+    def _greet(self, slot: _Slot) -> None:
+        """A worker gets tasks once it is up: that it starts late, or not at all, is never held against a task."""
+        try:
+            ray.get(slot.ready)
+        except ray.exceptions.RayError as error:
+            self._stillborn += 1
+            if self._stillborn >= START_TRIES:
+                raise MicrosegError(
+                    f"Ray cannot start workers ({_last_line(error)}); no input is to blame: see Ray's logs, then run the "
+                    "same command again"
+                ) from error
+            self._renew(slot)
+            return
+        slot.up = True
+        self._stillborn = 0
+
+    def _renew(self, slot: _Slot) -> None:
+        slot.actor = self._spawn()
+        slot.ready, slot.up = slot.actor.ready.remote(), False
+
+    def _replace(self, slot: _Slot, reason: str) -> Iterator[Outcome]:
+        tasks = list(slot.tasks.values())
+        certain = len(tasks) == 1
+        slot.tasks.clear()
+        self._renew(slot)
+        for task in tasks:
+            self._attempts[task] = self._attempts.get(task, 0) + 1
+            # Never given up for what a neighbour may have done.
+            if certain and self._attempts[task] >= self._attempts_allowed:
+                yield Outcome(task, ok=False, reason=f"given up after {self._attempts[task]} tries: {reason}")
+            else:
+                self._suspects.append(task)
+
+
+def _last_line(error: BaseException) -> str:
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1][:200]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def actor_pool(
+    start_ray: Callable[[], None], settings: EngineSettings, config: WorkerConfig, worker_class: type[ArchiveWorker]
+) -> ActorPool:
+    """A pool for one run.
+
+    Args:
+        start_ray: Called before Ray is used.
+        settings: `workers`, `gpu`, `attempts` and `shard_timeout` are used.
+        config: What workers are told.
+        worker_class: What each actor runs.
+    """
+    start_ray()
+    return ActorPool(
+        config,
+        workers=settings.workers,
+        gpu=settings.gpu,
+        attempts=settings.attempts,
+        timeout=settings.shard_timeout,
+        worker_class=worker_class,
+    )
+
+
+def plan(
+    settings: PlanSettings,
+    report: Callable[[Progress], None] = lambda _: None,
+    start_ray: Callable[[], None] = lambda: None,
+) -> Forecast:
+    """`runs.segment.plan` that opens micrographs on Ray actors.
+
+    Args:
+        settings: The job's settings.
+        report: Called after each micrograph.
+        start_ray: Called before Ray is used.
+    """
+    return without_ray.plan(settings, report, partial(actor_pool, start_ray))
+
+
+def segment(
+    settings: SegmentSettings,
+    report: Callable[[Progress], None] = lambda _: None,
+    start_ray: Callable[[], None] = lambda: None,
+    worker_class: type[ArchiveWorker] = ArchiveWorker,
+    on_forecast: Callable[[Forecast], None] = lambda _: None,
+) -> Segmented:
+    """`runs.segment.segment` on Ray actors; `workers: 0` runs in this process, without Ray.
+
+    Args:
+        settings: The job's settings.
+        report: Called after each task.
+        start_ray: Called before the first actor is made, and only if there is something to do.
+        worker_class: For tests that inject failures.
+        on_forecast: Called with the cost of the run, before its first shard.
+    """
+    return without_ray.segment(settings, report, partial(actor_pool, start_ray), worker_class, on_forecast)

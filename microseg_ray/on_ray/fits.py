@@ -1,0 +1,145 @@
+"""The train job on Ray Train workers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import uuid
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.errors import MicrosegError
+from microseg_ray.fitting import train as without_ray
+from microseg_ray.fitting.train import POLL_SECONDS, PROGRESS_FILE, STOP_FILE, StopFit, TrainProgress, run_fit
+from microseg_ray.on_ray.environment import worker_environment
+from microseg_ray.settings import TrainSettings, settings_from
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from microseg_ray.fitting.state import EpochReport
+    from microseg_ray.fitting.train import Report, Trained
+
+__all__ = ["launch_fit", "train", "train_loop_per_worker"]
+
+
+def train(
+    settings: TrainSettings, report: Report = lambda _: None, start_ray: Callable[[], None] = lambda: None
+) -> Trained:
+    """`fitting.train.train` on Ray Train; `workers: 0` trains in this process, without Ray.
+
+    Args:
+        settings: The job's settings.
+        report: Called with where the fit stands; it may raise `StopFit`.
+        start_ray: Called before Ray is used.
+    """
+    return without_ray.train(settings, report, partial(launch_fit, start_ray))
+
+
+def launch_fit(start_ray: Callable[[], None], settings: TrainSettings, report: Report) -> None:
+    """Run a fit on `settings.workers` Ray Train workers and pass on its progress.
+
+    Raises:
+        MicrosegError: A worker failed more often than `max_failures`.
+    """
+    start_ray()
+    with _watched(Path(settings.output), report):
+        _fit(settings)
+
+
+def train_loop_per_worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs.
+
+    Args:
+        config: `settings`: resolved `TrainSettings`.
+    """
+    import ray.train
+
+    from microseg_ray.fitting.batches import Crew
+    from microseg_ray.fitting.tracking import scalars
+
+    context = ray.train.get_context()
+    crew = Crew(context.get_world_rank(), context.get_world_size(), str(ray.train.torch.get_device()))
+
+    def on_epoch(row: EpochReport) -> None:
+        ray.train.report({**scalars(row), "epoch": row.epoch})
+
+    run_fit(settings_from(TrainSettings, config["settings"]), crew, on_epoch=on_epoch)
+
+
+def _fit(settings: TrainSettings) -> None:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    cpus = float(ray.cluster_resources().get("CPU", 1.0))
+    threads = settings.threads or max(1, int(cpus / settings.workers))
+    share = max(0.1, min(float(threads), cpus / settings.workers))
+    trainer = TorchTrainer(
+        train_loop_per_worker,
+        train_loop_config={"settings": {**settings.resolved(), "threads": threads}},
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=settings.gpu,
+            resources_per_worker={"CPU": share, **({"GPU": 1} if settings.gpu else {})},
+        ),
+        # A new name each time: the fit's own state decides what is resumed, not Ray's snapshot of an older run.
+        run_config=RunConfig(  # type: ignore[call-arg]
+            name=f"fit-{uuid.uuid4().hex[:12]}",
+            storage_path=str(Path(settings.output) / "ray"),
+            # Train V2 takes it; the type checker sees the older RunConfig.
+            worker_runtime_env={"env_vars": worker_environment(threads)},
+            failure_config=FailureConfig(max_failures=settings.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise MicrosegError(
+            f"train: workers failed more than max_failures ({settings.max_failures}) times: {_cause(error)}"
+        ) from error
+    finally:
+        shutil.rmtree(Path(settings.output) / "ray", ignore_errors=True)
+
+
+def _cause(error: BaseException) -> str:
+    """The last line that says what happened; Ray wraps it in pages of traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+@contextmanager
+def _watched(output: Path, report: Report) -> Iterator[None]:
+    """Pass on what the chief worker writes about its progress while Ray Train blocks."""
+    stop = threading.Event()
+    path = output / PROGRESS_FILE
+    path.unlink(missing_ok=True)
+
+    def watch() -> None:
+        seen = ""
+        while True:
+            ended = stop.wait(POLL_SECONDS)
+            try:
+                text = path.read_text(encoding="utf-8")
+            except OSError:
+                text = ""
+            if text and text != seen:
+                seen = text
+                try:
+                    report(TrainProgress(**json.loads(text)))
+                except StopFit:
+                    (output / STOP_FILE).touch()
+            if ended:
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        path.unlink(missing_ok=True)

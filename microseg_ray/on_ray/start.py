@@ -1,0 +1,61 @@
+"""Start of Ray: join a cluster, or run one inside this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.errors import MicrosegError
+
+if TYPE_CHECKING:
+    from microseg_ray.settings import RaySettings
+
+__all__ = ["start_ray"]
+
+
+def start_ray(settings: RaySettings) -> None:
+    """Join the cluster that the settings or the environment name, or start a Ray of our own; once per process.
+
+    An embedded Ray listens on this machine only, without dashboard and usage statistics, and ends with the process.
+
+    Raises:
+        MicrosegError: Ray does not start, or there is no cluster at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # Train V2 warns at every start otherwise.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    handler = signal.getsignal(signal.SIGTERM)
+    chosen: dict[str, Any] = {"address": address, "logging_level": logging.WARNING}
+    if not address:
+        chosen = {
+            "address": "local",
+            "num_cpus": settings.num_cpus or os.cpu_count(),
+            "object_store_memory": settings.object_store_memory,
+            "include_dashboard": False,
+            "logging_level": logging.ERROR,
+        }
+    try:
+        ray.init(log_to_driver=False, **chosen)
+    except Exception as error:
+        # Ray raises bare Exception, RuntimeError, ValueError and ConnectionError here.
+        advice = (
+            "check ray.address"
+            if address
+            else "is the machine very busy? run it again, or with --workers 0 without Ray"
+        )
+        raise MicrosegError(
+            f"Ray cannot be started ({str(error).strip() or type(error).__name__}); {advice}"
+        ) from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray puts a handler of its own in place, which ends the process without letting a job stop in good order.
+        signal.signal(signal.SIGTERM, handler)

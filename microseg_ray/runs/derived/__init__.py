@@ -1,0 +1,1 @@
+"""Runs made from a run: thresholds and post-processing."""

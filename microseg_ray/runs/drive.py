@@ -1,0 +1,237 @@
+"""The course of a run: prepare every micrograph, work off the shards, finish each micrograph with its last shard.
+
+An `Executor` decides where a task runs; the plain loop here is the reference, the actor pool in `segmentation` the
+other. The order of tasks never shows in the bytes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from microseg_ray.catalog import Failure
+from microseg_ray.errors import MicrosegError, StoreError
+from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.runs.tasks import FinishTask, Outcome, Prepared, PrepareTask, ShardTask, Task, noted_file_size
+from microseg_ray.sources import fingerprint
+from microseg_ray.sources.scale.calibration import calibration_mark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from microseg_ray.runs.folder import Run
+    from microseg_ray.runs.worker import ArchiveWorker, WorkerConfig
+    from microseg_ray.statistics.areas import Measured
+
+__all__ = ["Executor", "Input", "Ledger", "PlainLoop", "Progress", "measured_already", "survey", "work"]
+
+LOOKERS = 4
+
+
+class Executor(Protocol):
+    """Runs tasks somewhere; the consumer may append to `pending` between two outcomes."""
+
+    def run(self, pending: deque[Task]) -> Iterator[Outcome]:
+        """Yield one outcome for every task, in any order."""
+
+    def close(self) -> None:
+        """Let go of workers and files."""
+
+
+@dataclass(frozen=True)
+class PlainLoop:
+    """Tasks one after another in this process: what every other executor must equal, byte for byte."""
+
+    worker: ArchiveWorker
+
+    def run(self, pending: deque[Task]) -> Iterator[Outcome]:
+        """Yield outcomes in the order of the tasks."""
+        while pending:
+            yield self.worker.do(pending.popleft())
+
+    def close(self) -> None:
+        """Close the files that the worker holds open."""
+        self.worker.close()
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file of the archive: its path below the archive's root, and where it lies."""
+
+    name: str
+    path: str
+
+
+@dataclass
+class Progress:
+    """Where a run stands; handed to the reporter after every outcome."""
+
+    micrographs: int
+    opened: int = 0
+    shards: int = 0
+    shards_done: int = 0
+    finished: int = 0
+    failed: int = 0
+    pixels: int = 0
+
+
+@dataclass
+class Ledger:
+    """What a run came to.
+
+    Attributes:
+        failures: Quarantined inputs.
+        computed: Shards computed now.
+        kept: Micrographs that were complete already.
+        measured: Their counts, by name.
+        paths: Files of the micrographs that were not complete, by name.
+        prepared: What preparing found, by name.
+        details: Tracebacks of the engine's own failures.
+    """
+
+    failures: list[Failure] = field(default_factory=list)
+    computed: int = 0
+    kept: list[str] = field(default_factory=list)
+    measured: dict[str, Measured] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
+    prepared: dict[str, Prepared] = field(default_factory=dict)
+    details: list[str] = field(default_factory=list)
+
+
+def measured_already(run: Run, item: Input, config: WorkerConfig) -> Measured | None:
+    """The counts of a micrograph whose mask is complete and bound to this run and to the file as it is now, else None."""
+    path = run.store_path(item.name)
+    if not path.exists():
+        return None
+    try:
+        store = MaskStore.open(path)
+        bound = {**config.identity, "fingerprint": fingerprint(item.path, config.fingerprint)}
+        same = all(store.identity.get(key) == value for key, value in bound.items())
+        wanted = config.source.pixel_size_um
+        sized = wanted is None or noted_file_size(store) == wanted
+        sized &= store.note.get("calibration_mark", "") == calibration_mark(
+            item.path, config.source, config.fingerprint
+        )
+        complete = same and sized and store.finished and not store.missing()
+        return run.measured_in(item.name, store) if complete else None
+    except (MicrosegError, OSError):
+        return None
+
+
+def survey(
+    run: Run,
+    inputs: Sequence[Input],
+    config: WorkerConfig,
+    executor: Callable[[], Executor],
+    report: Callable[[Progress], None],
+    *,
+    dry: bool = False,
+) -> tuple[Ledger, Progress]:
+    """Find out what is complete, and look at the headers of the rest.
+
+    Args:
+        run: The run folder.
+        inputs: The archive.
+        config: What workers are told.
+        executor: Gives the executor; called only if something is not complete.
+        report: Told after every micrograph.
+        dry: Change nothing on disk.
+
+    Returns:
+        The ledger so far, and the progress.
+    """
+    ledger = Ledger()
+    progress = Progress(len(inputs))
+    # Waiting for small files, mostly: a few threads shorten the time that thousands of finished micrographs take.
+    with ThreadPoolExecutor(LOOKERS) as lookers:
+        found = list(lookers.map(lambda item: measured_already(run, item, config), inputs))
+    ledger.measured = {item.name: counts for item, counts in zip(inputs, found, strict=True) if counts is not None}
+    ledger.kept = sorted(ledger.measured)
+    todo = [item for item in inputs if item.name not in ledger.measured]
+    ledger.paths = {item.name: item.path for item in todo}
+    progress.opened = progress.finished = len(ledger.kept)
+    report(progress)
+    if todo:
+        pending: deque[Task] = deque(
+            PrepareTask(item.name, item.path, str(run.store_path(item.name)), dry) for item in todo
+        )
+        for outcome in executor().run(pending):
+            progress.opened += 1
+            if _noted(outcome, ledger, progress) and outcome.prepared is not None:
+                ledger.prepared[outcome.task.name] = outcome.prepared
+            report(progress)
+    return ledger, progress
+
+
+def work(
+    run: Run, ledger: Ledger, progress: Progress, executor: Callable[[], Executor], report: Callable[[Progress], None]
+) -> None:
+    """Do what the survey found missing; books everything in the ledger.
+
+    Args:
+        run: The run folder.
+        ledger: The survey's.
+        progress: The survey's.
+        executor: Gives the executor; called only if there is something to do.
+        report: Told after every task.
+
+    Raises:
+        StoreError: A task failed in a way that makes going on senseless (disk full).
+    """
+    left = {name: len(found.missing) for name, found in ledger.prepared.items()}
+    pending: deque[Task] = deque(_shards(run, ledger))
+    progress.shards = len(pending)
+    idle = sorted(name for name in left if not left[name])
+    pending.extend(_finish(run, name, ledger) for name in idle if not ledger.prepared[name].finished)
+    progress.finished += sum(1 for name in idle if ledger.prepared[name].finished)
+    if not pending:
+        return
+    for outcome in executor().run(pending):
+        task = outcome.task
+        if _noted(outcome, ledger, progress):
+            if isinstance(task, ShardTask):
+                ledger.computed += 1
+                progress.shards_done += 1
+                left[task.name] -= 1
+                if not left[task.name]:
+                    pending.appendleft(_finish(run, task.name, ledger))
+            else:
+                progress.finished += 1
+        report(progress)
+
+
+def _noted(outcome: Outcome, ledger: Ledger, progress: Progress) -> bool:
+    """Book a failure; whether the outcome is good."""
+    if outcome.ok:
+        return True
+    if outcome.fatal:
+        raise StoreError(
+            f"{outcome.task.path}: {outcome.reason}; the run stops here and can be resumed with the same command"
+        )
+    progress.failed += 1
+    ledger.failures.append(Failure(outcome.task.name, outcome.task.stage, outcome.reason))
+    if outcome.detail:
+        ledger.details.append(f"{outcome.task.name} ({outcome.task.stage})\n{outcome.detail}")
+    return False
+
+
+def _shards(run: Run, ledger: Ledger) -> Iterator[ShardTask]:
+    """All missing shards, the largest micrographs first: a huge one begun last would keep one worker busy alone."""
+    order = sorted(ledger.prepared.items(), key=lambda item: (-item[1].view.shape[0] * item[1].view.shape[1], item[0]))
+    for name, found in order:
+        for shard in found.missing:
+            yield ShardTask(name, ledger.paths[name], str(run.store_path(name)), found.view, found.limits, shard)
+
+
+def _finish(run: Run, name: str, ledger: Ledger) -> FinishTask:
+    found = ledger.prepared[name]
+    return FinishTask(
+        name,
+        ledger.paths[name],
+        str(run.store_path(name)),
+        found.view,
+        found.limits,
+        found.calibration,
+    )

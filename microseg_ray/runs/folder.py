@@ -1,0 +1,322 @@
+"""The run folder: what it is bound to, and what it comes to.
+
+```
+RUN/
+  run.json         identity (model digest, everything that decides pixels), settings, versions, verdict
+  masks/           <path of the micrograph below the archive>.zarr
+  areas.csv        a row per micrograph and class; areas.parquet holds the same
+  failures.csv     inputs that were quarantined: path, stage, reason
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import json
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.catalog import Failure, write_failures
+from microseg_ray.errors import RunMismatchError, StoreError
+from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.settings import ClassSpec
+from microseg_ray.statistics.areas import AreaRow, Measured, area_rows, write_areas
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+__all__ = ["FORMAT_VERSION", "Run", "RunIdentity", "sole_writer", "versions"]
+
+FORMAT_VERSION = 1
+SEAM_KEYS = ("pixels", "seam_max_abs", "seam_argmax_flips")
+SHOWN = 12
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """Everything that decides pixels and is the same for all micrographs of a run.
+
+    Attributes:
+        model_digest: sha256 of the checkpoint.
+        pixels: Settings that change pixels, by name.
+    """
+
+    model_digest: str
+    pixels: Mapping[str, Any]
+
+    def differences(self, other: RunIdentity) -> list[str]:
+        """What differs, one phrase each, `self` being the older.
+
+        Example:
+            >>> RunIdentity("a", {"halo": 64}).differences(RunIdentity("a", {"halo": 96}))
+            ['halo: 64 there, 96 now']
+        """
+        found = []
+        if self.model_digest != other.model_digest:
+            found.append(f"model: {self.model_digest[:SHOWN]} there, {other.model_digest[:SHOWN]} now")
+        for key in sorted({*self.pixels, *other.pixels}):
+            old, new = self.pixels.get(key), other.pixels.get(key)
+            if old != new:
+                found.append(f"{key}: {old} there, {new} now")
+        return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides results, for run.json and model.json."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in ("microseg_ray", "torch", "numpy", "zarr", "tifffile", "ray"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. Make it with `create`, read it with `open`."""
+
+    folder: Path
+    identity: RunIdentity
+    document: Mapping[str, Any]
+
+    @classmethod
+    def at(cls, folder: str | os.PathLike[str], identity: RunIdentity, *, overwrite: bool = False) -> Run:
+        """The run of this identity in a folder that may be empty; nothing is written.
+
+        Raises:
+            RunMismatchError: The folder holds results of another model or of other settings.
+        """
+        folder = Path(folder).absolute()
+        if (folder / "run.json").exists():
+            differing = cls.open(folder).identity.differences(identity)
+            if differing and not overwrite:
+                raise RunMismatchError(
+                    f"{folder}: this run was made otherwise ({'; '.join(differing)}), and results are never mixed; "
+                    "give another output, or --overwrite to start afresh"
+                )
+        elif not overwrite and (folder / "masks").exists():
+            raise RunMismatchError(
+                f"{folder}: holds masks but no run.json; give another output, or --overwrite to start afresh"
+            )
+        return cls(folder, identity, {})
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | os.PathLike[str],
+        identity: RunIdentity,
+        record: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+    ) -> Run:
+        """Start a run, or go on with one of the same identity.
+
+        Args:
+            folder: The run folder.
+            identity: What the results are bound to.
+            record: Settings, verdict and whatever else goes into run.json.
+            overwrite: Delete an older run's results first.
+
+        Raises:
+            RunMismatchError: The folder holds results of another model or of other settings.
+        """
+        folder = cls.at(folder, identity, overwrite=overwrite).folder
+        folder.mkdir(parents=True, exist_ok=True)
+        document = {
+            "format_version": FORMAT_VERSION,
+            "identity": {"model_digest": identity.model_digest, "pixels": dict(identity.pixels)},
+            **record,
+            "versions": versions(),
+        }
+        if overwrite:
+            shutil.rmtree(folder / "masks", ignore_errors=True)
+            for name in ("areas.csv", "areas.parquet", "failures.csv", "report.html"):
+                (folder / name).unlink(missing_ok=True)
+        _write_json(folder / "run.json", document)
+        return cls(folder, identity, document)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Run:
+        """Read an existing run.
+
+        Raises:
+            StoreError: There is no run, or its run.json is damaged.
+        """
+        folder = Path(folder).absolute()
+        try:
+            document = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            identity = RunIdentity(document["identity"]["model_digest"], document["identity"]["pixels"])
+            # Looked up now, so that a damaged file is named before a job has begun.
+            _ = [document[key] for key in ("archive", "source", "checkpoint", "classes", "settings")]
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{folder}: no run is here (run.json is missing); make one with `microseg segment`"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{folder}/run.json: damaged ({error}); run segment again with --overwrite") from error
+        return cls(folder, identity, document)
+
+    @property
+    def classes(self) -> tuple[ClassSpec, ...]:
+        """The model's classes."""
+        return tuple(ClassSpec(**item) for item in self.document["classes"])
+
+    def store_path(self, name: str) -> Path:
+        """Where the mask of a micrograph lies, given its path below the archive.
+
+        Example:
+            >>> run = Run(Path("/r"), RunIdentity("", {}), {})
+            >>> str(run.store_path("2019/a.tif"))
+            '/r/masks/2019/a.tif.zarr'
+        """
+        return self.folder / "masks" / f"{name}.zarr"
+
+    def names(self) -> list[str]:
+        """Micrographs that have a mask store, finished or not, sorted."""
+        root = self.folder / "masks"
+        found = []
+        for parent, folders, _ in os.walk(root):
+            inner = [name for name in folders if name.endswith(".zarr") and (Path(parent) / name / "counts").is_dir()]
+            found += [(Path(parent) / name).relative_to(root).as_posix().removesuffix(".zarr") for name in inner]
+            folders[:] = [name for name in folders if name not in inner]
+        return sorted(found)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second job out of this folder.
+
+        Raises:
+            RunMismatchError: Another process holds the run.
+        """
+        with sole_writer(self.folder):
+            yield
+
+    def measured(self, name: str) -> Measured | None:
+        """The counts of a finished micrograph, None while it is not finished."""
+        store = MaskStore.open(self.store_path(name))
+        return self.measured_in(name, store) if store.finished else None
+
+    def measured_in(self, name: str, store: MaskStore) -> Measured | None:
+        """The counts in an open, finished store; None while a shard is missing."""
+        counts = store.counts
+        if (counts < 0).any():
+            return None
+        note = store.note
+        size = note.get("pixel_size_um")
+        return Measured(
+            micrograph=name,
+            counts=counts.sum(axis=(0, 1)),
+            pixel_size_um=None if size is None else (float(size[0]), float(size[1])),
+            pixel_size_source=str(note.get("pixel_size_source", "")),
+            model_digest=self.identity.model_digest,
+            seams={key: note[key] for key in SEAM_KEYS if key in note},
+        )
+
+    def recalibrate(self, pixel_size_um: tuple[float, float]) -> None:
+        """Give all finished masks another pixel size; no pixel changes, so no inference is needed.
+
+        Args:
+            pixel_size_um: (y, x) of the micrographs; a mask that lies on a rescaled grid gets its own from it.
+        """
+        for name in self.names():
+            store = MaskStore.open(self.store_path(name))
+            if store.finished:
+                rescaled = store.note.get("rescaled", {})
+                y, x = rescaled.get("factor", (1.0, 1.0))
+                size = (pixel_size_um[0] * y, pixel_size_um[1] * x)
+                note = {"rescaled": {**rescaled, "file_pixel_size_um": list(pixel_size_um)}} if rescaled else {}
+                store.recalibrate(size, "option pixel_size_um", note)
+
+    def write_tables(
+        self, names: Iterable[str], failures: Iterable[Failure], known: Mapping[str, Measured] | None = None
+    ) -> list[AreaRow]:
+        """Write areas.csv, areas.parquet, failures.csv and the worst seams (run.json) from what is on disk.
+
+        Args:
+            names: The micrographs that belong to the run; unfinished ones are left out.
+            failures: Inputs that were quarantined.
+            known: Counts that this job has read already, by name.
+
+        Returns:
+            The rows of the areas tables.
+        """
+        rows: list[AreaRow] = []
+        seams: list[Mapping[str, Any]] = []
+        for name in sorted(names):
+            measured = (known or {}).get(name) or self.measured(name)
+            if measured is not None:
+                rows += area_rows(measured, self.classes)
+                seams.append(measured.seams)
+        # What `measure` made of older masks.
+        for stale in ("sections.csv", "percentages.csv"):
+            (self.folder / stale).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "overlays", ignore_errors=True)
+        _write_json(self.folder / "run.json", {**self.document, "seams": _worst(seams)})
+        write_areas(self.folder, rows)
+        write_failures(self.folder / "failures.csv", list(failures))
+        return rows
+
+    def failures(self) -> list[Failure]:
+        """The quarantined inputs of the last run."""
+        path = self.folder / "failures.csv"
+        if not path.exists():
+            return []
+        with path.open(encoding="utf-8", newline="") as handle:
+            return [Failure(**row) for row in csv.DictReader(handle)]
+
+    def areas(self) -> list[dict[str, Any]]:
+        """The rows of areas.parquet."""
+        import pyarrow.parquet as pq
+
+        rows: list[dict[str, Any]] = pq.read_table(self.folder / "areas.parquet").to_pylist()
+        return rows
+
+
+@contextlib.contextmanager
+def sole_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep a second job out of a folder, which is made if need be; ends with the process, however that ends.
+
+    Raises:
+        RunMismatchError: Another job is writing there.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, sole_writer(folder), sole_writer(folder):
+        ...     pass
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.RunMismatchError: ...: another job is writing here; wait for it, or give another output
+    """
+    folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunMismatchError(
+                f"{folder}: another job is writing here; wait for it, or give another output"
+            ) from error
+        yield
+
+
+def _worst(seams: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was measured along the seams of all micrographs: pixels and flips added up, the largest difference."""
+    audited = [found for found in seams if found]
+    return {
+        "pixels": sum(found["pixels"] for found in audited),
+        "seam_max_abs": max((found["seam_max_abs"] for found in audited), default=0.0),
+        "seam_argmax_flips": sum(found["seam_argmax_flips"] for found in audited),
+    }
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(document, indent=2, sort_keys=True, default=asdict) + "\n", encoding="utf-8")
+    partial.replace(path)

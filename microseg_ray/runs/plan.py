@@ -1,0 +1,167 @@
+"""What a run will do, decided before it starts: tiles, halo, memory, verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from microseg_ray.errors import SettingsError
+from microseg_ray.geometry import ceil_to, floor_to
+from microseg_ray.runs.store.spec import CHUNK
+from microseg_ray.stitching import EnginePlan
+from microseg_ray.stitching.shards import shard_bytes
+
+if TYPE_CHECKING:
+    from microseg_ray.models.card import ModelCard
+    from microseg_ray.settings import EngineSettings
+
+__all__ = ["Projection", "RunPlan", "Verdict", "engine_plan", "project_memory", "verdict_of"]
+
+GIB = 1024**3
+Verdict = Literal["exact", "bounded", "unsafe"]
+
+# Resident memory of a worker before its first shard (interpreter, torch, zarr, Ray's own): measured in
+# benchmarks/memory.py, rounded up.
+BASE_BYTES = 560 * 1024**2
+# Convolution libraries keep scratch and reordered copies beside the tensors that PyTorch knows of; measured likewise.
+SCRATCH = 1.6
+# One shard is read or written while another is computed.
+SHARDS_IN_FLIGHT = 2
+# Of the GPU's memory; the rest is for its libraries and for fragmentation.
+DEVICE_SHARE = 0.8
+SMALLEST_TILE = 64
+MAX_BATCH = 8
+BATCH_PIXELS = 1024**2
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The engine's plan with what it promises.
+
+    Attributes:
+        engine: Everything that decides pixels besides model and micrograph.
+        verdict: `exact`: equal to a whole-image pass; `bounded`: seams are possible and measured; `unsafe`: the model
+            sees the whole tile.
+        reason: Why not `exact`, in one sentence; empty otherwise.
+        worker_bytes: Projected peak memory of one worker, without decoded sources.
+    """
+
+    engine: EnginePlan
+    verdict: Verdict
+    reason: str
+    worker_bytes: int
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Peak memory of one worker, in bytes.
+
+    Attributes:
+        host: Resident in the process, without decoded sources.
+        device: On the GPU; 0 without one.
+    """
+
+    host: int
+    device: int
+
+
+def project_memory(plan: EnginePlan, card: ModelCard, precision: str, *, gpu: bool = False) -> Projection:
+    """What one worker will take at most; compared with measurements in benchmarks/memory.py.
+
+    Args:
+        plan: The engine's plan.
+        card: The model's card.
+        precision: `bf16` or `fp32`.
+        gpu: Whether the model and its activations lie on a GPU.
+    """
+    per_pixel = card.footprint.bf16 if precision == "bf16" else card.footprint.fp32
+    model = int(2 * card.footprint.parameter_bytes + per_pixel * plan.tile**2 * plan.batch * SCRATCH)
+    pixels = shard_bytes(plan, card.in_channels, 4 if card.scaling.kind != "dtype" else 2, len(card.classes))
+    host = BASE_BYTES + SHARDS_IN_FLIGHT * pixels
+    return Projection(host, model) if gpu else Projection(host + model, 0)
+
+
+def engine_plan(settings: EngineSettings, card: ModelCard, device_bytes: int | None = None) -> RunPlan:
+    """Turn `auto` into numbers and say what the run promises.
+
+    Args:
+        settings: The job's settings.
+        card: The model's card.
+        device_bytes: Memory of the GPU, where one is used and known.
+
+    Raises:
+        SettingsError: The chosen values cannot work, or do not fit the memory; the message says which to change.
+    """
+    _check_shard(settings, card)
+    stride = card.receptive_field.stride
+    halo = card.receptive_field.halo if settings.halo == "auto" else settings.halo
+    least = stride if settings.blend != "crop" else 2 * ceil_to(halo, stride) + stride
+    largest = ceil_to(settings.shard + 2 * ceil_to(halo, stride), stride)
+    if settings.tile == "auto":
+        sides = {floor_to(side, stride) for side in range(SMALLEST_TILE, largest, 64)} | {largest, least}
+        fitting = sorted((side for side in sides if side >= least), reverse=True)
+    elif settings.tile % stride or settings.tile < least:
+        raise SettingsError(
+            f"tile {settings.tile}: must be a multiple of the model's stride {stride} and, beside a halo of {halo} px on each "
+            f"side, at least {least}; raise tile or lower halo"
+        )
+    else:
+        fitting = [settings.tile]
+    budget = Projection(int(settings.memory * GIB), int((device_bytes or 0) * DEVICE_SHARE))
+    for side in fitting:
+        engine = _engine(settings, side, halo, stride)
+        needs = project_memory(engine, card, settings.precision, gpu=settings.gpu)
+        if needs.host <= budget.host and (not budget.device or needs.device <= budget.device):
+            return RunPlan(engine, *verdict_of(engine, card), needs.host)
+    needed = (needs.host + needs.device) / GIB
+    raise SettingsError(
+        f"memory {settings.memory:g} GiB: a worker needs about {needed:.2f} GiB at tile {engine.tile}, "
+        f"batch {engine.batch}, shard {settings.shard}; raise memory, or lower tile, batch or shard"
+    )
+
+
+def _check_shard(settings: EngineSettings, card: ModelCard) -> None:
+    stride = card.receptive_field.stride
+    if settings.shard % stride:
+        raise SettingsError(f"shard {settings.shard}: must be a multiple of the model's stride {stride}")
+    if settings.shard > CHUNK and settings.shard % CHUNK:
+        raise SettingsError(f"shard {settings.shard}: above {CHUNK} it must be a multiple of {CHUNK}, the zarr chunk")
+
+
+def _engine(settings: EngineSettings, tile: int, halo: int, stride: int) -> EnginePlan:
+    batch = settings.batch if settings.batch != "auto" else max(1, min(MAX_BATCH, BATCH_PIXELS // tile**2))
+    return EnginePlan(
+        tile=tile,
+        halo=halo,
+        stride=stride,
+        shard=settings.shard,
+        batch=batch,
+        blend=settings.blend,
+        overlap=settings.overlap,
+        tta=settings.tta,
+        extra=settings.extra,
+    )
+
+
+def verdict_of(plan: EnginePlan, card: ModelCard) -> tuple[Verdict, str]:
+    """What stitching promises with this plan and this model.
+
+    Returns:
+        The verdict and, unless it is `exact`, the reason.
+    """
+    field = card.receptive_field
+    if card.scaling.clahe is not None:
+        return "unsafe", "CLAHE equalises each tile by itself"
+    if field.tile_dependent:
+        return (
+            "unsafe",
+            f"the model sees the whole tile through {', '.join(field.tile_dependent[:3])}; train with norm: batch",
+        )
+    if plan.blend != "crop":
+        return "bounded", f"blend {plan.blend} averages pixels near tile borders; blend crop with halo auto is exact"
+    if plan.halo < field.radius:
+        return (
+            "bounded",
+            f"halo {plan.halo} is smaller than the receptive field's radius {field.radius}; halo auto is exact",
+        )
+    return "exact", ""

@@ -1,0 +1,139 @@
+"""The segment job without Ray: an archive through an executor into a run.
+
+The executor is the plain loop of this process, or a pool that the caller gives: `on_ray.actors` has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.errors import SettingsError
+from microseg_ray.runs.drive import Executor, Ledger, PlainLoop, Progress, survey, work
+from microseg_ray.runs.folder import Run, sole_writer
+from microseg_ray.runs.forecast import Forecast, forecast
+from microseg_ray.runs.setup import prepare_job
+from microseg_ray.runs.worker import ArchiveWorker, WorkerConfig
+from microseg_ray.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from microseg_ray.runs.plan import RunPlan
+    from microseg_ray.settings import PlanSettings, SegmentSettings
+    from microseg_ray.statistics.areas import AreaRow
+
+__all__ = ["PoolFactory", "Segmented", "plan", "segment"]
+
+PoolFactory = Callable[[EngineSettings, WorkerConfig, type[ArchiveWorker]], Executor]
+"""Makes the executor of a run with `workers` above 0."""
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What the segment job came to."""
+
+    run: Run
+    plan: RunPlan
+    ledger: Ledger
+    areas: list[AreaRow]
+    seams: Mapping[str, Any]
+
+
+@contextmanager
+def _executors(
+    settings: EngineSettings, config: WorkerConfig, pool: PoolFactory | None, worker_class: type[ArchiveWorker]
+) -> Iterator[Callable[[], Executor]]:
+    """Gives the executor on first need, so that a run with nothing to do starts neither Ray nor workers."""
+    if settings.workers and pool is None:
+        raise SettingsError(
+            f"{settings.job}.workers: {settings.workers} worker processes need Ray; call microseg_ray.on_ray.actors.segment, "
+            "or give workers 0 to run in this process"
+        )
+    made: list[Executor] = []
+
+    def executor() -> Executor:
+        if not made:
+            made.append(
+                PlainLoop(worker_class(config))
+                if pool is None or settings.workers == 0
+                else pool(settings, config, worker_class)
+            )
+        return made[0]
+
+    try:
+        yield executor
+    finally:
+        for each in made:
+            each.close()
+
+
+def plan(
+    settings: PlanSettings,
+    report: Callable[[Progress], None] = lambda _: None,
+    pool: PoolFactory | None = None,
+) -> Forecast:
+    """What `segment` with the same settings would do; changes nothing.
+
+    Args:
+        settings: The job's settings.
+        report: Called after each micrograph.
+        pool: Makes the executor where `workers` is above 0.
+
+    Raises:
+        InputError: The archive is missing or empty.
+        CheckpointError: The checkpoint cannot be used.
+        RunMismatchError: The output holds a run of another model or other settings.
+        SettingsError: Settings that cannot work or do not fit the memory.
+    """
+    job = prepare_job(settings)
+    run = Run.at(settings.output, job.identity, overwrite=settings.overwrite)
+    with _executors(settings, job.config, pool, ArchiveWorker) as executor:
+        ledger, _ = survey(run, job.inputs, job.config, executor, report, dry=True)
+    return forecast(ledger.prepared, len(ledger.kept), ledger.failures, job.plan, run.folder, len(job.config.classes))
+
+
+def segment(
+    settings: SegmentSettings,
+    report: Callable[[Progress], None] = lambda _: None,
+    pool: PoolFactory | None = None,
+    worker_class: type[ArchiveWorker] = ArchiveWorker,
+    on_forecast: Callable[[Forecast], None] = lambda _: None,
+) -> Segmented:
+    """Segment an archive, or what is missing of it.
+
+    Args:
+        settings: The job's settings; `workers: 0` runs in this process, without Ray.
+        report: Called after each task.
+        pool: Makes the executor where `workers` is above 0; called only if there is something to do.
+        worker_class: For tests that inject failures.
+        on_forecast: Called with the cost of the run, before its first shard.
+
+    Returns:
+        The run, its ledger and its areas.
+
+    Raises:
+        InputError: The archive is missing or empty.
+        CheckpointError: The checkpoint cannot be used.
+        RunMismatchError: The output holds a run of another model or other settings.
+        StoreError: The disk is full.
+    """
+    job = prepare_job(settings)
+    # The lock comes first: `overwrite` must not delete what another job is writing.
+    with sole_writer(settings.output), _executors(settings, job.config, pool, worker_class) as executor:
+        run = Run.create(settings.output, job.identity, job.record, overwrite=settings.overwrite)
+        ledger, progress = survey(run, job.inputs, job.config, executor, report)
+        cost = forecast(
+            ledger.prepared, len(ledger.kept), ledger.failures, job.plan, run.folder, len(job.config.classes)
+        )
+        cost.refuse_full_disk(run.folder)
+        on_forecast(cost)
+        work(run, ledger, progress, executor, report)
+        # An input that broke after an earlier run still has that run's mask, which is not measured any more.
+        failed = {failure.path for failure in ledger.failures}
+        areas = run.write_tables(
+            [item.name for item in job.inputs if item.name not in failed], ledger.failures, ledger.measured
+        )
+    return Segmented(run, job.plan, ledger, areas, Run.open(run.folder).document["seams"])

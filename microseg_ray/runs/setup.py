@@ -1,0 +1,142 @@
+"""From a job's settings to what is the same for the whole run: inputs, plan, identity, what workers are told."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.models.card import ModelCard, read_card_and_digest, require_pixel_model
+from microseg_ray.runs.drive import Input
+from microseg_ray.runs.folder import RunIdentity
+from microseg_ray.runs.plan import RunPlan, engine_plan
+from microseg_ray.runs.worker import WorkerConfig
+from microseg_ray.sources import ScaleRule, list_inputs, root_of
+from microseg_ray.sources.remote import is_url, location
+from microseg_ray.sources.scale.table import read_pixel_sizes
+
+if TYPE_CHECKING:
+    from microseg_ray.settings import EngineSettings, SourceSettings
+
+__all__ = ["Job", "archive_inputs", "prepare_job", "worker_config"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run before its first task.
+
+    Attributes:
+        inputs: The archive.
+        plan: Tiles, halo, memory, verdict.
+        config: What workers are told.
+        identity: What results are bound to.
+        record: What goes into run.json beside the identity.
+    """
+
+    inputs: list[Input]
+    plan: RunPlan
+    config: WorkerConfig
+    identity: RunIdentity
+    record: dict[str, Any]
+
+
+def archive_inputs(archive: str) -> list[Input]:
+    """The micrographs of an archive (folder, glob, file, or URL of one), named by their path below its root.
+
+    Raises:
+        InputError: There is nothing.
+    """
+    return [Input(name, path) for name, path in list_inputs(archive)]
+
+
+def worker_config(settings: EngineSettings, card: ModelCard, digest: str, plan: RunPlan) -> WorkerConfig:
+    """What workers of this run are told."""
+    device = "cuda" if settings.gpu else "cpu"
+    threads = settings.threads or 1
+    source = _source(settings)
+    scale = ScaleRule(card.pixel_size_um, settings.scale_tolerance, settings.on_scale_mismatch)
+    pixels = {
+        **asdict(plan.engine),
+        "precision": settings.precision,
+        "device": device,
+        "threads": threads,
+        # The pixel size itself belongs to the identity of each mask, where it decides pixels.
+        "source": source.model_dump(exclude={"pixel_size_um", "pixel_sizes"}, mode="json"),
+        "scale": {
+            "tolerance": scale.tolerance,
+            "mismatch": scale.mismatch,
+            # Lists, as JSON gives them back.
+            "pixel_size_um": list(source.pixel_size_um or ()) if scale.mismatch == "rescale" else [],
+        },
+    }
+    return WorkerConfig(
+        checkpoint=str(Path(settings.checkpoint).absolute()),
+        precision=settings.precision,
+        device=device,
+        threads=threads,
+        plan=plan.engine,
+        identity={"model_digest": digest, "pixels": pixels},
+        classes=card.classes,
+        channels=card.in_channels,
+        scaling=card.scaling,
+        fingerprint=settings.fingerprint,
+        source=source,
+        scale=scale,
+        verdict=plan.verdict,
+        decoded_limit=int(settings.memory * 1024**3),
+    )
+
+
+def _source(settings: EngineSettings) -> SourceSettings:
+    """How workers open micrographs; wherever they run, the table of pixel sizes is the caller's.
+
+    Raises:
+        InputError: The table is missing or damaged, which no micrograph is to blame for.
+    """
+    source = settings.source
+    if source.pixel_sizes is not None:
+        source = source.model_copy(update={"pixel_sizes": str(Path(source.pixel_sizes).expanduser().absolute())})
+        read_pixel_sizes(str(source.pixel_sizes))
+    return (
+        source
+        if settings.pixel_size_um is None
+        else source.model_copy(update={"pixel_size_um": settings.pixel_size_um})
+    )
+
+
+def gpu_memory() -> int | None:
+    """Bytes of this machine's first GPU; None where there is none (workers elsewhere may have one)."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+
+
+def _absolute(archive: str) -> str:
+    return archive if is_url(archive) else os.path.abspath(location(archive))  # noqa: PTH100 - may be a glob
+
+
+def prepare_job(settings: EngineSettings) -> Job:
+    """Read the checkpoint's card, list the archive, decide the plan.
+
+    Raises:
+        InputError: The archive is missing or empty.
+        CheckpointError: The checkpoint cannot be used.
+        SettingsError: Settings that cannot work together or do not fit the memory.
+    """
+    card, digest = read_card_and_digest(settings.checkpoint)
+    require_pixel_model(settings.checkpoint, card)
+    plan = engine_plan(settings, card, gpu_memory() if settings.gpu else None)
+    inputs = archive_inputs(settings.archive)
+    config = worker_config(settings, card, digest, plan)
+    record = {
+        "settings": settings.resolved(),
+        "archive": root_of(settings.archive),
+        "source": _absolute(settings.archive),
+        "checkpoint": config.checkpoint,
+        "classes": [item.model_dump() for item in card.classes],
+        "verdict": plan.verdict,
+        "verdict_reason": plan.reason,
+        "fingerprint": config.fingerprint,
+    }
+    return Job(inputs, plan, config, RunIdentity(digest, config.identity["pixels"]), record)

@@ -1,0 +1,1 @@
+"""The mask of one micrograph on disk: an OME-Zarr label image, its ledger of counts and its pyramid."""

@@ -1,0 +1,328 @@
+"""The mask of one micrograph on disk: an OME-Zarr label image with its ledger of counts beside it.
+
+```
+NAME.zarr/
+  zarr.json      attributes: `microseg` (identity of the result), `ome` (label image, written when finished)
+  0/             (y, x) uint8, fill 255, one zarr shard per unit of work
+  1/ 2/ ...      mode-downsampled pyramid, written when finished
+  counts/        (shard_y, shard_x, class) int64, one chunk per shard, written right after its mask shard
+  margin/        optional extra outputs, one byte per pixel, sharded as the mask
+```
+
+A counts chunk that is absent reads as -1 and means: this shard is not done. It is the ledger, the resume marker and
+the statistics in one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from microseg_ray.errors import StoreError
+from microseg_ray.runs.store.pyramid import build_pyramid, label_metadata, level_shapes
+from microseg_ray.runs.store.spec import MaskSpec, create_pixels
+from microseg_ray.settings import ClassSpec
+from microseg_ray.statistics.counts import count_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from microseg_ray.geometry import Box
+
+__all__ = ["MaskStore"]
+
+NOT_DONE = -1
+
+
+class MaskStore:
+    """One mask on disk; opened by path in each worker, never sent between processes.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> spec = MaskSpec((3, 4), (ClassSpec(name="matrix"), ClassSpec(name="pore")), shard=512)
+        >>> store = MaskStore.create(f"{folder}/a.zarr", spec, identity={"model": "abc"})
+        >>> store.missing()
+        [(0, 0)]
+        >>> store.commit((0, 0), np.eye(3, 4, dtype=np.uint8)).tolist()
+        [9, 3]
+        >>> store.missing(), int(store.counts.sum())
+        ([], 12)
+    """
+
+    def __init__(self, path: str, group: zarr.Group, spec: MaskSpec, record: Mapping[str, Any]) -> None:
+        self.path = path
+        self.spec = spec
+        self._group = group
+        self._record = dict(record)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], spec: MaskSpec, identity: Mapping[str, Any]) -> MaskStore:
+        """Make an empty store, in place of any older one.
+
+        Args:
+            path: Folder, its name ending in `.zarr`.
+            spec: Shape, classes and sharding.
+            identity: What the result is bound to (model digest, settings that change pixels, fingerprint of the input).
+        """
+        path = str(path)
+        record: dict[str, Any] = {
+            "identity": dict(identity),
+            "shape": list(spec.shape),
+            "shard": spec.shard,
+            "extra": spec.extra,
+            "classes": [item.model_dump() for item in spec.classes],
+        }
+        if Path(path).exists():
+            shutil.rmtree(path)
+        group = zarr.create_group(path)
+        create_pixels(group, "0", spec.shape, spec)
+        group.create_array(
+            "counts",
+            shape=(*spec.shards, len(spec.classes)),
+            chunks=(1, 1, len(spec.classes)),
+            dtype="int64",
+            fill_value=NOT_DONE,
+            compressors=[Crc32cCodec()],
+            config={"write_empty_chunks": True},
+            dimension_names=("shard_y", "shard_x", "class"),
+        )
+        if spec.extra in {"margin", "entropy"}:
+            create_pixels(group, spec.extra, spec.shape, spec)
+        elif spec.extra == "probabilities":
+            create_pixels(group, spec.extra, (len(spec.classes), *spec.shape), spec, dtype="float16")
+        # Last, so that a store whose making was cut short is no store.
+        group.attrs.put({"microseg": record})
+        return cls(path, group, spec, record)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> MaskStore:
+        """Open a store that `create` made.
+
+        Raises:
+            StoreError: Nothing is there, or it is no mask store or a damaged one.
+        """
+        path = str(path)
+        try:
+            group = zarr.open_group(path, mode="r+")
+            record = cast("dict[str, Any]", group.attrs["microseg"])
+            height, width = record["shape"]
+            spec = MaskSpec(
+                (int(height), int(width)),
+                tuple(ClassSpec(**item) for item in record["classes"]),
+                int(record["shard"]),
+                record["extra"],
+            )
+            store = cls(path, group, spec, record)
+            found = (store.mask.shape, str(store.mask.dtype), store._counts.shape)
+        except FileNotFoundError as error:
+            raise StoreError(f"{path}: no mask store is here; run the segment job that makes it") from error
+        except (KeyError, ValueError, TypeError) as error:
+            raise StoreError(
+                f"{path}: not a mask store of microseg_ray, or damaged ({error}); delete it and run segment again"
+            ) from error
+        if found != (spec.shape, "uint8", (*spec.shards, len(spec.classes))):
+            raise StoreError(
+                f"{path}: its arrays {found} are not what its attributes say; delete it and run segment again"
+            )
+        return store
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the pixels are bound to."""
+        return dict(self._record["identity"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether pyramid and OME metadata were written, after the last shard; read from disk."""
+        return "ome" in zarr.open_group(self.path, mode="r").attrs
+
+    @cached_property
+    def mask(self) -> zarr.Array[Any]:
+        """The (y, x) uint8 mask at full resolution; `IGNORE_INDEX` where not measured."""
+        return self._array("0")
+
+    @cached_property
+    def _counts(self) -> zarr.Array[Any]:
+        return self._array("counts")
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        # Not stored in the metadata, so it must be asked for at each opening: a shard of one value is still written.
+        return cast("zarr.Array[Any]", self._group[name]).with_config({"write_empty_chunks": True})
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(shard_y, shard_x, class) int64, read from disk; -1 in shards that are not done.
+
+        A chunk that fails its checksum counts as not done, so that it is computed again.
+        """
+        try:
+            return np.asarray(self._counts[:], dtype=np.int64)
+        except (ValueError, RuntimeError):
+            rows = np.full(self._counts.shape, NOT_DONE, np.int64)
+            for shard in self._shards():
+                with contextlib.suppress(ValueError, RuntimeError):
+                    rows[shard] = np.asarray(self._counts[shard])
+            return rows
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Shards without counts, or whose pixels are gone, in row-major order."""
+        counted: NDArray[np.bool_] = np.all(self.counts >= 0, axis=-1)
+        arrays = self._outputs()
+        return [
+            shard
+            for shard in self._shards()
+            if not (counted[shard] and all(self._file(array, shard).is_file() for array in arrays))
+        ]
+
+    def commit(
+        self, shard: tuple[int, int], mask: NDArray[np.uint8], extra: NDArray[Any] | None = None
+    ) -> NDArray[np.int64]:
+        """Write one whole shard, then its counts: after a crash it is either done or not.
+
+        Args:
+            shard: (y, x) index of the shard.
+            mask: (y, x) uint8 of the shard's shape.
+            extra: The shard's `spec.extra` output: (y, x) uint8, or (class, y, x) float16 probabilities.
+
+        Returns:
+            (class,) int64 counts.
+
+        Raises:
+            StoreError: There is no such shard, the array is not the whole of it, or a value is no class; nothing was
+                written then.
+        """
+        box = self.spec.box(shard)
+        if (extra is None) != (self.spec.extra == "none"):
+            raise StoreError(f"{self.path}: the store was made for extra={self.spec.extra!r}; give exactly that output")
+        pixels: list[NDArray[Any]] = [mask] if extra is None else [mask, extra]
+        arrays = self._outputs()
+        for array, given in zip(arrays, pixels, strict=True):
+            expected = (*array.shape[:-2], *box.shape)
+            if given.shape != expected or given.dtype != array.dtype:
+                raise StoreError(
+                    f"{self.path}: shard {shard} of {array.basename!r} takes {array.dtype} {expected}, not {given.dtype} "
+                    f"{given.shape}; only whole shards are written, so stitch all of its tiles first"
+                )
+        counts = count_classes(mask, len(self.spec.classes))
+        # The old ledger entry goes first: from here until the new one stands the shard is "not done".
+        self.forget(shard)
+        for array, given in zip(arrays, pixels, strict=True):
+            # The old shard goes too, because zarr cannot overwrite one whose index is corrupt.
+            self._file(array, shard).unlink(missing_ok=True)
+            array[(..., *box.slices)] = given
+            self._flush(array, shard)
+        self._counts[shard] = counts
+        return counts
+
+    def write(self, box: Box, mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """`commit` by position instead of by index.
+
+        Raises:
+            StoreError: `box` is not one whole shard; the message says which box to write.
+        """
+        return self.commit(self.spec.shard_of(box), mask)
+
+    def recount(self, shard: tuple[int, int]) -> bool:
+        """Whether the counts of a done shard are those of its mask on disk."""
+        try:
+            pixels = np.asarray(self.mask[self.spec.box(shard).slices])
+            return bool(np.array_equal(count_classes(pixels, len(self.spec.classes)), np.asarray(self._counts[shard])))
+        except (StoreError, ValueError, RuntimeError):
+            return False
+
+    def forget(self, shard: tuple[int, int]) -> None:
+        """Mark a shard as not done, so that the next run computes it again; the store is not finished any more."""
+        self._unfinish()
+        self._file(self._counts, shard).unlink(missing_ok=True)
+
+    def finish(self, pixel_size_um: tuple[float, float] | None, note: Mapping[str, Any]) -> None:
+        """Write the pyramid and the OME-Zarr metadata; call it once the last shard is in.
+
+        Args:
+            pixel_size_um: (y, x) of the full resolution, or None.
+            note: Goes into the `microseg` attribute beside the identity (verdict, seam measurements, calibration).
+
+        Raises:
+            StoreError: A shard is missing, or damaged on disk; damaged shards are missing from now on.
+        """
+        missing = self.missing()
+        if missing:
+            raise StoreError(f"{self.path}: {len(missing)} shards are not done yet, the first is {missing[0]}")
+        self._unfinish()
+        try:
+            levels = build_pyramid(self._group, self.spec)
+        except (ValueError, RuntimeError) as error:
+            damaged = [shard for shard in self._shards() if not self.recount(shard)]
+            for shard in damaged:
+                self.forget(shard)
+            raise StoreError(
+                f"{self.path}: shards {damaged} are damaged on disk ({error}); run the same command again to compute them anew"
+            ) from error
+        for partial in Path(self.path).rglob("*.partial"):
+            partial.unlink(missing_ok=True)  # left by killed writers; nobody writes here any more
+        self._record = {**self._record, "note": dict(note)}
+        ome = label_metadata(Path(self.path).stem, self.spec, levels, pixel_size_um)
+        self._group.attrs.put({"microseg": self._record, "ome": ome})
+
+    def recalibrate(
+        self, pixel_size_um: tuple[float, float], source: str, more: Mapping[str, Any] | None = None
+    ) -> None:
+        """Change the pixel size of a finished store; no pixel changes.
+
+        Args:
+            pixel_size_um: (y, x) of the full resolution.
+            source: Where the value comes from.
+            more: What else changes in the note.
+
+        Raises:
+            StoreError: The store is not finished.
+        """
+        if not self.finished:
+            raise StoreError(f"{self.path}: not finished yet; run segment again with --pixel_size_um")
+        note = {**self.note, "pixel_size_um": list(pixel_size_um), "pixel_size_source": source, **(more or {})}
+        self._record = {**self._record, "note": note}
+        ome = label_metadata(Path(self.path).stem, self.spec, level_shapes(self.spec.shape), pixel_size_um)
+        self._group.attrs.put({"microseg": self._record, "ome": ome})
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """What `finish` was told."""
+        return dict(self._record.get("note", {}))
+
+    def _unfinish(self) -> None:
+        """A pyramid must not outlive the pixels that it was made of."""
+        if self.finished:
+            self._group.attrs.put({"microseg": self._record})
+
+    def _shards(self) -> list[tuple[int, int]]:
+        return list(np.ndindex(*self.spec.shards))
+
+    def _outputs(self) -> list[zarr.Array[Any]]:
+        return [self.mask] if self.spec.extra == "none" else [self.mask, self._array(self.spec.extra)]
+
+    def _file(self, array: zarr.Array[Any], shard: tuple[int, int]) -> Path:
+        """Where zarr keeps the mask's, an extra output's or the ledger's part of one shard."""
+        key = (*shard, 0) if array.basename == "counts" else (*(0 for _ in array.shape[:-2]), *shard)
+        return Path(self.path) / array.basename / array.metadata.encode_chunk_key(key)
+
+    def _flush(self, array: zarr.Array[Any], shard: tuple[int, int]) -> None:
+        """Push a shard to the disk itself, so that a power cut cannot leave counts without their pixels."""
+        file = self._file(array, shard)
+        folders = [folder for folder in file.parents if folder.is_relative_to(self.path)]
+        for target in (file, *folders):
+            handle = os.open(target, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

@@ -1,0 +1,143 @@
+"""The coarser levels of a mask, by majority, and the OME-Zarr 0.5 metadata that names them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from yaozarrs import v05
+
+from microseg_ray.geometry import Box, ceil_to
+from microseg_ray.runs.store.spec import create_pixels
+from microseg_ray.settings import IGNORE_INDEX, default_color
+
+if TYPE_CHECKING:
+    import zarr
+    from numpy.typing import NDArray
+
+    from microseg_ray.runs.store.spec import MaskSpec
+
+__all__ = ["build_pyramid", "label_metadata", "level_shapes", "mode_downsample"]
+
+SMALLEST_LEVEL = 512
+
+
+def mode_downsample(mask: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
+    """Halve a mask: the most frequent class of each 2 x 2 square, the lowest on a tie.
+
+    A square without any measured pixel stays `IGNORE_INDEX`; an odd last row or column stands for itself.
+
+    Args:
+        mask: (y, x) uint8.
+        classes: Number of classes.
+
+    Returns:
+        (ceil(y / 2), ceil(x / 2)) uint8.
+
+    Example:
+        >>> mode_downsample(np.array([[1, 1, 2], [0, 255, 255]], np.uint8), classes=3)
+        array([[1, 2]], dtype=uint8)
+    """
+    height, width = ceil_to(mask.shape[0], 2), ceil_to(mask.shape[1], 2)
+    padded = np.full((height, width), IGNORE_INDEX, np.uint8)
+    padded[: mask.shape[0], : mask.shape[1]] = mask
+    quarters = (padded[::2, ::2], padded[::2, 1::2], padded[1::2, ::2], padded[1::2, 1::2])
+    winner = np.full((height // 2, width // 2), IGNORE_INDEX, np.uint8)
+    most = np.zeros(winner.shape, np.uint8)
+    for index in range(classes):
+        votes = np.zeros(winner.shape, np.uint8)
+        for quarter in quarters:
+            votes += quarter == index
+        better = votes > most
+        winner[better] = index
+        np.maximum(most, votes, out=most)
+    return winner
+
+
+def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
+    """Shapes of all levels of a pyramid, the full resolution first.
+
+    Example:
+        >>> level_shapes((1025, 600))
+        [(1025, 600), (513, 300), (257, 150)]
+    """
+    shapes = [shape]
+    while max(shapes[-1]) > SMALLEST_LEVEL:
+        shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
+    return shapes
+
+
+def build_pyramid(group: zarr.Group, spec: MaskSpec) -> list[tuple[int, int]]:
+    """Write levels 1, 2, ... until one fits in a chunk; holds four shards at a time.
+
+    Args:
+        group: The mask's group, with array `0` complete.
+        spec: What the store was made for.
+
+    Returns:
+        Shapes of all levels, the full resolution first.
+    """
+    shapes = level_shapes(spec.shape)
+    for index in range(1, len(shapes)):
+        finer, shape, name = shapes[index - 1], shapes[index], str(index)
+        if name in group:
+            del group[name]
+        level = create_pixels(group, name, shape, spec)
+        source = group[str(index - 1)]
+        for y0 in range(0, shape[0], spec.shard):
+            for x0 in range(0, shape[1], spec.shard):
+                box = Box(y0, x0, min(y0 + spec.shard, shape[0]), min(x0 + spec.shard, shape[1]))
+                fine = Box(2 * box.y0, 2 * box.x0, min(2 * box.y1, finer[0]), min(2 * box.x1, finer[1]))
+                pixels = np.asarray(source[fine.slices])  # type: ignore[index]
+                level[box.slices] = mode_downsample(pixels, len(spec.classes))
+    return shapes
+
+
+def label_metadata(
+    name: str, spec: MaskSpec, levels: list[tuple[int, int]], pixel_size_um: tuple[float, float] | None
+) -> dict[str, Any]:
+    """The `ome` attribute of a label image: axes, scales, class names and colours.
+
+    Args:
+        name: What viewers call the mask.
+        spec: Classes.
+        levels: Shapes of the pyramid.
+        pixel_size_um: (y, x) in micrometres, or None: then scales are in pixels and axes carry no unit.
+    """
+    unit = None if pixel_size_um is None else "micrometer"
+    size = pixel_size_um or (1.0, 1.0)
+    image = v05.Image(
+        multiscales=[
+            v05.Multiscale(
+                name=name,
+                axes=[v05.SpaceAxis(name=axis, type="space", unit=unit) for axis in "yx"],
+                datasets=[
+                    v05.Dataset(
+                        path=str(index),
+                        coordinateTransformations=[
+                            v05.ScaleTransformation(scale=[size[0] * 2**index, size[1] * 2**index])
+                        ],
+                    )
+                    for index in range(len(levels))
+                ],
+            )
+        ],
+    )
+    document: dict[str, Any] = image.model_dump(mode="json", exclude_none=True, by_alias=True)
+    # Written by hand: yaozarrs drops class properties and turns label values into floats (docs/decisions/0005).
+    document["image-label"] = {
+        "version": "0.5",
+        "colors": [
+            *(
+                {"label-value": index, "rgba": [*bytes.fromhex((item.color or default_color(index))[1:]), 255]}
+                for index, item in enumerate(spec.classes)
+            ),
+            {"label-value": IGNORE_INDEX, "rgba": [0, 0, 0, 0]},
+        ],
+        # Readers refuse a value that has a colour and no property.
+        "properties": [
+            *({"label-value": index, "class": item.name} for index, item in enumerate(spec.classes)),
+            {"label-value": IGNORE_INDEX, "class": "not measured"},
+        ],
+    }
+    return document

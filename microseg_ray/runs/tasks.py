@@ -1,0 +1,166 @@
+"""The rows that go to a worker and come back: coordinates, limits and decisions, never pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from microseg_ray.runs.store.masks import MaskStore
+    from microseg_ray.sources import View
+
+__all__ = [
+    "Calibration",
+    "FinishTask",
+    "Outcome",
+    "PrepareTask",
+    "Prepared",
+    "ShardTask",
+    "Task",
+    "calibration_note",
+    "noted_file_size",
+]
+
+
+@dataclass(frozen=True)
+class PrepareTask:
+    """Look at one micrograph and open its mask store; `dry` makes none."""
+
+    name: str
+    path: str
+    store: str
+    dry: bool = False
+    stage: str = "open"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a mask's note says of scale and info bar.
+
+    Attributes:
+        pixel_size_um: (y, x) of a pixel of the mask, or None.
+        source: Where it comes from.
+        file_pixel_size_um: (y, x) of a pixel of the file: another one where the micrograph is rescaled.
+        info_bar_source: How the info bar is known.
+        mark: What beside the file decided the pixel size; see `calibration_mark`.
+        notes: What a user should know: sources that disagree, a scale that could not be checked.
+    """
+
+    pixel_size_um: tuple[float, float] | None
+    source: str
+    file_pixel_size_um: tuple[float, float] | None
+    info_bar_source: str = ""
+    mark: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What preparing found.
+
+    Attributes:
+        view: The grid that the mask lies on: shape, info bar, rescaled or not.
+        limits: Intensities (low, high).
+        calibration: Pixel size, where it comes from, and what is to be said of it.
+        missing: Shards to compute.
+        shards: Shards in all.
+        finished: Whether pyramid and metadata stand.
+        decoded_bytes: Memory that an open handle may hold.
+    """
+
+    view: View
+    limits: tuple[float, float]
+    calibration: Calibration
+    missing: tuple[tuple[int, int], ...]
+    shards: int
+    finished: bool
+    decoded_bytes: int
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """Segment one shard and commit it."""
+
+    name: str
+    path: str
+    store: str
+    view: View
+    limits: tuple[float, float]
+    shard: tuple[int, int]
+
+    @property
+    def stage(self) -> str:
+        """What failures.csv calls it."""
+        return f"shard {self.shard[0]},{self.shard[1]}"
+
+
+@dataclass(frozen=True)
+class FinishTask:
+    """Write pyramid, metadata and seam measurements of one micrograph."""
+
+    name: str
+    path: str
+    store: str
+    view: View
+    limits: tuple[float, float]
+    calibration: Calibration
+    stage: str = "finish"
+
+
+Task = PrepareTask | ShardTask | FinishTask
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row for each task, done or not.
+
+    Attributes:
+        task: The task.
+        ok: Whether it is done.
+        reason: Why not, in one line for the user.
+        fatal: Going on makes no sense (disk full, model unreadable).
+        detail: A traceback, where the failure is the engine's own.
+        prepared: The result of a `PrepareTask`.
+        note: The seam measurements of a `FinishTask`.
+    """
+
+    task: Task
+    ok: bool
+    reason: str = ""
+    fatal: bool = False
+    detail: str = ""
+    prepared: Prepared | None = None
+    note: Mapping[str, Any] = field(default_factory=dict)
+
+
+def calibration_note(calibration: Calibration, view: View) -> dict[str, Any]:
+    """What a mask's note says of scale and info bar."""
+    size, own = calibration.pixel_size_um, calibration.file_pixel_size_um
+    note: dict[str, Any] = {
+        "pixel_size_um": None if size is None else list(size),
+        "pixel_size_source": calibration.source,
+        "calibration_mark": calibration.mark,
+        "notes": list(calibration.notes),
+    }
+    if view.info_bar:
+        note["info_bar"] = {"rows": view.info_bar, "source": calibration.info_bar_source}
+    if view.file_shape is not None:
+        note["rescaled"] = {
+            "file_shape": list(view.file_shape),
+            "file_pixel_size_um": None if own is None else list(own),
+            # File pixels a mask pixel, along y and x.
+            "factor": [
+                (view.file_shape[0] - view.file_info_bar) / view.specimen.height,
+                view.file_shape[1] / view.specimen.width,
+            ],
+        }
+    return note
+
+
+def noted_file_size(store: MaskStore) -> tuple[float, float] | None:
+    """The (y, x) pixel size of the file that a finished store was made with, also where the mask is a rescaled one."""
+    note = store.note
+    size = note.get("rescaled", {}).get("file_pixel_size_um") or note.get("pixel_size_um")
+    return None if size is None else (float(size[0]), float(size[1]))

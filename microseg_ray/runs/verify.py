@@ -1,0 +1,161 @@
+"""The verify job: is a run what its run.json says it is?"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from microseg_ray.errors import CheckpointError, MicrosegError, StoreError
+from microseg_ray.runs.folder import Run
+from microseg_ray.runs.setup import prepare_job
+from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.runs.tasks import ShardTask
+from microseg_ray.runs.worker import ArchiveWorker
+from microseg_ray.settings import SegmentSettings, VerifySettings, settings_from
+from microseg_ray.sources import View, fingerprint, member_path
+
+if TYPE_CHECKING:
+    from microseg_ray.runs.setup import Job
+
+__all__ = ["Verified", "verify"]
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What verifying found.
+
+    Attributes:
+        recomputed: Shards that were computed again.
+        equal: Those that came out with the same bytes.
+        recounted: Shards whose pixels were counted again.
+        miscounted: Those whose counts are not those of the ledger.
+        problems: One line for each difference.
+        advice: What this could not find out, and how to; empty where there is nothing of the kind.
+    """
+
+    recomputed: int
+    equal: int
+    recounted: int
+    miscounted: int
+    problems: tuple[str, ...]
+    advice: str = ""
+
+
+def verify(settings: VerifySettings, report: Report = lambda *_: None) -> Verified:
+    """Recompute randomly chosen shards and compare the bytes; recount every shard of their micrographs.
+
+    A postprocessed or thresholded run is recounted only: no model made its pixels, so `advice` names the run to verify.
+
+    Args:
+        settings: The job's settings.
+        report: Told (done, total).
+
+    Returns:
+        What was found; `problems` is empty where all is well.
+
+    Raises:
+        StoreError: No run is there, or nothing in it is done.
+        CheckpointError: The checkpoint is missing or not the one of the run.
+    """
+    run = Run.open(settings.run)
+    derived = not {"postprocess", "threshold"}.isdisjoint(run.identity.pixels)
+    done = _done_shards(run)
+    if not done:
+        raise StoreError(f"{run.folder}: no shard is done yet; run {'postprocess' if derived else 'segment'} first")
+    chosen = sorted(random.Random(settings.seed).sample(done, min(settings.shards, len(done))))
+    problems = [] if derived else _recompute(run, settings.checkpoint, chosen, report)
+    recomputed, differing = 0 if derived else len(chosen), len(problems)
+    miscounted = recounted = 0
+    for name in dict.fromkeys(name for name, _ in chosen):
+        store = MaskStore.open(run.store_path(name))
+        for shard in (own for other, own in done if other == name):
+            recounted += 1
+            if not store.recount(shard):
+                miscounted += 1
+                problems.append(f"{name}, shard {shard}: the mask's pixels do not give the counts of the ledger")
+    advice = _advice(run) if derived else ""
+    return Verified(recomputed, recomputed - differing, recounted, miscounted, tuple(problems), advice)
+
+
+def _advice(run: Run) -> str:
+    parent = run.document.get("parent", {}).get("path", "the run that its run.json names as parent")
+    return (
+        f"{run.folder} is made from another run, so no model can recompute its pixels: verify the run that it was made from "
+        f"(microseg verify --run {parent}), and make it again into another folder to compare; its shards were only recounted"
+    )
+
+
+def _recompute(
+    run: Run, checkpoint: str | None, chosen: list[tuple[str, tuple[int, int]]], report: Report
+) -> list[str]:
+    """One line for each shard that comes out otherwise."""
+    job = _job_of(run, checkpoint)
+    worker = ArchiveWorker(job.config)
+    problems: list[str] = []
+    try:
+        for number, (name, shard) in enumerate(chosen, 1):
+            problem = _compare(run, job, worker, name, shard)
+            problems += [] if problem is None else [problem]
+            report(number, len(chosen))
+    finally:
+        worker.close()
+    return problems
+
+
+def _job_of(run: Run, checkpoint: str | None) -> Job:
+    """The job that made the run, with the plan that it had."""
+    pixels = run.identity.pixels
+    saved = dict(run.document["settings"])
+    settings = settings_from(
+        SegmentSettings,
+        {
+            **saved,
+            "archive": run.document["source"],
+            "checkpoint": checkpoint or run.document["checkpoint"],
+            # What `auto` came to then, whatever it would come to now.
+            **{key: pixels[key] for key in ("tile", "halo", "batch", "threads")},
+            "memory": 1024.0,
+            # Which grid each mask lies on is in its own identity; the table may be gone.
+            "source": {**saved.get("source", {}), "pixel_sizes": None},
+        },
+    )
+    job = prepare_job(settings)
+    differing = run.identity.differences(job.identity)
+    if differing:
+        raise CheckpointError(
+            f"{run.folder}: cannot be recomputed with this checkpoint ({'; '.join(differing)}); give the run's own"
+        )
+    return job
+
+
+def _done_shards(run: Run) -> list[tuple[str, tuple[int, int]]]:
+    found: list[tuple[str, tuple[int, int]]] = []
+    for name in run.names():
+        done = (MaskStore.open(run.store_path(name)).counts >= 0).all(axis=-1)
+        found += [(name, (int(y), int(x))) for y, x in np.argwhere(done)]
+    return found
+
+
+def _compare(run: Run, job: Job, worker: ArchiveWorker, name: str, shard: tuple[int, int]) -> str | None:
+    """What is wrong with a shard, or None."""
+    store = MaskStore.open(run.store_path(name))
+    path = member_path(str(run.document["archive"]), name)
+    limits, record = store.identity["limits"], store.identity.get("view")
+    view = View(store.spec.shape) if record is None else View.of_record(record)
+    try:
+        mark = fingerprint(path, job.config.fingerprint)
+        if mark != store.identity["fingerprint"]:
+            return f"{name}: the micrograph has changed since it was segmented ({store.identity['fingerprint']} then, {mark} now)"
+        task = ShardTask(name, path, store.path, view, (limits[0], limits[1]), shard)
+        fresh = worker.compute(task)
+        kept = np.asarray(store.mask[store.spec.box(shard).slices])
+    except (MicrosegError, ValueError, RuntimeError, OSError) as error:
+        return f"{name}, shard {shard}: cannot be compared ({error})"
+    different = int(np.count_nonzero(fresh != kept))
+    return f"{name}, shard {shard}: {different} of {fresh.size} pixels differ" if different else None

@@ -1,0 +1,291 @@
+"""What one worker does: prepare a micrograph, segment a shard, finish a micrograph. Rows in, rows out, never pixels.
+
+A task that cannot be done returns an `Outcome` that says so; nothing raises out of a worker, because an exception
+inside a pool costs more than the task that caused it.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import traceback
+from collections import OrderedDict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
+from microseg_ray.runs.memory import release_memory
+from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.runs.store.spec import MaskSpec
+from microseg_ray.runs.tasks import (
+    Calibration,
+    FinishTask,
+    Outcome,
+    Prepared,
+    PrepareTask,
+    ShardTask,
+    Task,
+    calibration_note,
+    noted_file_size,
+)
+from microseg_ray.settings import SourceSettings
+from microseg_ray.sources import (
+    Micrograph,
+    ScaleRule,
+    View,
+    fingerprint,
+    intensity_limits,
+    open_micrograph,
+    open_view,
+    prepared,
+)
+from microseg_ray.sources.scale.calibration import calibration_mark
+from microseg_ray.stitching import EnginePlan, ShardPixels, engine_grid, predict_shard, shard_window
+from microseg_ray.stitching.seams import SeamAudit, audit_seams
+from microseg_ray.stitching.shards import extended, unmeasured
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from microseg_ray.geometry import Box
+    from microseg_ray.settings import ClassSpec, Scaling
+    from microseg_ray.sources import MicrographInfo
+    from microseg_ray.stitching import Predictor
+
+__all__ = ["ArchiveWorker", "WorkerConfig", "reusable_store"]
+
+OPEN_MICROGRAPHS = 2
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What every worker of a run is told, once.
+
+    Attributes:
+        checkpoint: Folder of the model.
+        precision: `bf16` or `fp32`.
+        device: torch device.
+        threads: torch threads; part of what decides the bytes.
+        plan: The engine's plan.
+        identity: The run's identity, as it goes into each mask store.
+        classes: The model's classes.
+        channels: Channels that the model sees.
+        scaling: How intensities become what the model sees.
+        fingerprint: How an input is recognised: `stat` or `content`.
+        verdict: What the run promises about seams.
+        decoded_limit: Bytes that decoding one file whole may take.
+        source: Page, channel, info bar and the user's own pixel sizes.
+        scale: The model's pixel size, and what happens to a micrograph of another one.
+    """
+
+    checkpoint: str
+    precision: Literal["bf16", "fp32"]
+    device: str
+    threads: int
+    plan: EnginePlan
+    identity: Mapping[str, Any]
+    classes: tuple[ClassSpec, ...]
+    channels: int
+    scaling: Scaling
+    fingerprint: Literal["stat", "content"]
+    verdict: str
+    decoded_limit: int = 8 * 1024**3
+    source: SourceSettings = field(default_factory=SourceSettings)
+    scale: ScaleRule = field(default_factory=ScaleRule)
+
+
+class ArchiveWorker:
+    """Does tasks. Thread-safe: two shards may be in flight, one read or written while the other is computed.
+
+    Args:
+        config: What the run is.
+        predictor: The model; loaded from the checkpoint at the first shard where None.
+    """
+
+    def __init__(self, config: WorkerConfig, predictor: Predictor | None = None) -> None:
+        self.config = config
+        self._predictor = predictor
+        self._open: OrderedDict[str, Micrograph] = OrderedDict()
+        self._reading = threading.Lock()
+        self._computing = threading.Lock()
+
+    def do(self, task: Task) -> Outcome:
+        """Do one task; every failure comes back as a row."""
+        try:
+            return self._step(task)
+        except CheckpointError as error:
+            return Outcome(task, ok=False, reason=str(error), fatal=True)
+        except MicrosegError as error:
+            return Outcome(task, ok=False, reason=_without_path(error, task.path))
+        except OSError as error:
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+            return Outcome(
+                task, ok=False, reason=f"{error.strerror or error}: {error.filename or task.path}", fatal=full
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a library raises on one input must not cost the others
+            return Outcome(task, ok=False, reason=f"{type(error).__name__}: {error}", detail=traceback.format_exc())
+
+    def _step(self, task: Task) -> Outcome:
+        match task:
+            case PrepareTask():
+                return self._prepare(task)
+            case ShardTask():
+                return self._shard(task)
+            case FinishTask():
+                return self._finish(task)
+
+    def _prepare(self, task: PrepareTask) -> Outcome:
+        config = self.config
+        with open_micrograph(task.path, config.source) as file:
+            self.check(file.info)
+            micrograph = prepared(file, config.scaling, config.source, config.scale)
+            info, original = micrograph.info, file.info
+            limits = intensity_limits(micrograph, config.scaling)
+        mark = fingerprint(task.path, config.fingerprint)
+        view = View.of(info, original.info_bar_rows)
+        calibration = self._calibration(task, original, info)
+        identity = {**config.identity, "fingerprint": mark, "limits": list(limits), "view": view.record()}
+        spec = MaskSpec(view.shape, config.classes, config.plan.shard, config.plan.extra)
+        store = reusable_store(task.store, spec, identity)
+        if store is None and not task.dry:
+            store = MaskStore.create(task.store, spec, identity)
+        missing = list(np.ndindex(*spec.shards)) if store is None else store.missing()
+        found = Prepared(
+            view=view,
+            limits=limits,
+            calibration=calibration,
+            missing=tuple(missing),
+            shards=spec.shards[0] * spec.shards[1],
+            finished=store is not None and not missing and store.finished and _calibrated(store, calibration),
+            decoded_bytes=info.decoded_bytes,
+        )
+        return Outcome(task, ok=True, prepared=found)
+
+    def _calibration(self, task: PrepareTask, original: MicrographInfo, info: MicrographInfo) -> Calibration:
+        unscaled = self.config.scale.note(original.pixel_size_um) if info.file_shape is None else ""
+        return Calibration(
+            pixel_size_um=info.pixel_size_um,
+            source=info.pixel_size_source,
+            file_pixel_size_um=original.pixel_size_um,
+            info_bar_source=info.info_bar_source,
+            mark=calibration_mark(task.path, self.config.source, self.config.fingerprint),
+            notes=(*info.pixel_size_notes, *filter(None, [unscaled])),
+        )
+
+    def check(self, info: MicrographInfo) -> None:
+        """Whether a micrograph suits the model and the memory.
+
+        Raises:
+            InputError: It does not.
+        """
+        if info.channels not in {1, self.config.channels}:
+            raise InputError(
+                info.path,
+                f"has {info.channels} different colour channels, the model sees {self.config.channels}",
+                "convert it to gray, or train a model on colour images",
+            )
+        if info.decoded_bytes > self.config.decoded_limit:
+            raise InputError(
+                info.path,
+                f"decoding it whole takes {info.decoded_bytes / 1e9:.1f} GB, more than the memory that was set",
+                "convert it to tiled TIFF or OME-Zarr, or raise memory",
+            )
+
+    def _shard(self, task: ShardTask) -> Outcome:
+        store = MaskStore.open(task.store)
+        result = self._pixels_of(task, store.spec.box(task.shard))
+        store.commit(task.shard, result.mask, result.extra)
+        del result
+        release_memory()
+        return Outcome(task, ok=True)
+
+    def compute(self, task: ShardTask) -> NDArray[np.uint8]:
+        """The mask of a shard without writing it: what `verify` compares."""
+        box = MaskSpec(task.view.shape, self.config.classes, self.config.plan.shard).box(task.shard)
+        return self._pixels_of(task, box).mask
+
+    def _pixels_of(self, task: ShardTask, box: Box) -> ShardPixels:
+        """The specimen is segmented as if the info bar had been cut off; what lies below it is not measured."""
+        plan, specimen = self.config.plan, task.view.specimen
+        part = box.intersection(specimen)
+        if not part.area:
+            return unmeasured(box.shape, plan.extra, len(self.config.classes))
+        grid = engine_grid(specimen.shape, plan)
+        region, _ = shard_window(grid, part, plan)
+        pixels = self._read(task.path, task.view, region)
+        with self._computing:
+            result = predict_shard(pixels, self._model(), grid, part, plan, task.limits)
+        return result if part == box else extended(result, box.height)
+
+    def _finish(self, task: FinishTask) -> Outcome:
+        grid = engine_grid(task.view.specimen.shape, self.config.plan)
+        note: dict[str, Any] = {"verdict": self.config.verdict, **calibration_note(task.calibration, task.view)}
+        seams = SeamAudit(0, 0.0, 0)
+        if len(grid) > 1:
+            with self._computing:
+                seams = audit_seams(lambda box: self._read(task.path, task.view, box), self._model(), grid, task.limits)
+        note |= asdict(seams)
+        MaskStore.open(task.store).finish(task.calibration.pixel_size_um, note)
+        self._forget(task.path)
+        return Outcome(task, ok=True, note=note)
+
+    def _read(self, path: str, view: View, region: Box) -> NDArray[Any]:
+        """(channel, y, x) pixels of the model's channel count; a gray micrograph serves a colour model."""
+        with self._reading:
+            if path not in self._open:
+                self._open[path] = open_view(path, self.config.scaling, self.config.source, view)
+                while len(self._open) > OPEN_MICROGRAPHS:
+                    self._open.popitem(last=False)[1].close()
+            self._open.move_to_end(path)
+            pixels: NDArray[Any] = self._open[path].read(region)
+        if pixels.shape[0] != self.config.channels:
+            pixels = np.broadcast_to(pixels[:1], (self.config.channels, *pixels.shape[1:]))
+        return pixels
+
+    def _forget(self, path: str) -> None:
+        with self._reading:
+            micrograph = self._open.pop(path, None)
+            if micrograph is not None:
+                micrograph.close()
+
+    def close(self) -> None:
+        """Close the files that are held open between shards."""
+        with self._reading:
+            while self._open:
+                self._open.popitem()[1].close()
+
+    def _model(self) -> Predictor:
+        if self._predictor is None:
+            from microseg_ray.models.predictor import load_predictor
+
+            config = self.config
+            self._predictor = load_predictor(
+                config.checkpoint, precision=config.precision, threads=config.threads, device=config.device
+            )
+        return self._predictor
+
+
+def _calibrated(store: MaskStore, calibration: Calibration) -> bool:
+    same_mark = store.note.get("calibration_mark", "") == calibration.mark
+    return same_mark and noted_file_size(store) == calibration.file_pixel_size_um
+
+
+def reusable_store(path: str, spec: MaskSpec, identity: Mapping[str, Any]) -> MaskStore | None:
+    """The store of an earlier try, if its results are those that this run would make."""
+    if not Path(path).exists():
+        return None
+    try:
+        store = MaskStore.open(path)
+    except StoreError:
+        return None
+    return store if store.spec == spec and store.identity == dict(identity) else None
+
+
+def _without_path(error: MicrosegError, path: str) -> str:
+    """failures.csv names the file in a column of its own."""
+    return str(error).removeprefix(f"{path}: ")

@@ -1,0 +1,1 @@
+"""Pixel sizes: where they are stated, which statement is used, and resampling to another one."""

@@ -1,0 +1,1 @@
+"""Which pixels show the specimen, and their intensities: info bar, columns, flat field, intensity range."""

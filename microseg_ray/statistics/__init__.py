@@ -1,0 +1,1 @@
+"""Statistics of masks and counts: pure functions, no model, no Ray."""

@@ -1,0 +1,1 @@
+"""The tile store for training: survey, write, append, read."""

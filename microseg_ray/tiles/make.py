@@ -1,0 +1,257 @@
+"""tile(): make a store, add to one, or find that there is nothing to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from microseg_ray.catalog import Failure, build_catalog, write_failures
+from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.tiles.audit import audit_splits
+from microseg_ray.tiles.history import differences, made_from, merged, refuse_other_settings, settled_groups
+from microseg_ray.tiles.mapping import Mapper, Report, in_process
+from microseg_ray.tiles.shards import shard_request, tile_rows, write_row
+from microseg_ray.tiles.spec import TileSpec
+from microseg_ray.tiles.store import TileStore, write_table
+from microseg_ray.tiles.survey import survey_request, survey_row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from microseg_ray.catalog import CatalogRow, Leak
+    from microseg_ray.settings import TileSettings
+    from microseg_ray.tiles.shards import LeftOut
+
+MapperFactory = Callable[[Report, int], Mapper]
+"""Makes the mapper of a job with `workers` above 0, from its report and its number of workers."""
+
+__all__ = ["TileSummary", "Tiled", "tile"]
+
+
+@dataclass(frozen=True)
+class TileSummary:
+    """One line of the summary.
+
+    Attributes:
+        split: Name of the split.
+        micrographs: Micrographs in it.
+        tiles: Tiles in it.
+        fractions: Share of each class in the labelled pixels.
+    """
+
+    split: str
+    micrographs: int
+    tiles: int
+    fractions: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """What the tile job came to.
+
+    Attributes:
+        store: The finished store.
+        summary: A line per split.
+        failures: Inputs that were set aside.
+        left_out: Tiles without enough labelled pixels.
+        empty: Training tiles of the first class alone that were left out (`keep_empty`).
+        written: Tiles that this call wrote; 0 where the store was up to date.
+        leaks: What the audit found and was told to go on with.
+        notes: What a user should know of single micrographs.
+    """
+
+    store: TileStore
+    summary: list[TileSummary]
+    failures: list[Failure]
+    left_out: int
+    empty: int = 0
+    written: int = 0
+    leaks: tuple[Leak, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def tile(settings: TileSettings, report: Report = lambda *_: None, mapper: MapperFactory | None = None) -> Tiled:
+    """Make a tile store, or add to one.
+
+    A finished store that was made from the same inputs with the same settings is left alone. With `append`, micrographs
+    that the store does not hold yet are added in shards of their own; groups that are in it keep their split.
+
+    Args:
+        settings: The job's settings; `workers: 0` runs in this process, without Ray.
+        report: Told (stage, done, total).
+        mapper: Makes the mapper where `workers` is above 0; called once the settings and the names of the files are found good.
+
+    Returns:
+        The store, a summary per split, and what was left out.
+
+    Raises:
+        SettingsError: No classes, images or masks are named; the output holds a store of other inputs or settings.
+        InputError: Nothing usable is in the archive, or splits share micrographs (`data.audit`).
+        StoreError: The store in the output is damaged.
+    """
+    _check(settings)
+    if settings.workers and mapper is None:
+        raise SettingsError(
+            f"tile.workers: {settings.workers} worker processes need Ray; call microseg_ray.on_ray.rows.tile, or give "
+            "workers 0 to run in this process"
+        )
+    output = Path(settings.output).absolute()
+    finished = (output / "tiles.parquet").exists()
+    if settings.append and not finished:
+        raise SettingsError(f"tile.append: {output} holds no finished tile store; run without --append to make one")
+    old = TileStore.open(output) if finished and not settings.overwrite else None
+    if old is not None and settings.append:
+        refuse_other_settings(old, settings)
+    rows, failures = build_catalog(settings.data, settled_groups(old, settings))
+    if old is not None:
+        changes = differences(old, rows, settings)
+        if not changes.any or (settings.append and not changes.added and not changes.refused):
+            return _unchanged(old, failures, settings)
+        if not settings.append or changes.refused:
+            raise SettingsError(changes.message(output, append=settings.append))
+        rows = [row for row in rows if row.name in changes.added]
+    made = mapper(report, settings.workers) if mapper is not None and settings.workers else in_process(report)
+    return _Making(settings, output, made, old).run(rows, failures)
+
+
+def summarise(tiles: Iterable[dict[str, Any]], settings: TileSettings) -> list[TileSummary]:
+    """Micrographs, tiles and class fractions of each split, from the rows of tiles.parquet."""
+    lines = []
+    rows = list(tiles)
+    for split in sorted({row["split"] for row in rows}):
+        own = [row for row in rows if row["split"] == split]
+        counts = np.array([[row[f"count_{index}"] for index in range(len(settings.classes))] for row in own]).sum(
+            axis=0
+        )
+        total = max(1, int(counts.sum()))
+        fractions = tuple(float(count) / total for count in counts)
+        lines.append(TileSummary(split, len({row["micrograph"] for row in own}), len(own), fractions))
+    return lines
+
+
+def _check(settings: TileSettings) -> None:
+    if not settings.classes:
+        raise SettingsError(
+            "tile.classes: name the classes in the order of the mask values, as in classes: [matrix, pore]"
+        )
+    for key in ("images", "masks") if settings.table is None else ():
+        if getattr(settings, key) is None:
+            raise SettingsError(f"tile.{key}: missing; give --{key} or put `{key}:` under `data:` in the config")
+
+
+def _unchanged(store: TileStore, failures: list[Failure], settings: TileSettings) -> Tiled:
+    """The store as it is, with all that was said when it was made."""
+    made = store.made_from
+    failures = failures + [
+        Failure(name, entry["stage"], entry["reason"]) for name, entry in made.get("set_aside", {}).items()
+    ]
+    left = made.get("left_out", {})
+    rows = [] if store.table is None else store.table.to_pylist()
+    return Tiled(store, summarise(rows, settings), failures, left.get("unlabelled", 0), left.get("empty", 0))
+
+
+class _Making:
+    """One writing of tiles: a whole store, or what is added to `old`."""
+
+    def __init__(self, settings: TileSettings, output: Path, mapper: Mapper, old: TileStore | None) -> None:
+        self.settings = settings
+        self.output = output
+        self.mapper = mapper
+        self.old = old
+        self.where = settings.table or settings.images
+
+    def run(self, rows: list[CatalogRow], failures: list[Failure]) -> Tiled:
+        """Survey, audit, write."""
+        settings = self.settings
+        failures += [
+            Failure(row.name, "catalog", f"no mask; give one in {settings.table}") for row in rows if row.mask is None
+        ]
+        rows = [row for row in rows if row.mask is not None]
+        held = {} if self.old is None else self.old.made_from["inputs"]
+        splits = {row.split for row in rows} | {entry["split"] for entry in held.values()}
+        audit = settings.audit != "off" and len(splits) > 1
+        surveys = self.mapper(survey_row, [survey_request(row, settings, audit=audit) for row in rows], "survey")
+        bad = [found for found in surveys if found["reason"]]
+        good = [found for found in surveys if not found["reason"]]
+        failures += [Failure(found["name"], found["stage"], found["reason"]) for found in bad]
+        if not good:
+            listed = "; ".join(f"{failure.path}: {failure.reason}" for failure in failures[:3])
+            raise InputError(
+                self.where, f"no usable pair of micrograph and mask is left ({listed})", "see the reasons above"
+            )
+        leaks = audit_splits(good, held, settings, self.output, self.mapper) if audit else []
+        first = 0 if self.old is None else self.old.spec.tiles
+        tiles, left_out = tile_rows(good, settings, first)
+        if not tiles:
+            raise InputError(self.where, "every tile was left out", f"lower min_labelled ({settings.min_labelled})")
+        record = made_from(good, bad, settings, left_out)
+        if self.old is None:
+            store = TileStore.create(self.output, _spec(good, len(tiles), settings), record)
+        else:
+            store = self._grown(self.old, good, len(tiles))
+            record = merged(self.old.made_from, record)
+        self._write(store, tiles, good, failures)
+        if self.old is None:
+            write_table(self.output, tiles)
+        else:
+            self.old.finish_append(tiles, record, store.spec)
+        return self._result(TileStore.open(self.output), failures, left_out, (len(tiles), leaks, good))
+
+    def _write(
+        self, store: TileStore, tiles: list[dict[str, Any]], good: list[dict[str, Any]], failures: list[Failure]
+    ) -> None:
+        # Written before the store is finished: whoever finds the table finds the reasons too.
+        write_failures(self.output / "failures.csv", failures)
+        start = 0 if self.old is None else self.old.spec.shards
+        requests = [shard_request(store, shard, tiles, good) for shard in range(start, store.spec.shards)]
+        broken = [found["reason"] for found in self.mapper(write_row, requests, "write") if found["reason"]]
+        if broken:
+            raise InputError(self.where, f"an input changed while it was tiled ({broken[0]})", "run the tile job again")
+
+    def _grown(self, old: TileStore, good: list[dict[str, Any]], tiles: int) -> TileStore:
+        """The old store with room for more, if what is added fits it."""
+        new = _spec(good, tiles, self.settings)
+        if np.result_type(old.spec.dtype, new.dtype) != np.dtype(old.spec.dtype) or new.channels > old.spec.channels:
+            raise SettingsError(
+                f"tile.append: the store holds {old.spec.channels} channel {old.spec.dtype}, the new micrographs need "
+                f"{new.channels} channel {new.dtype}; make the store again with --overwrite"
+            )
+        same = old.spec.pixel_size_um if old.spec.pixel_size_um == new.pixel_size_um else None
+        store = old.grow(tiles)
+        return TileStore.open(self.output, unfinished=True, parts=store.spec.parts).sized(same)
+
+    def _result(
+        self,
+        store: TileStore,
+        failures: list[Failure],
+        left_out: LeftOut,
+        done: tuple[int, list[Leak], list[dict[str, Any]]],
+    ) -> Tiled:
+        written, leaks, good = done
+        rows = [] if store.table is None else store.table.to_pylist()
+        notes = [f"{found['name']}: {note}" for found in good for note in found["notes"]]
+        bars = sum(found["bar"] > 0 for found in good)
+        if bars:
+            notes.insert(0, f"{bars} of {len(good)} micrographs have an info bar, which is left out")
+        summary = summarise(rows, self.settings)
+        return Tiled(store, summary, failures, left_out.unlabelled, left_out.empty, written, tuple(leaks), tuple(notes))
+
+
+def _spec(good: list[dict[str, Any]], tiles: int, settings: TileSettings) -> TileSpec:
+    sizes = {None if found["pixel_size_um"] is None else tuple(found["pixel_size_um"]) for found in good}
+    size = sizes.pop() if len(sizes) == 1 else None
+    return TileSpec(
+        tiles=tiles,
+        side=settings.tile,
+        overlap=settings.overlap,
+        channels=max(found["channels"] for found in good),
+        # The widest type holds all values unchanged; each tile keeps its own intensity limits.
+        dtype=str(np.result_type(*{found["dtype"] for found in good})),
+        classes=settings.classes,
+        scaling=settings.scaling,
+        pixel_size_um=size,
+    )

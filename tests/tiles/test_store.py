@@ -1,0 +1,369 @@
+"""The tile store: what goes in comes out, and nothing half-written is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from microseg_ray.errors import StoreError
+from microseg_ray.settings import ClassSpec, Scaling
+from microseg_ray.sources import fingerprint
+from microseg_ray.tiles import spec as tile_spec
+from microseg_ray.tiles import store as tile_store
+from microseg_ray.tiles.spec import TileSpec
+from microseg_ray.tiles.store import TileStore, write_table
+
+CLASSES = (ClassSpec(name="matrix", color="#000000"), ClassSpec(name="pore", color="#ff0000"))
+SPLITS = ["train", "val", "train", "test", "train", "val", "train"]
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch) -> None:
+    monkeypatch.setattr(tile_spec, "MAX_TILES_PER_SHARD", 3)
+
+
+def spec(**options: Any) -> TileSpec:
+    return TileSpec(
+        **{
+            "tiles": 7,
+            "side": 8,
+            "overlap": 2,
+            "channels": 2,
+            "dtype": "uint16",
+            "classes": CLASSES,
+            "scaling": Scaling(kind="percentile", low=1, high=99),
+            "pixel_size_um": (0.5, 0.25),
+            **options,
+        }
+    )
+
+
+def contents(made: TileSpec, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    images = (random.random((made.tiles, made.channels, made.side, made.side)) * 255).astype(made.dtype)
+    return images, random.choice(np.array([0, 1, 255], np.uint8), (made.tiles, made.side, made.side))
+
+
+def rows(made: TileSpec, masks: np.ndarray) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": index,
+            "micrograph": f"m{index // 2}.tif",
+            "group": f"g{index // 2}",
+            "split": SPLITS[index % 7],
+            "y0": 8 * index,
+            "x0": 0,
+            "low": float(index),
+            "high": 100.0 + index,
+            "count_0": int((masks[index] == 0).sum()),
+            "count_1": int((masks[index] == 1).sum()),
+            "count_ignored": int((masks[index] == 255).sum()),
+        }
+        for index in range(made.tiles)
+    ]
+
+
+def write(folder: Path, made: TileSpec | None = None, *, table: bool = True, **made_from: Any) -> TileStore:
+    made = made or spec()
+    images, masks = contents(made)
+    TileStore.create(folder, made, made_from or {"archive": "a"})
+    for shard in reversed(range(made.shards)):
+        cut = slice(made.shard_range(shard).start, made.shard_range(shard).stop)
+        TileStore.open(folder, unfinished=True).write_shard(shard, images[cut], masks[cut])
+    if table:
+        write_table(folder, rows(made, masks))
+    return TileStore.open(folder, unfinished=not table)
+
+
+# --- round trip -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dtype": "uint8", "channels": 1},
+        {"dtype": "float32", "channels": 3, "pixel_size_um": None},
+        {"tiles": 1},
+        {"tiles": 6},
+        {"side": 1, "overlap": 0},
+    ],
+)
+def test_what_is_written_is_read(options: dict[str, Any], tmp_path: Path) -> None:
+    made = spec(**options)
+    images, masks = contents(made)
+    store = write(tmp_path, made)
+    assert store.spec == made
+    read_images, read_masks, limits = store.read(range(made.tiles))
+    assert read_images.dtype == np.dtype(made.dtype)
+    assert np.array_equal(read_images, images)
+    assert np.array_equal(read_masks, masks)
+    assert limits.dtype == np.float64
+    assert limits.tolist() == [[index, 100 + index] for index in range(made.tiles)]
+    assert TileStore.open(tmp_path / "tiles.zarr").digest == store.digest
+    assert store.made_from == {"archive": "a"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> TileStore:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tile_spec, "MAX_TILES_PER_SHARD", 3)
+        return write(tmp_path_factory.mktemp("tiles"))
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(0, 6), max_size=12))
+def test_tiles_are_read_in_any_order_and_more_than_once(finished: TileStore, indices: list[int]) -> None:
+    images, masks = contents(spec())
+    read_images, read_masks, limits = finished.read(indices)
+    chosen = np.array(indices, np.int64)
+    assert np.array_equal(read_images, images[chosen])
+    assert np.array_equal(read_masks, masks[chosen])
+    assert limits[:, 0].tolist() == indices
+    assert finished.read(chosen)[1].tobytes() == read_masks.tobytes()
+
+
+def test_a_tile_that_does_not_exist_is_an_error(finished: TileStore) -> None:
+    with pytest.raises(IndexError):
+        finished.read([7])
+
+
+def test_splits_and_counts(finished: TileStore) -> None:
+    _, masks = contents(spec())
+    assert finished.splits == ["test", "train", "val"]
+    assert finished.rows("train").tolist() == [0, 2, 4, 6]
+    assert finished.rows("nothing").tolist() == []
+    for split in ("train", "val", "test", "nothing"):
+        expected = [
+            [int((mask == index).sum()) for index in (0, 1)]
+            for mask, name in zip(masks, SPLITS, strict=True)
+            if name == split
+        ]
+        assert finished.tile_counts(split).tolist() == expected
+
+
+@given(st.integers(1, 5000), st.integers(1, 64), st.integers(1, 4), st.sampled_from(["uint8", "uint16", "float32"]))
+def test_shards_partition_the_tiles(tiles: int, steps: int, channels: int, dtype: str) -> None:
+    made = spec(tiles=tiles, side=64 * steps, channels=channels, dtype=dtype)
+    indices = [index for shard in range(made.shards) for index in made.shard_range(shard)]
+    assert indices == list(range(tiles))
+    tile_bytes = channels * made.side**2 * np.dtype(dtype).itemsize
+    assert made.tiles_per_shard == 1 or made.tiles_per_shard * tile_bytes <= tile_spec.TARGET_SHARD_BYTES
+
+
+def test_a_shard_of_zeros_is_still_stored(tmp_path: Path) -> None:
+    store = TileStore.create(tmp_path, spec(), {})
+    store.write_shard(0, np.zeros((3, 2, 8, 8), np.uint16), np.zeros((3, 8, 8), np.uint8))
+    for name in ("images", "masks"):
+        assert [path for path in (tmp_path / "tiles.zarr" / name / "c").rglob("*") if path.is_file()]
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+IMAGES, MASKS = np.zeros((3, 2, 8, 8), np.uint16), np.zeros((3, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("shard", "images", "masks", "message"),
+    [
+        (0, IMAGES[:2], MASKS[:2], r"shard 0 holds tiles 0 to 2; give images uint16 \(3, 2, 8, 8\).*part of a shard"),
+        (0, IMAGES, MASKS[:2], r"give masks uint8 \(3, 8, 8\), not uint8 \(2, 8, 8\)"),
+        (2, IMAGES, MASKS, "shard 2 holds tiles 6 to 6"),
+        (0, IMAGES[:, :1], MASKS, "give images"),
+        (0, IMAGES.astype(np.float32), MASKS, "not float32"),
+        (0, IMAGES, MASKS.astype(np.int64), "not int64"),
+        (3, IMAGES[:0], MASKS[:0], "there are 3 shards, counted from 0"),
+        (-1, IMAGES, MASKS, "there are 3 shards"),
+    ],
+)
+def test_a_part_of_a_shard_is_never_written(shard: int, images: Any, masks: Any, message: str, tmp_path: Path) -> None:
+    store = TileStore.create(tmp_path, spec(), {})
+    with pytest.raises(StoreError, match=message):
+        store.write_shard(shard, images, masks)
+    assert not [path for path in (tmp_path / "tiles.zarr").rglob("*") if path.is_file() and path.name != "zarr.json"]
+
+
+def test_an_unfinished_store_is_not_read(tmp_path: Path) -> None:
+    store = write(tmp_path, table=False)
+    with pytest.raises(StoreError, match="the tile job did not finish; run it again"):
+        TileStore.open(tmp_path)
+    for read in (lambda: store.digest, lambda: store.splits, lambda: store.rows("train"), lambda: store.read([0])):
+        with pytest.raises(StoreError, match="still being written"):
+            read()
+
+
+def test_making_a_store_anew_unfinishes_the_older_one(tmp_path: Path) -> None:
+    write(tmp_path)
+    TileStore.create(tmp_path, spec(tiles=2), {})
+    with pytest.raises(StoreError, match="did not finish"):
+        TileStore.open(tmp_path)
+
+
+def test_opening_what_is_no_store_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no tile store is here; make one with `microseg tile --output"):
+        TileStore.open(tmp_path / "nothing")
+    zarr.create_group(tmp_path / "other" / "tiles.zarr")
+    with pytest.raises(StoreError, match="not a tile store"):
+        TileStore.open(tmp_path / "other")
+    write(tmp_path / "broken")
+    (tmp_path / "broken" / "tiles.zarr" / "zarr.json").write_text("{", encoding="utf-8")
+    with pytest.raises(StoreError, match="damaged"):
+        TileStore.open(tmp_path / "broken")
+
+
+def test_a_table_that_does_not_belong_is_refused(tmp_path: Path) -> None:
+    store = write(tmp_path)
+    table = pq.read_table(tmp_path / "tiles.parquet")
+    pq.write_table(table.slice(0, 5), tmp_path / "tiles.parquet")
+    with pytest.raises(StoreError, match="5 rows for 7 tiles"):
+        TileStore.open(tmp_path)
+    pq.write_table(table.drop_columns(["count_1"]), tmp_path / "tiles.parquet")
+    with pytest.raises(StoreError, match="no column 'count_1'"):
+        TileStore.open(tmp_path)
+    (tmp_path / "tiles.parquet").write_bytes(b"PAR1 half")
+    with pytest.raises(StoreError, match=r"tiles\.parquet cannot be read"):
+        TileStore.open(tmp_path)
+    write_table(tmp_path, table.to_pylist())
+    assert TileStore.open(tmp_path).digest == store.digest
+
+
+def test_a_damaged_tile_is_an_error_not_other_pixels(tmp_path: Path) -> None:
+    write(tmp_path)
+    file = next(path for path in (tmp_path / "tiles.zarr" / "images" / "c").rglob("*") if path.is_file())
+    raw = bytearray(file.read_bytes())
+    raw[20] ^= 0xFF
+    file.write_bytes(bytes(raw))
+    with pytest.raises((ValueError, RuntimeError)):
+        TileStore.open(tmp_path).read(range(7))
+
+
+def test_the_table_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> None:
+    write(tmp_path)
+    before = (tmp_path / "tiles.parquet").read_bytes()
+
+    def killed(_table: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tile_store.pq, "write_table", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_table(tmp_path, rows(spec(), contents(spec())[1]))
+    assert (tmp_path / "tiles.parquet").read_bytes() == before
+
+
+# --- digest ---------------------------------------------------------------------------------------------------------
+def test_the_digest_names_the_content(tmp_path: Path) -> None:
+    digests = {
+        "same": write(tmp_path / "a").digest,
+        "again": write(tmp_path / "b").digest,
+        "source": write(tmp_path / "c", archive="other").digest,
+        "class": write(tmp_path / "d", spec(classes=(CLASSES[0], ClassSpec(name="void")))).digest,
+        "scaling": write(tmp_path / "e", spec(scaling=Scaling())).digest,
+        "pixel size": write(tmp_path / "f", spec(pixel_size_um=None)).digest,
+    }
+    store = write(tmp_path / "g")
+    changed = [{**row, "split": "train"} for row in store.table.to_pylist()]
+    write_table(store.folder, changed)
+    digests["table"] = TileStore.open(store.folder).digest
+    assert digests["same"] == digests["again"]
+    assert len(set(digests.values())) == len(digests) - 1
+    assert all(len(digest) == 64 and int(digest, 16) >= 0 for digest in digests.values())
+
+
+def test_metadata_is_plain_json(tmp_path: Path) -> None:
+    write(tmp_path)
+    record = json.loads((tmp_path / "tiles.zarr" / "zarr.json").read_text())["attributes"]["microseg"]
+    assert record["classes"] == [{"name": "matrix", "color": "#000000"}, {"name": "pore", "color": "#ff0000"}]
+    assert record["pixel_size_um"] == [0.5, 0.25]
+
+
+# --- growing --------------------------------------------------------------------------------------------------------
+def append(store: TileStore, made: TileSpec, seed: int, *, finish: bool = True) -> None:
+    images, masks = contents(made, seed)
+    room = store.grow(made.tiles)
+    for shard in range(store.spec.shards, room.spec.shards):
+        tiles = room.spec.shard_range(shard)
+        cut = slice(tiles.start - store.spec.tiles, tiles.stop - store.spec.tiles)
+        TileStore.open(store.folder, unfinished=True, parts=room.spec.parts).write_shard(shard, images[cut], masks[cut])
+    if finish:
+        store.finish_append(rows(made, masks), {"archive": "b"}, room.spec)
+
+
+@settings(max_examples=12)
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=3), st.integers(1, 4))
+def test_a_store_grows_behind_what_is_there(tmp_path_factory, added: list[int], per_shard: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tile_spec, "MAX_TILES_PER_SHARD", per_shard)
+        folder = tmp_path_factory.mktemp("grown")
+        store = write(folder)
+        expected = [contents(spec())]
+        digests = {store.digest}
+        for seed, tiles in enumerate(added, 1):
+            append(store, spec(tiles=tiles), seed)
+            expected.append(contents(spec(tiles=tiles), seed))
+            store = TileStore.open(folder)
+            digests.add(store.digest)
+        assert len(digests) == len(added) + 1
+        count = 7 + sum(added)
+        assert store.spec.tiles == count
+        assert store.made_from == {"archive": "b"}
+        images, masks, limits = store.read(range(count))
+        assert np.array_equal(images, np.concatenate([part for part, _ in expected]))
+        assert np.array_equal(masks, np.concatenate([part for _, part in expected]))
+        assert len(limits) == count
+        assert np.array_equal(store.read([count - 1, 0])[0], images[[count - 1, 0]])
+        together = sum(len(store.rows(split)) for split in store.splits)
+        assert together == count
+        with pytest.raises(IndexError):
+            store.read([count])
+
+
+def test_an_interrupted_append_leaves_the_store_as_it_was(tmp_path: Path, tree_of) -> None:
+    store = write(tmp_path)
+    before, digest = tree_of(tmp_path), store.digest
+    append(store, spec(tiles=5), 1, finish=False)
+    half = TileStore.open(tmp_path)
+    assert half.digest == digest
+    assert half.spec == spec()
+    assert np.array_equal(half.read(range(7))[0], contents(spec())[0])
+    with pytest.raises(IndexError):
+        half.read([7])
+    # The next append starts anew over what was left.
+    append(half, spec(tiles=2), 2)
+    after = tree_of(tmp_path)
+    chunks = [name for name in before if "/c/" in name]
+    assert chunks
+    assert all(after[name] == before[name] for name in chunks)
+    assert np.array_equal(TileStore.open(tmp_path).read([7, 8])[0], contents(spec(tiles=2), 2)[0])
+
+
+def test_shards_of_another_size_are_not_appended(tmp_path: Path, monkeypatch) -> None:
+    store = write(tmp_path)
+    monkeypatch.setattr(tile_spec, "MAX_TILES_PER_SHARD", 2)
+    with pytest.raises(StoreError, match="another number of tiles"):
+        store.grow(1)
+
+
+def test_changed_inputs_are_named(tmp_path: Path) -> None:
+    names = ("a.tif", "b.tif", "c.tif")
+    for name in names:
+        (tmp_path / name).write_bytes(b"1")
+    marks = {name: fingerprint(tmp_path / name, "stat") for name in names}
+    inputs = {
+        name: {
+            "image": str(tmp_path / name),
+            "mask": str(tmp_path / "a.tif"),
+            "fingerprints": [marks[name], marks["a.tif"]],
+        }
+        for name in names
+    }
+    store = write(tmp_path / "store", inputs=inputs)
+    assert store.stale() == {}
+    (tmp_path / "b.tif").write_bytes(b"22")
+    (tmp_path / "c.tif").unlink()
+    assert store.stale() == {"b.tif": "the image changed", "c.tif": "the image is gone"}
