@@ -27,6 +27,7 @@ def plot_reliability(
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from microseg_ray.evaluation.metrics import Reliability
         >>> curve = Reliability.zeros(2)
         >>> curve.update(np.array([0, 1], np.uint8), np.array([[0.7, 0.2], [0.3, 0.8]]), np.array([0, 1], np.uint8))
@@ -64,6 +65,7 @@ def plot_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, Thr
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from microseg_ray.evaluation.metrics import exact_curve
         >>> curve = exact_curve(np.array([True, False]), np.array([0.8, 0.1]))
         >>> with tempfile.TemporaryDirectory() as folder:
