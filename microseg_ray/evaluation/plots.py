@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.evaluation.metrics import Reliability, ThresholdCurve
 
+
 __all__ = ["plot_precision_recall", "plot_reliability"]
 
 
@@ -28,6 +29,7 @@ def plot_reliability(
     Example:
         >>> import tempfile
         >>> from pathlib import Path
+        >>> import numpy as np
         >>> from microseg_ray.evaluation.metrics import Reliability
         >>> curve = Reliability.zeros(2)
         >>> curve.update(np.array([0, 1], np.uint8), np.array([[0.7, 0.2], [0.3, 0.8]]), np.array([0, 1], np.uint8))
@@ -66,6 +68,7 @@ def plot_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, Thr
     Example:
         >>> import tempfile
         >>> from pathlib import Path
+        >>> import numpy as np
         >>> from microseg_ray.evaluation.metrics import exact_curve
         >>> curve = exact_curve(np.array([True, False]), np.array([0.8, 0.1]))
         >>> with tempfile.TemporaryDirectory() as folder:
