@@ -1,6 +1,6 @@
 """Peak memory of one worker against the size of the micrograph: law 3, measured.
 
-Prints a table; run with `python benchmarks/memory.py [--default]`. Each row is a process of its own that segments shards of
+Prints a table; run with `python benchmarks/memory.py [--large]`. Each row is a process of its own that segments shards of
 one uncompressed TIFF by the plain loop and reads its peak resident set from the operating system.
 """
 
@@ -110,15 +110,17 @@ def measure(side: int, width: int, depth: int, shards: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--child", nargs=4)
-    parser.add_argument("--default", action="store_true", help="the default U-Net too, on some shards (minutes)")
+    parser.add_argument(
+        "--large", action="store_true", help="a U-Net of width 32 and depth 4 too, on two shards (minutes)"
+    )
     arguments = parser.parse_args()
     if arguments.child:
         archive, checkpoint, output, shards = arguments.child
         print(json.dumps(segment_shards(archive, checkpoint, output, int(shards))))
         return
     rows = [("U-Net width 4, depth 2", side, 4, 2, 0) for side in (4096, 16384, 32768)]
-    if arguments.default:
-        rows += [("U-Net width 32, depth 4 (default)", side, 32, 4, 2) for side in (4096, 16384)]
+    if arguments.large:
+        rows += [("U-Net width 32, depth 4", side, 32, 4, 2) for side in (4096, 16384)]
     print(f"{'model':<34} {'side px':>8} {'shards':>7} {'tile':>5} {'peak MiB':>9} {'projected':>10}")
     for label, side, width, depth, shards in rows:
         row = measure(side, width, depth, shards)

@@ -23,7 +23,7 @@ PEAK = """
 import json, sys, time
 from pathlib import Path
 from microseg_ray.settings import TileSettings
-from microseg_ray.tiling import tile
+from microseg_ray.tiles.make import tile
 def most():
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 before = most()
