@@ -10,16 +10,16 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from microseg_ray.errors import MicrosegError, SettingsError
-from microseg_ray.settings import JOBS, JobSettings, RaySettings, load_settings
+from microseg_ray.settings.registry import JOBS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from types import FrameType
+
+    from microseg_ray.settings import JobSettings, RaySettings
 
 __all__ = ["main", "run_job"]
 
@@ -43,21 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
     if not given or given[0] in {"-h", "--help", "help", "-V", "--version"}:
-        _usage(Console())
+        _usage()
         return DONE if given else USAGE
     try:
         return run_job(given[0], given[1:])
     except SettingsError as error:
-        errors.print(f"[bold red]settings:[/] {_plain(error)}")
+        _print_error("[bold red]settings:[/] ", error)
         return USAGE
     except (MicrosegError, OSError) as error:
-        errors.print(f"[bold red]error:[/] {_plain(error)}")
+        _print_error("[bold red]error:[/] ", error)
         return STOPPED
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command goes on from here")
+        print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -71,10 +70,12 @@ def run_job(job: str, arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    from microseg_ray import jobs
-
     if job not in JOBS:
         raise SettingsError(f"microseg: no job {job!r}; there are {', '.join(JOBS)}")
+    # Imported here, so that `microseg --help` is quick.
+    from microseg_ray.jobs import job_step
+    from microseg_ray.settings import RaySettings, load_settings, print_options
+
     config: Path | None = None
     if job == "threshold" and arguments and not arguments[0].startswith("-") and Path(arguments[0]).suffix not in YAML:
         # `microseg threshold MAP --threshold 0.5`, as a viewer's script would have it.
@@ -82,12 +83,11 @@ def run_job(job: str, arguments: list[str]) -> int:
     if job != "info" and arguments and not arguments[0].startswith("-"):
         config, arguments = Path(arguments[0]), arguments[1:]
     if "--help" in arguments or "-h" in arguments:
-        _job_help(JOBS[job])
+        print_options(JOBS[job])
         return DONE
     settings = load_settings(JOBS[job], arguments, config)
     _refuse_lost_output(settings)
-    step: Callable[[Any, Callable[[], None]], int] = jobs.STEPS[job]
-    return step(settings, lambda: _start_ray(getattr(settings, "ray", RaySettings())))
+    return job_step(job)(settings, lambda: _start_ray(getattr(settings, "ray", RaySettings())))
 
 
 def _start_ray(settings: RaySettings) -> None:
@@ -114,30 +114,21 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _usage(console: Console) -> None:
+def _usage() -> None:
     from microseg_ray import __version__
 
-    console.print(f"microseg {__version__}", highlight=False)
-    console.print("usage: microseg JOB [CONFIG.yaml] [--option value ...]\n\njobs:", highlight=False, markup=False)
-    for name, cls in JOBS.items():
-        text = (cls.__doc__ or "").strip().splitlines()[0].partition(": ")[2]
-        console.print(f"  {name:<10} {text}", highlight=False, markup=False)
-    console.print("\n`microseg JOB --help` lists a job's options.", highlight=False, markup=False)
+    print(f"microseg {__version__}\nusage: microseg JOB [CONFIG.yaml] [--option value ...]\n\njobs:")
+    for name in JOBS:
+        print(f"  {name:<13} {JOBS.summary(name)}")
+    print("\n`microseg JOB --help` lists a job's options.")
 
 
-def _job_help(cls: type[JobSettings]) -> None:
-    from pydantic_settings import CliApp
-
-    try:
-        CliApp.run(cls, cli_args=["--help"])
-    except SystemExit:
-        return
-
-
-def _plain(error: BaseException) -> str:
+def _print_error(title: str, error: BaseException) -> None:
+    from rich.console import Console
     from rich.markup import escape
 
-    return escape(str(error) or type(error).__name__)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"{title}{escape(str(error) or type(error).__name__)}")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from microseg_ray.cli import main
-from microseg_ray.jobs import STEPS
+from microseg_ray.jobs import job_step
 from microseg_ray.settings import JOBS, load_settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = REPOSITORY / "microseg_ray"
 SCRIPTS = sorted((REPOSITORY / "jobs").glob("*.py"))
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -31,9 +32,34 @@ def _sections(document: dict[str, object]) -> list[str]:
     return [name for name in document if name in JOBS]
 
 
-def test_every_job_has_a_script_and_a_step() -> None:
+def test_every_job_has_its_three_files_and_no_script_is_an_orphan() -> None:
     assert {path.stem for path in SCRIPTS} == set(JOBS)
-    assert set(STEPS) == set(JOBS)
+    for name in JOBS:
+        assert (PACKAGE / "settings" / f"{name}.py").is_file()
+        assert (PACKAGE / "jobs" / f"{name}.py").is_file()
+        assert JOBS[name].job == name
+        assert job_step(name).__name__ == name
+
+
+@pytest.mark.parametrize("package", ["settings", "jobs"])
+def test_a_module_that_is_no_job_is_imported_by_another(package: str) -> None:
+    modules = {path.stem for path in (PACKAGE / package).glob("*.py")} - set(JOBS) - {"__init__"}
+    text = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    imported = set(re.findall(rf"from microseg_ray\.{package}\.(\w+) import", text))
+    assert modules - imported == set()
+
+
+def test_a_new_job_is_one_line_in_the_registry() -> None:
+    """What handles all jobs names none of them."""
+    general = ["base", "loading", "config_file", "arguments", "fields", "problems", "__init__"]
+    for path in (*(PACKAGE / "settings" / f"{name}.py" for name in general), PACKAGE / "jobs" / "__init__.py"):
+        words = {node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)}
+        assert words & set(JOBS) == set(), path
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_summary_of_a_job_is_the_first_line_of_its_settings(name: str) -> None:
+    assert (JOBS[name].__doc__ or "").startswith(f"`{name}`: {JOBS.summary(name)}.")
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
@@ -105,6 +131,32 @@ def test_importing_the_package_loads_neither_ray_nor_torch() -> None:
     code = "import sys, microseg_ray; print(sorted({'ray', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def _modules_after(code: str) -> set[str]:
+    command = f"import sys; {code}; print(*sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=120, check=True)
+    return set(done.stderr.split())
+
+
+def test_help_loads_nothing_but_the_registry() -> None:
+    loaded = _modules_after("from microseg_ray.cli import main; main(['--help'])")
+    assert {name for name in loaded if name.startswith("microseg_ray.")} == {
+        "microseg_ray.cli",
+        "microseg_ray.errors",
+        "microseg_ray.settings",
+        "microseg_ray.settings.registry",
+    }
+    assert not loaded & {"pydantic", "rich", "numpy", "torch", "ray"}
+
+
+def test_a_job_loads_no_other_job_and_without_workers_no_ray() -> None:
+    arguments = ["segment", "--archive", "nowhere", "--checkpoint", "nowhere", "--output", "nowhere", "--workers", "0"]
+    loaded = _modules_after(f"from microseg_ray.cli import main; assert main({arguments}) == 1")
+    for package in ("settings", "jobs"):
+        own = {name.rpartition(".")[2] for name in loaded if name.startswith(f"microseg_ray.{package}.")}
+        assert own & set(JOBS) == {"segment"}
+    assert "ray" not in loaded
 
 
 def test_every_requirement_is_pinned() -> None:

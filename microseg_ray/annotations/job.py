@@ -15,7 +15,7 @@ from microseg_ray.annotations.regions import Drawing, ReadOptions, Region
 from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, write_report
 from microseg_ray.annotations.writing import write_mask
 from microseg_ray.errors import InputError, SettingsError
-from microseg_ray.settings.values import IGNORE_INDEX
+from microseg_ray.settings.classes import IGNORE_INDEX
 from microseg_ray.sources import list_files, listing_root, open_micrograph
 
 if TYPE_CHECKING:

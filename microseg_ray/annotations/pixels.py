@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from microseg_ray.errors import InputError
-from microseg_ray.settings.values import IGNORE_INDEX
+from microseg_ray.settings.classes import IGNORE_INDEX
 from microseg_ray.sources import open_micrograph
 from microseg_ray.sources.base import reading
 from microseg_ray.sources.opening import open_pixels

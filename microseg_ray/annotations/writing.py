@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microseg_ray.geometry import Box
-from microseg_ray.settings.values import IGNORE_INDEX
+from microseg_ray.settings.classes import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

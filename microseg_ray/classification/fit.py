@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from microseg_ray.fitting.augmentation import Draw
-    from microseg_ray.settings.classify import ClassifierJobSettings
+    from microseg_ray.settings.classifier import ClassifierJobSettings
 
 __all__ = ["FittedClassifier", "fit_classifier"]
 

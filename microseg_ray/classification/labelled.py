@@ -15,7 +15,7 @@ from microseg_ray.errors import InputError, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from microseg_ray.settings.classify import ClassifierJobSettings
+    from microseg_ray.settings.classifier import ClassifierJobSettings
 
 __all__ = ["SPLITS", "Labelled", "LabelledRow", "class_folder", "find_labelled"]
 

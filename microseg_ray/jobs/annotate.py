@@ -1,4 +1,4 @@
-"""`annotate` as the command line runs it."""
+"""The annotate job: prints class fractions and what was left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The divide job, as the command line runs it."""
+"""The divide job: prints how many regions each split has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluate job, as the command line runs it."""
+"""The evaluate job: prints the classification report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job that hands a model on, as the command line runs it."""
+"""The export job: prints what goes into the exported model and what comes out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from rich.markup import escape
 from microseg_ray.jobs.console import DONE, StartRay, console
 
 if TYPE_CHECKING:
-    from microseg_ray.settings.export import ExportSettings
+    from microseg_ray.settings import ExportSettings
+
+__all__ = ["export"]
 
 
 def export(settings: ExportSettings, _start: StartRay) -> int:

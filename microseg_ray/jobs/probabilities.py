@@ -1,4 +1,4 @@
-"""The probabilities job, as the command line runs it."""
+"""The probabilities job: prints how many maps were written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The threshold job, as the command line runs it."""
+"""The threshold job: prints the areas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
-from microseg_ray.jobs.run import print_areas
+from microseg_ray.jobs.tables import print_areas
 
 if TYPE_CHECKING:
     from microseg_ray.settings import ThresholdSettings

@@ -1,4 +1,4 @@
-"""The tune job, as the command line runs it."""
+"""The tune job: prints the trials, the best first."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from microseg_ray.jobs.console import DONE, StartRay, console, progress_bar, sho
 
 if TYPE_CHECKING:
     from microseg_ray.settings import TuneSettings
+
+__all__ = ["tune"]
 
 SHOWN_TRIALS = 20
 
@@ -27,7 +29,7 @@ def tune(settings: TuneSettings, start: StartRay) -> int:
     names = sorted({name for trial in tuned.trials for name in trial.values})
     table = Table("trial", *names, tuned.objective, "epochs", "state")
     for trial in tuned.trials[:SHOWN_TRIALS]:
-        values = (_told(trial.values.get(name)) for name in names)
+        values = (_text_of(trial.values.get(name)) for name in names)
         table.add_row(trial.name, *values, shown(trial.score), str(trial.epochs), trial.state)
     console.print(table)
     for trial in tuned.trials:
@@ -42,5 +44,5 @@ def tune(settings: TuneSettings, start: StartRay) -> int:
     return DONE
 
 
-def _told(value: object) -> str:
+def _text_of(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.settings import ModelSettings
-from microseg_ray.settings.architecture import OPTIONS, ClassifierSettings
+from microseg_ray.settings.model import OPTIONS, ClassifierSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,55 +3,62 @@
 One YAML may hold the sections of several jobs (`tile:`, `train:` ...) and what they share: `classes:`, `data:` (images,
 masks, groups, splits) and `ray:`. A job reads its own section and those shared keys that it has a field for. An unknown
 key anywhere is an error that names it.
+
+A name is imported when it is first used, so that a job loads no other job's code, and `microseg --help` no pydantic.
 """
 
 from __future__ import annotations
 
-from microseg_ray.settings.annotate import AnnotateSettings, ThresholdRule
-from microseg_ray.settings.architecture import ClassifierSettings, ModelSettings
-from microseg_ray.settings.base import DataJobSettings, JobSettings
-from microseg_ray.settings.catalog import AuditSettings, CatalogSettings
-from microseg_ray.settings.classify import ClassifierJobSettings, ClassifySettings, ViewSettings
-from microseg_ray.settings.data_jobs import InfoSettings, TileSettings
-from microseg_ray.settings.divide import DivideSettings
-from microseg_ray.settings.export import ExportSettings
-from microseg_ray.settings.fitting import (
-    AugmentSettings,
-    EarlyStoppingSettings,
-    LossSettings,
-    MlflowSettings,
-    OptimizerSettings,
-    PlateauSettings,
-    SamplingSettings,
-)
-from microseg_ray.settings.jobs import JOBS, DemoSettings
-from microseg_ray.settings.loading import load_settings, read_config, settings_from
-from microseg_ray.settings.model_jobs import EvaluateSettings, TrainSettings
-from microseg_ray.settings.probabilities import ProbabilitiesSettings
-from microseg_ray.settings.run_jobs import (
-    EngineSettings,
-    MeasureSettings,
-    PlanSettings,
-    PostprocessSettings,
-    ReportSettings,
-    SegmentSettings,
-    VerifySettings,
-)
-from microseg_ray.settings.simulate import ImagingSettings, SimulateSettings
-from microseg_ray.settings.source import SourceSettings
-from microseg_ray.settings.threshold import ThresholdSettings
-from microseg_ray.settings.tune import TuneSettings
-from microseg_ray.settings.values import (
-    IGNORE_INDEX,
-    Classes,
-    ClassSpec,
-    DataSettings,
-    Frozen,
-    PixelSize,
-    RaySettings,
-    Scaling,
-    default_color,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.settings.registry import JOBS
+
+if TYPE_CHECKING:
+    from microseg_ray.settings.annotate import AnnotateSettings
+    from microseg_ray.settings.audit import AuditSettings
+    from microseg_ray.settings.base import Frozen, JobSettings
+    from microseg_ray.settings.catalog import CatalogSettings
+    from microseg_ray.settings.classes import IGNORE_INDEX, Classes, ClassSpec, default_color
+    from microseg_ray.settings.classifier import ClassifierJobSettings
+    from microseg_ray.settings.classify import ClassifySettings
+    from microseg_ray.settings.config_file import read_config
+    from microseg_ray.settings.data import DataJobSettings, DataSettings
+    from microseg_ray.settings.demo import DemoSettings
+    from microseg_ray.settings.divide import DivideSettings
+    from microseg_ray.settings.engine import EngineSettings
+    from microseg_ray.settings.evaluate import EvaluateSettings
+    from microseg_ray.settings.export import ExportSettings
+    from microseg_ray.settings.fitting import (
+        AugmentSettings,
+        EarlyStoppingSettings,
+        LossSettings,
+        MlflowSettings,
+        OptimizerSettings,
+        PlateauSettings,
+        SamplingSettings,
+    )
+    from microseg_ray.settings.imaging import ImagingSettings
+    from microseg_ray.settings.info import InfoSettings
+    from microseg_ray.settings.loading import load_settings, print_options, settings_from
+    from microseg_ray.settings.measure import MeasureSettings
+    from microseg_ray.settings.model import ClassifierSettings, ModelSettings
+    from microseg_ray.settings.pixel_size import PixelSize
+    from microseg_ray.settings.plan import PlanSettings
+    from microseg_ray.settings.postprocess import PostprocessSettings
+    from microseg_ray.settings.probabilities import ProbabilitiesSettings
+    from microseg_ray.settings.ray import RaySettings
+    from microseg_ray.settings.report import ReportSettings
+    from microseg_ray.settings.scaling import Scaling
+    from microseg_ray.settings.segment import SegmentSettings
+    from microseg_ray.settings.simulate import SimulateSettings
+    from microseg_ray.settings.source import SourceSettings
+    from microseg_ray.settings.threshold import ThresholdSettings
+    from microseg_ray.settings.tile import TileSettings
+    from microseg_ray.settings.train import TrainSettings
+    from microseg_ray.settings.tune import TuneSettings
+    from microseg_ray.settings.verify import VerifySettings
+    from microseg_ray.settings.views import ViewSettings
 
 __all__ = [
     "IGNORE_INDEX",
@@ -94,7 +101,6 @@ __all__ = [
     "SegmentSettings",
     "SimulateSettings",
     "SourceSettings",
-    "ThresholdRule",
     "ThresholdSettings",
     "TileSettings",
     "TrainSettings",
@@ -103,6 +109,48 @@ __all__ = [
     "ViewSettings",
     "default_color",
     "load_settings",
+    "print_options",
     "read_config",
     "settings_from",
 ]
+
+_MODULES = {
+    "AugmentSettings": "fitting",
+    "ClassSpec": "classes",
+    "Classes": "classes",
+    "ClassifierSettings": "model",
+    "DataJobSettings": "data",
+    "DataSettings": "data",
+    "EarlyStoppingSettings": "fitting",
+    "EngineSettings": "engine",
+    "Frozen": "base",
+    "IGNORE_INDEX": "classes",
+    "ImagingSettings": "imaging",
+    "JobSettings": "base",
+    "LossSettings": "fitting",
+    "MlflowSettings": "fitting",
+    "ModelSettings": "model",
+    "OptimizerSettings": "fitting",
+    "PixelSize": "pixel_size",
+    "PlateauSettings": "fitting",
+    "RaySettings": "ray",
+    "SamplingSettings": "fitting",
+    "Scaling": "scaling",
+    "SourceSettings": "source",
+    "ViewSettings": "views",
+    "default_color": "classes",
+    "load_settings": "loading",
+    "print_options": "loading",
+    "read_config": "config_file",
+    "settings_from": "loading",
+}
+"""Where the names are that belong to no single job."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(f"microseg_ray.settings.{_MODULES[name]}"), name)
+    for job in JOBS:
+        if name.lower() in {f"{job}settings", f"{job}jobsettings"}:
+            return JOBS[job]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

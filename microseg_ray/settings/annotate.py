@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from microseg_ray.settings.base import JobSettings
+from microseg_ray.settings.base import Frozen, JobSettings
+from microseg_ray.settings.classes import IGNORE_INDEX, Classes
 from microseg_ray.settings.source import SourceSettings
-from microseg_ray.settings.values import IGNORE_INDEX, Classes, Frozen
 
 __all__ = ["IGNORE", "PRESETS", "AnnotateSettings", "AnnotationFormat", "ThresholdRule"]
 

@@ -1,4 +1,4 @@
-"""Settings of the jobs that look at an archive before anything is made of it: catalog, audit."""
+"""Settings of the catalog job."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from microseg_ray.settings.base import DataJobSettings
+from microseg_ray.settings.data import DataJobSettings
 from microseg_ray.settings.source import SourceSettings
 
-__all__ = ["AuditSettings", "CatalogSettings"]
+__all__ = ["CatalogSettings"]
 
 
 class CatalogSettings(DataJobSettings):
@@ -28,12 +28,3 @@ class CatalogSettings(DataJobSettings):
         if self.lists and self.table is not None:
             raise ValueError("lists: a table has its splits in it; give images in place of table")
         return self
-
-
-class AuditSettings(DataJobSettings):
-    """`audit`: micrographs that are equal, mirrored, rotated or nearly equal in different splits; exit 1 if there are any."""
-
-    job: ClassVar[str] = "audit"
-    output: str | None = Field(default=None, description="CSV of the pairs")
-    within: bool = Field(default=False, description="list pairs inside one split too; they are no leaks")
-    source: SourceSettings = SourceSettings()

@@ -7,9 +7,9 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from microseg_ray.settings.base import DataJobSettings
+from microseg_ray.settings.base import Frozen
+from microseg_ray.settings.data import DataJobSettings
 from microseg_ray.settings.source import SourceSettings
-from microseg_ray.settings.values import Frozen
 
 __all__ = ["DEFECTSEGNET", "DivideSettings", "Region"]
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from microseg_ray.settings.values import Frozen
+from microseg_ray.settings.base import Frozen
 
 __all__ = [
     "NO_AUGMENTATION",

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from microseg_ray.settings.values import Frozen, PixelSize, _lone
+from microseg_ray.settings.base import Frozen, unwrap_single
+from microseg_ray.settings.pixel_size import PixelSize
 
 __all__ = ["SourceSettings"]
 
@@ -34,7 +35,7 @@ class SourceSettings(Frozen):
     info_bar: Annotated[int, Field(ge=0)] | Literal["auto", "none"] = "auto"
     columns: Annotated[
         Literal["all", "left_half", "right_half"] | tuple[int, int],
-        BeforeValidator(_lone),
+        BeforeValidator(unwrap_single),
         Field(description="the columns that are read: all, left_half, right_half, or [first, after the last]"),
     ] = "all"
     pixel_size_um: PixelSize = None

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from microseg_ray.settings.base import JobSettings
-from microseg_ray.settings.values import PixelSize
+from microseg_ray.settings.pixel_size import PixelSize
 
 __all__ = ["ThresholdSettings"]
 

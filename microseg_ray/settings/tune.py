@@ -6,8 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from microseg_ray.settings.model_jobs import TrainSettings
-from microseg_ray.settings.values import DataSettings, Frozen
+from microseg_ray.settings.base import Frozen
+from microseg_ray.settings.data import DataSettings
+from microseg_ray.settings.train import TrainSettings
 
 __all__ = ["Space", "TuneSettings", "space_section"]
 
@@ -51,6 +52,9 @@ class TuneSettings(TrainSettings):
     """`tune`: tile store -> the best of many trials. What the search does not name is as in the `train:` section."""
 
     job: ClassVar[str] = "tune"
+    inherits: ClassVar[str] = "train"
+    # A trial is one process, and the folder of a fit is not the folder of a search.
+    not_inherited: ClassVar[tuple[str, ...]] = ("workers", "output")
     workers: int = Field(
         default=0, ge=0, le=0, description="a trial trains in one process; `concurrent` trials run at a time"
     )

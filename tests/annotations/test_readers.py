@@ -19,7 +19,7 @@ from microseg_ray.annotations import READERS, ReadOptions, by_color, by_threshol
 from microseg_ray.annotations.readers.coco import CocoPolygons
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
-from microseg_ray.settings import ThresholdRule
+from microseg_ray.settings.annotate import ThresholdRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable

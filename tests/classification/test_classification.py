@@ -32,7 +32,8 @@ from microseg_ray.classification.views import Seeing, window_starts
 from microseg_ray.errors import CheckpointError, InputError, SettingsError
 from microseg_ray.fitting.augmentation import draw
 from microseg_ray.settings import AugmentSettings, Scaling, load_settings, settings_from
-from microseg_ray.settings.classify import ClassifierJobSettings, ViewSettings
+from microseg_ray.settings.classifier import ClassifierJobSettings
+from microseg_ray.settings.views import ViewSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = {"height": 48, "width": 64}

@@ -13,7 +13,7 @@ from microseg_ray.errors import SettingsError
 from microseg_ray.models import ARCHITECTURES, build_model
 from microseg_ray.models.architectures.unet import UNet
 from microseg_ray.settings import ModelSettings, TrainSettings, load_settings, settings_from
-from microseg_ray.settings.architecture import OPTIONS, Architecture
+from microseg_ray.settings.model import OPTIONS, Architecture
 
 SMALL = {"width": 2, "depth": 2}
 

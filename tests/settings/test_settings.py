@@ -27,6 +27,7 @@ from microseg_ray.settings import (
     SimulateSettings,
     TileSettings,
     TrainSettings,
+    TuneSettings,
     default_color,
     load_settings,
     settings_from,
@@ -136,6 +137,44 @@ def test_settings_are_frozen_picklable_and_plain(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(loaded)) == loaded
     document = json.loads(json.dumps(loaded.resolved()))
     assert settings_from(TrainSettings, document) == loaded
+
+
+NEEDED = {
+    "tiles": "t",
+    "output": "o",
+    "run": "r",
+    "archive": "a",
+    "checkpoint": "c",
+    "files": ("a.tif",),
+    "images": "i",
+    "masks": "m",
+    "annotations": "n",
+    "classes": ("a",),
+    "search": {"epochs": (1, 2)},
+    "min_speck": 2,
+    "threshold": 0.5,
+    "class_name": "a",
+}
+
+
+def least(name: str) -> dict[str, Any]:
+    """Values that are enough to make the settings of a job."""
+    fields = set(JOBS[name].model_fields) - ({"masks"} if name == "classifier" else set())
+    return {key: value for key, value in NEEDED.items() if key in fields}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_settings_class_reads_no_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = JOBS[name]
+    before = cls(**least(name)).resolved()
+    for field in cls.model_fields:
+        for prefix in ("", f"MICROSEG_{name.upper()}__"):
+            monkeypatch.setenv(prefix + field.upper(), "7")
+    monkeypatch.setenv("MEMORY", "0.001")
+    monkeypatch.setenv("TILE", "96")
+    assert cls(**least(name)).resolved() == before
+    assert settings_from(cls, least(name)).resolved() == before
+    assert settings_from(cls, before).resolved() == before
 
 
 def test_settings_from_plain_values_sees_no_environment(monkeypatch) -> None:
@@ -398,7 +437,7 @@ def test_an_impossible_pixel_size_is_refused(text: str) -> None:
 
 
 def test_other_forms() -> None:
-    assert load_settings(InfoSettings, ["a.tif", "b.tif"]).files == ["a.tif", "b.tif"]
+    assert load_settings(InfoSettings, ["a.tif", "b.tif"]).files == ("a.tif", "b.tif")
     assert "FILES" in refused(InfoSettings, [])
     assert load_settings(SimulateSettings, ["--output", "o", "--size", "400"]).size == 400
     assert load_settings(SimulateSettings, ["--output", "o", "--size", "400,300"]).size == (400, 300)
@@ -419,6 +458,37 @@ def test_other_forms() -> None:
 )
 def test_evaluate_needs_one_source(arguments: list[str], message: str) -> None:
     assert message in refused(EvaluateSettings, ["--output", "o", *arguments])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a,b.tif"],
+        ['["x].tif', 'c"d.tif'],
+        ["{a}.tif", " b.tif", "null", "true", "3", "é\\.tif"],
+        ["a\udcff.tif"],
+        [""],
+    ],
+)
+def test_a_file_name_is_one_value_whatever_is_in_it(names: list[str]) -> None:
+    assert load_settings(InfoSettings, names).files == tuple(names)
+    assert load_settings(InfoSettings, ["--json", *names, "--source.page", "2"]).files == tuple(names)
+    mixed = load_settings(InfoSettings, [names[0], "--source.page", "2", *names[1:], "--", "-x,--json"])
+    assert mixed.files == (*names, "-x,--json")
+    assert not mixed.as_json
+
+
+def test_tune_reads_the_train_section_under_its_own(tmp_path):
+    config = tmp_path / "both.yaml"
+    config.write_text(
+        "data: {images: i}\ntrain: {tiles: t, output: fit, workers: 2, epochs: 5, batch: 4}\n"
+        "tune: {output: search, epochs: 2, search: {batch: [1, 2]}}\n"
+    )
+    tuned = load_settings(TuneSettings, [], config)
+    assert (tuned.tiles, tuned.output, tuned.workers, tuned.epochs, tuned.batch) == ("t", "search", 0, 2, 4)
+    assert tuned.data.images == "i"
+    config.write_text("train: {tiles: t, output: fit}\ntune: {search: {batch: [1, 2]}}\n")
+    assert "tune.output: missing" in refused(TuneSettings, [], config)
 
 
 def test_plan_reads_the_segment_section_under_its_own(tmp_path):

@@ -1,4 +1,4 @@
-"""The jobs that make and judge models, as the command line runs them."""
+"""The train job: prints the epochs and where the checkpoints are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from microseg_ray.jobs.console import DONE, StartRay, console, progress_bar
 
 if TYPE_CHECKING:
     from microseg_ray.settings import TrainSettings
+
+__all__ = ["train"]
 
 
 def train(settings: TrainSettings, start: StartRay) -> int:

@@ -1,17 +1,18 @@
-"""Settings of the jobs that make and look at data: tile, info."""
+"""Settings of the tile job."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
-from pydantic_settings import CliPositionalArg
+from pydantic import Field, model_validator
 
-from microseg_ray.settings.base import DataJobSettings, JobSettings
+from microseg_ray.settings.classes import Classes
+from microseg_ray.settings.data import DataJobSettings
+from microseg_ray.settings.ray import RaySettings
+from microseg_ray.settings.scaling import Scaling
 from microseg_ray.settings.source import SourceSettings
-from microseg_ray.settings.values import Classes, RaySettings, Scaling
 
-__all__ = ["InfoSettings", "TileSettings"]
+__all__ = ["TileSettings"]
 
 
 class TileSettings(DataJobSettings):
@@ -41,15 +42,3 @@ class TileSettings(DataJobSettings):
         if self.append and self.overwrite:
             raise ValueError("append keeps the store, overwrite does not; give one of them")
         return self
-
-
-class InfoSettings(JobSettings):
-    """`info`: what the engine sees in files."""
-
-    job: ClassVar[str] = "info"
-    files: CliPositionalArg[list[str]]
-    source: SourceSettings = SourceSettings()
-    # `json` itself is a method of pydantic's models.
-    as_json: bool = Field(
-        default=False, validation_alias=AliasChoices("json", "as_json"), description="one JSON object a file"
-    )

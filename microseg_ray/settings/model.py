@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from microseg_ray.settings.values import Frozen
+from microseg_ray.settings.base import Frozen
 
 __all__ = ["OPTIONS", "Architecture", "ClassifierSettings", "ModelSettings"]
 
@@ -42,7 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "smp": {"architecture": "Unet", "encoder": "resnet34", "input_scaling": "plain"},
     "timm": {"encoder": "resnet34", "input_scaling": "plain"},
 }
-"""What each architecture can be told, and what it does where it is not told."""
+"""The options of each architecture, and their defaults."""
 
 # A file of layers has a line each; the original's has 20.
 _MAX_LAYERS_BYTES = 1 << 16

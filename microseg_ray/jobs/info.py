@@ -1,0 +1,74 @@
+"""The info job: prints what the engine sees in files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from microseg_ray.jobs.console import DONE, QUARANTINED, StartRay, console
+
+if TYPE_CHECKING:
+    from microseg_ray.settings import InfoSettings, SourceSettings
+
+__all__ = ["info"]
+
+
+def info(settings: InfoSettings, _start: StartRay) -> int:
+    """Say what the engine sees in files."""
+    from microseg_ray.errors import InputError
+
+    failed = False
+    for path in settings.files:
+        try:
+            seen = _looked_at(path, settings.source)
+        except InputError as error:
+            failed = True
+            if settings.as_json:
+                print(json.dumps({"path": path, "error": error.reason, "advice": error.advice}))
+            else:
+                console.print(f"[yellow]{escape(path)}[/]: {escape(str(error).removeprefix(f'{path}: '))}")
+            continue
+        if settings.as_json:
+            # Not by the console, which breaks lines.
+            print(json.dumps(seen))
+        else:
+            _print_info(seen)
+    return QUARANTINED if failed else DONE
+
+
+def _looked_at(path: str, source: SourceSettings) -> dict[str, Any]:
+    """A file as `segment` would see it, in plain JSON types."""
+    from microseg_ray.settings import Scaling
+    from microseg_ray.sources import open_prepared
+    from microseg_ray.sources.specimen.intensity import intensity_range
+
+    with open_prepared(path, Scaling(), source) as micrograph:
+        low, high = intensity_range(micrograph)
+        info = asdict(micrograph.info)
+    parts = info.pop("parts")
+    info.pop("file_shape")
+    return {**info, **parts, "path": path, "intensity_low": low, "intensity_high": high}
+
+
+def _print_info(seen: dict[str, Any]) -> None:
+    size = "unknown" if seen["pixel_size_um"] is None else "{:g} x {:g} um".format(*seen["pixel_size_um"])
+    source = f" ({seen['pixel_size_source']})" if seen["pixel_size_source"] else ""
+    lazily = "regions are read lazily" if seen["lazy"] else f"decoded whole, {seen['decoded_bytes'] / 1e6:.1f} MB"
+    bar = f"{seen['info_bar_rows']} rows at the bottom" if seen["info_bar_rows"] else "none"
+    found = f" ({seen['info_bar_source']})" if seen["info_bar_source"] else ""
+    channel = "as it is" if seen["channel"] is None else f"channel {seen['channel']}"
+    height, width = seen["shape"]
+    lines = [
+        f"{seen['format']}, {height} x {width} px (height x width), {seen['channels']} channel, {seen['dtype']}; {lazily}",
+        f"page {seen['page']} of {seen['pages']}; channels: {', '.join(seen['channel_names'])}, read: {channel}",
+        f"pixel size (y x x): {size}{source}",
+        *seen["pixel_size_notes"],
+        f"info bar: {bar}{found}",
+        f"intensity: {seen['intensity_low']:g} to {seen['intensity_high']:g}",
+    ]
+    console.print(f"[bold]{escape(seen['path'])}[/]")
+    for line in lines:
+        console.print(f"  {escape(line)}")

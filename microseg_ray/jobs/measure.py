@@ -1,0 +1,61 @@
+"""The measure job: prints areas, and the sections that hold a class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from microseg_ray.jobs.console import StartRay, console, quarantine
+from microseg_ray.jobs.tables import print_areas
+
+if TYPE_CHECKING:
+    from microseg_ray.runs.folder import Run
+    from microseg_ray.settings import MeasureSettings
+
+__all__ = ["measure"]
+
+SHOWN_SECTIONS = 20
+
+
+def measure(settings: MeasureSettings, _start: StartRay) -> int:
+    """Write a run's tables again from its counts, list sections and draw overlays where that is asked for."""
+    from microseg_ray.runs.folder import Run
+
+    run = Run.open(settings.run)
+    failures = run.failures()
+    with run.locked():
+        if settings.pixel_size_um is not None:
+            run.recalibrate(settings.pixel_size_um)
+        rows = run.write_tables(run.names(), failures)
+        print_areas(rows)
+        if settings.sections is not None:
+            _print_sections(settings, run)
+        if settings.overlays:
+            from microseg_ray.report.overlays import draw_overlays
+
+            drawn = draw_overlays(run, settings.overlays)
+            console.print(f"{len(drawn.written)} overlays: {escape(str(run.folder / 'overlays'))}")
+            for name, reason in drawn.left_out.items():
+                console.print(f"[yellow]{escape(name)}, no overlay:[/] {escape(reason)}")
+    return quarantine(failures, run.folder / "failures.csv")
+
+
+def _print_sections(settings: MeasureSettings, run: Run) -> None:
+    """Print which sections hold a class, and the percentages of all classes."""
+    from microseg_ray.evaluation.sections import ShapeRule, sections_of_run
+
+    rule = ShapeRule(settings.find_max_pixels, settings.find_lines)
+    found = sections_of_run(run, settings.sections or 1, settings.find, rule)
+    found.write(run.folder)
+    for name, shares in found.percent.items():
+        parts = ", ".join(f"{spec.name} {share or '-'} %" for spec, share in zip(run.classes, shares, strict=True))
+        console.print(f"{name}: {parts}", markup=False)
+    rows = [(name, row) for name, listed in found.rows.items() for row in listed]
+    for name, row in rows[:SHOWN_SECTIONS]:
+        where = f"section {row.section} at (y, x) = ({row.y0}, {row.x0})"
+        console.print(f"{name}, {where}: {row.class_name}, {row.pixel_count} px", markup=False)
+    if len(rows) > SHOWN_SECTIONS:
+        console.print(f"... and {len(rows) - SHOWN_SECTIONS} more rows in sections.csv")
+    if not rows:
+        console.print("no section holds it" if settings.find else "no section holds a class")

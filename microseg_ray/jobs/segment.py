@@ -1,0 +1,53 @@
+"""The segment job: prints the forecast, the areas and how the seams were made."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
+from microseg_ray.jobs.pool import pool_factory
+from microseg_ray.jobs.tables import print_areas, print_forecast
+
+if TYPE_CHECKING:
+    from microseg_ray.runs.drive import Progress as RunProgress
+    from microseg_ray.settings import SegmentSettings
+
+__all__ = ["segment"]
+
+
+def segment(settings: SegmentSettings, start: StartRay) -> int:
+    """Segment an archive and print its areas."""
+    from microseg_ray.runs import segment as segmentation
+
+    began = time.monotonic()
+    with progress_bar() as bar:
+
+        def report(progress: RunProgress) -> None:
+            bar.update("micrographs opened", progress.opened, progress.micrographs)
+            if progress.shards:
+                detail = f"{progress.finished} of {progress.micrographs} finished"
+                bar.update("shards", progress.shards_done, progress.shards, detail)
+
+        result = segmentation.segment(settings, report, pool_factory(settings, start), on_forecast=print_forecast)
+    ledger = result.ledger
+    done = len({row.micrograph for row in result.areas})
+    console.print(
+        f"{ledger.computed} shards computed, {len(ledger.kept)} micrographs were complete already; {done} micrographs in "
+        f"{time.monotonic() - began:.1f} s"
+    )
+    print_areas(result.areas)
+    engine = result.plan.engine
+    reason = f" ({result.plan.reason})" if result.plan.reason else ""
+    seams = result.seams
+    console.print(
+        f"seams: {result.plan.verdict}{escape(reason)}; largest difference {seams['seam_max_abs']:.2g}, "
+        f"{seams['seam_argmax_flips']} classes differ in {seams['pixels']} pixels looked at"
+    )
+    console.print(f"tile {engine.tile}, halo {engine.halo}")
+    console.print(f"run: {escape(str(result.run.folder))}")
+    for detail in ledger.details[:3]:
+        console.print(detail, markup=False)
+    return quarantine(ledger.failures, result.run.folder / "failures.csv")

@@ -1,0 +1,65 @@
+"""Tables that several jobs print: a run's areas, a run's forecast."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from microseg_ray.jobs.console import console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from microseg_ray.runs.forecast import Forecast
+
+__all__ = ["print_areas", "print_forecast"]
+
+SHOWN_NOTES = 10
+
+
+def print_areas(rows: Sequence[Any], limit: int = 30) -> None:
+    """Print the first rows of areas.csv."""
+    table = Table("micrograph", "class", "pixels", "area fraction", "area um2", "pixel size um")
+    for row in rows[:limit]:
+        fraction = "-" if row.area_fraction is None else f"{row.area_fraction:.5f}"
+        area = "-" if row.area_um2 is None else f"{row.area_um2:.6g}"
+        size = "unknown" if row.pixel_size_um_y is None else f"{row.pixel_size_um_y:g} x {row.pixel_size_um_x:g}"
+        table.add_row(escape(row.micrograph), escape(row.class_name), str(row.pixel_count), fraction, area, size)
+    console.print(table)
+    if len(rows) > limit:
+        console.print(f"... and {len(rows) - limit} more rows in areas.csv")
+
+
+def print_forecast(cost: Forecast) -> None:
+    """Print what a run will cost."""
+    engine = cost.plan.engine
+    reason = f" ({cost.plan.reason})" if cost.plan.reason else ""
+    table = Table("plan", "", show_header=False)
+    for name, value in (
+        (
+            "micrographs",
+            f"{cost.micrographs}, {cost.complete} complete already, {len(cost.failures)} to be quarantined",
+        ),
+        ("shards", f"{cost.missing} of {cost.shards} to compute, {engine.shard} px a side"),
+        (
+            "tiles",
+            f"about {cost.tiles}, at most {engine.tile} px, halo {engine.halo}, batch {engine.batch}, blend {engine.blend}",
+        ),
+        (
+            "specimen",
+            f"{cost.info_bars} with an info bar, which is left out; {cost.rescaled} rescaled to the model's pixel size",
+        ),
+        ("halo tax", f"{cost.halo_tax:.2f} pixels computed for each pixel kept"),
+        ("seams", f"{cost.plan.verdict}{reason}"),
+        ("memory", f"{cost.worker_bytes / 1024**3:.2f} GiB per worker, projected peak"),
+        ("disk", f"at most {cost.disk_bytes / 1e9:.3f} GB, {cost.free_bytes / 1e9:.1f} GB free"),
+    ):
+        table.add_row(name, escape(value))
+    console.print(table)
+    for note, names in list(cost.notes.items())[:SHOWN_NOTES]:
+        rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        console.print(f"[yellow]{escape(names[0])}{rest}[/]: {escape(note)}")
+    if len(cost.notes) > SHOWN_NOTES:
+        console.print(f"... and {len(cost.notes) - SHOWN_NOTES} more notes; each mask keeps its own")

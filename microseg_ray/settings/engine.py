@@ -1,0 +1,59 @@
+"""What segment, plan and verify share: everything that decides pixels, and how much fits where."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from microseg_ray.settings.base import JobSettings
+from microseg_ray.settings.pixel_size import PixelSize
+from microseg_ray.settings.ray import RaySettings
+from microseg_ray.settings.source import SourceSettings
+
+__all__ = ["EngineSettings"]
+
+
+class EngineSettings(JobSettings):
+    """What segment, plan and verify share: everything that decides pixels, and how much fits where."""
+
+    archive: str = Field(description="folder, glob or file of micrographs, or the URL of one")
+    checkpoint: str = Field(description="checkpoint folder of the train job")
+    output: str = Field(description="run folder")
+    tile: int | Literal["auto"] = Field(
+        default="auto", description="largest tile side in px; auto: what the memory allows"
+    )
+    halo: int | Literal["auto"] = Field(default="auto", description="auto: the receptive field's radius")
+    shard: int = Field(default=2048, ge=64, description="side of a mask shard, the unit of work and of resuming")
+    batch: int | Literal["auto"] = "auto"
+    blend: Literal["crop", "hann", "gaussian", "mean"] = "crop"
+    overlap: float = Field(
+        default=0.5, ge=0, le=0.9, description="overlap of neighbouring tiles for blend, share of the tile"
+    )
+    tta: bool = Field(default=False, description="average over the 8 symmetries of the square")
+    precision: Literal["bf16", "fp32"] = "bf16"
+    workers: int = Field(default=1, ge=0, description="0 runs in this process, without Ray")
+    gpu: bool = False
+    threads: int | None = Field(
+        default=None, ge=1, description="torch threads per worker; part of what decides the bytes"
+    )
+    memory: float = Field(default=1.5, gt=0, description="GiB that a worker may use")
+    fingerprint: Literal["stat", "content"] = "stat"
+    pixel_size_um: PixelSize = Field(
+        default=None, description="(y, x) or one number; overrides source.pixel_size_um and the files' own"
+    )
+    scale_tolerance: float = Field(
+        default=0.1,
+        ge=0,
+        description="share by which a pixel size may differ from the one that the model was trained at",
+    )
+    on_scale_mismatch: Literal["stop", "rescale", "ignore"] = Field(
+        default="stop", description="stop quarantines the micrograph, rescale resamples it to the trained pixel size"
+    )
+    source: SourceSettings = SourceSettings()
+    extra: Literal["none", "margin", "entropy", "probabilities"] = "none"
+    attempts: int = Field(default=3, ge=1, description="how often a shard that kills its worker is tried")
+    shard_timeout: float = Field(default=900.0, gt=0, description="seconds after which a shard counts as stalled")
+    seed: int = 0
+    overwrite: bool = False
+    ray: RaySettings = RaySettings()

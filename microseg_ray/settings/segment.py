@@ -1,0 +1,15 @@
+"""Settings of the segment job."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from microseg_ray.settings.engine import EngineSettings
+
+__all__ = ["SegmentSettings"]
+
+
+class SegmentSettings(EngineSettings):
+    """`segment`: archive -> a run: masks, counts, areas."""
+
+    job: ClassVar[str] = "segment"

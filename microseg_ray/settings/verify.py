@@ -1,0 +1,21 @@
+"""Settings of the verify job."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from microseg_ray.settings.base import JobSettings
+
+__all__ = ["VerifySettings"]
+
+
+class VerifySettings(JobSettings):
+    """`verify`: recompute random shards of a run and compare the bytes."""
+
+    job: ClassVar[str] = "verify"
+    run: str
+    checkpoint: str | None = Field(default=None, description="default: the one that run.json names")
+    shards: int = Field(default=8, ge=1)
+    seed: int = 0
