@@ -10,7 +10,7 @@ import numpy as np
 from microseg_ray.errors import InputError
 from microseg_ray.settings.classes import IGNORE_INDEX
 from microseg_ray.sources import open_micrograph
-from microseg_ray.sources.base import reading
+from microseg_ray.sources.bounds import reading
 from microseg_ray.sources.opening import open_pixels
 
 if TYPE_CHECKING:

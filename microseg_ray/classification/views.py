@@ -11,7 +11,7 @@ import numpy as np
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
 from microseg_ray.sources import intensity_limits, open_prepared
-from microseg_ray.sources.scale.rescaled import Rescaled
+from microseg_ray.sources.rescaled import Rescaled
 
 if TYPE_CHECKING:
     import os

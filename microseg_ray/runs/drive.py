@@ -16,7 +16,7 @@ from microseg_ray.errors import MicrosegError, StoreError
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.tasks import FinishTask, Outcome, Prepared, PrepareTask, ShardTask, Task, noted_file_size
 from microseg_ray.sources import fingerprint
-from microseg_ray.sources.scale.calibration import calibration_mark
+from microseg_ray.sources.scale.provenance import pixel_size_mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -111,9 +111,7 @@ def measured_already(run: Run, item: Input, config: WorkerConfig) -> Measured | 
         same = all(store.identity.get(key) == value for key, value in bound.items())
         wanted = config.source.pixel_size_um
         sized = wanted is None or noted_file_size(store) == wanted
-        sized &= store.note.get("calibration_mark", "") == calibration_mark(
-            item.path, config.source, config.fingerprint
-        )
+        sized &= store.note.get("calibration_mark", "") == pixel_size_mark(item.path, config.source, config.fingerprint)
         complete = same and sized and store.finished and not store.missing()
         return run.measured_in(item.name, store) if complete else None
     except (MicrosegError, OSError):

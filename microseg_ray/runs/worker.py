@@ -42,7 +42,7 @@ from microseg_ray.sources import (
     open_view,
     prepared,
 )
-from microseg_ray.sources.scale.calibration import calibration_mark
+from microseg_ray.sources.scale.provenance import pixel_size_mark
 from microseg_ray.stitching import EnginePlan, ShardPixels, engine_grid, predict_shard, shard_window
 from microseg_ray.stitching.seams import SeamAudit, audit_seams
 from microseg_ray.stitching.shards import extended, unmeasured
@@ -173,7 +173,7 @@ class ArchiveWorker:
             source=info.pixel_size_source,
             file_pixel_size_um=original.pixel_size_um,
             info_bar_source=info.info_bar_source,
-            mark=calibration_mark(task.path, self.config.source, self.config.fingerprint),
+            mark=pixel_size_mark(task.path, self.config.source, self.config.fingerprint),
             notes=(*info.pixel_size_notes, *filter(None, [unscaled])),
         )
 

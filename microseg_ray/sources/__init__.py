@@ -4,7 +4,8 @@ Local and remote files and folders of the formats in docs/formats.md, told apart
 suffix. Every problem of a file is an `InputError` that names the file, the reason and what to do.
 """
 
-from microseg_ray.sources.base import Micrograph, MicrographInfo
+from microseg_ray.sources.base import Micrograph
+from microseg_ray.sources.info import MicrographInfo
 from microseg_ray.sources.listing import (
     SUFFIXES,
     fingerprint,
@@ -17,7 +18,7 @@ from microseg_ray.sources.listing import (
 from microseg_ray.sources.masks import read_mask
 from microseg_ray.sources.opening import open_micrograph
 from microseg_ray.sources.preparing import View, open_prepared, open_view, prepared
-from microseg_ray.sources.scale.rescaled import ScaleRule
+from microseg_ray.sources.scale.rule import ScaleRule
 from microseg_ray.sources.specimen.intensity import intensity_limits
 
 __all__ = [

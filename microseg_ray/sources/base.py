@@ -1,54 +1,29 @@
-"""Micrograph: one image file behind one interface, and the guards that every format shares."""
+"""Micrograph: one image file behind one interface."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
-from microseg_ray.sources.choices import Parts
-from microseg_ray.sources.scale.calibration import calibrated
+from microseg_ray.sources.bounds import reading
+from microseg_ray.sources.info import MicrographInfo
+from microseg_ray.sources.scale.provenance import with_pixel_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
 
     from numpy.typing import NDArray
 
     from microseg_ray.settings import SourceSettings
+    from microseg_ray.sources.choices import Parts
+    from microseg_ray.sources.info import Format
     from microseg_ray.sources.scale.pixel_size import PixelSize
 
-__all__ = [
-    "MAX_CHUNK_BYTES",
-    "MAX_DECODED_BYTES",
-    "MAX_PIXELS",
-    "Micrograph",
-    "MicrographInfo",
-    "Pixels",
-    "bound_decoded",
-    "bound_ratio",
-    "bound_shape",
-    "equal_channels",
-    "reading",
-    "without_alpha",
-]
+__all__ = ["Micrograph", "Pixels", "equal_channels", "without_alpha"]
 
-Format = Literal["tiff", "png", "jpeg", "bmp", "zarr", "fits", "dm3", "dm4", "emd", "ser", "mrc"]
-
-MAX_PIXELS = 1 << 38
-"""Pixels of the largest micrograph that is believed (a square of 524 288): above it the header is damaged or hostile."""
-
-MAX_DECODED_BYTES = 8 << 30
-"""Bytes that an open micrograph may hold where its format cannot be read by region."""
-
-MAX_CHUNK_BYTES = 1 << 30
-"""Bytes of the largest tile, strip or chunk of a file that is read by region."""
-
-_BOMB_FLOOR = 256 << 20  # below this a high compression ratio is a blank image, not a bomb
 _GRAY_CHECK_BYTES = 16 << 20  # an RGB file up to this size is checked whole when it is opened
 _GRAY_WINDOWS, _GRAY_WINDOW = 3, 64
 _DTYPES = {"uint8", "int16", "uint16", "uint32", "float32"}
@@ -59,58 +34,6 @@ _DTYPE_ADVICE = {
     "float16": "save it as 32-bit float",
     "float64": "save it as 32-bit float",
 }
-
-
-@dataclass(frozen=True)
-class MicrographInfo:
-    """What is known of a micrograph before a pixel is read.
-
-    Attributes:
-        path: The file or zarr folder, as it was given; a path or a URL.
-        format: "tiff", "png", "jpeg", "bmp", "zarr", "fits", "dm3", "dm4", "emd", "ser" or "mrc".
-        shape: (height, width) in pixels.
-        channels: 1 for gray, also where the file stores it as RGB(A) with equal channels; 3 for colour.
-        dtype: "uint8", "int16", "uint16", "uint32" or "float32".
-        pixel_size_um: (y, x) in micrometres, or None where the file does not say.
-        pixel_size_source: Which entry of the file says so; "" where none does.
-        lazy: Whether reading a region decodes only what the region needs.
-        decoded_bytes: Bytes that an open handle may hold (not lazy) or that one tile, strip or chunk takes (lazy).
-        parts: Pages and channels of the file, and which of them this is.
-        pixel_size_notes: Where two sources of the pixel size disagree, one sentence each.
-        info_bar_rows: Rows of the burned-in strip at the bottom; 0 where there is none.
-        info_bar_source: How the strip is known: "option info_bar", an entry of the file, "pixels"; "" where there is none.
-        file_shape: (height, width) in the file, where the micrograph was rescaled; else None.
-
-    Example:
-        >>> info = MicrographInfo("a.png", "png", (2, 3), 1, "uint8", None, "", lazy=False, decoded_bytes=6)
-        >>> info.pixels
-        6
-    """
-
-    path: str
-    format: Format
-    shape: tuple[int, int]
-    channels: int
-    dtype: str
-    pixel_size_um: tuple[float, float] | None
-    pixel_size_source: str
-    lazy: bool
-    decoded_bytes: int
-    parts: Parts = field(default_factory=Parts)
-    pixel_size_notes: tuple[str, ...] = ()
-    info_bar_rows: int = 0
-    info_bar_source: str = ""
-    file_shape: tuple[int, int] | None = None
-
-    @property
-    def pixels(self) -> int:
-        """Pixels of the whole micrograph."""
-        return self.shape[0] * self.shape[1]
-
-    @property
-    def specimen(self) -> Box:
-        """The rows above the info bar: what may be learnt from and measured."""
-        return Box(0, 0, self.shape[0] - self.info_bar_rows, self.shape[1])
 
 
 class Pixels(Protocol):
@@ -180,7 +103,7 @@ class Micrograph:
             parts=pixels.parts,
         )
         # Only a TIFF's header may state an info bar.
-        self.info = calibrated(info, source, pixels.pixel_size, getattr(pixels, "stated_bar", None))
+        self.info = with_pixel_size(info, source, pixels.pixel_size, getattr(pixels, "stated_bar", None))
 
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels of a region.
@@ -261,101 +184,6 @@ class Micrograph:
             self._path,
             f"the intensity at (y, x) = ({box.y0 + y}, {box.x0 + x}) is {value}",
             "replace NaN and infinity by measured values, or crop them away",
-        )
-
-
-@contextmanager
-def reading(path: str, what: str) -> Iterator[None]:
-    """Turn whatever a library raises on a bad file into an `InputError`.
-
-    Example:
-        >>> with reading("a.tif", "the tile at (0, 0) cannot be decoded"):
-        ...     raise KeyError("no codec")
-        Traceback (most recent call last):
-            ...
-        microseg_ray.errors.InputError: a.tif: the tile at (0, 0) cannot be decoded (KeyError: 'no codec'); ...
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(path, "no such file or folder", "check the path") from error
-    except PermissionError as error:
-        raise InputError(path, "the file may not be read", "check its permissions") from error
-    except MemoryError as error:
-        raise InputError(
-            path, f"{what}: not enough memory", "save it tiled, so that it can be read by region"
-        ) from error
-    except Exception as error:
-        # Decoders raise anything on damaged bytes, and the job must go on with the rest.
-        text = " ".join(str(error).split())[:200]
-        reason = f"{what} ({type(error).__name__}: {text})"
-        raise InputError(
-            path, reason, "the file is damaged or unusual; copy it again, or save it again as TIFF"
-        ) from error
-
-
-def bound_shape(path: str, shape: tuple[int, int]) -> None:
-    """Refuse an empty image and one larger than any microscope makes.
-
-    Raises:
-        InputError: A side is zero, or there are more than `MAX_PIXELS` pixels.
-
-    Example:
-        >>> bound_shape("a.tif", (0, 7))
-        Traceback (most recent call last):
-            ...
-        microseg_ray.errors.InputError: a.tif: the image has 0 x 7 (height x width) pixels; ...
-    """
-    height, width = shape
-    claim = f"{height} x {width} (height x width) pixels"
-    if min(shape) < 1:
-        raise InputError(path, f"the image has {claim}", "export it again; there is nothing to segment")
-    if height * width > MAX_PIXELS:
-        raise InputError(
-            path, f"the header claims {claim}, more than {MAX_PIXELS}", "the header is damaged; copy the file again"
-        )
-
-
-def bound_decoded(path: str, nbytes: int, what: str) -> None:
-    """Refuse to hold more than `MAX_DECODED_BYTES` for an image that cannot be read by region.
-
-    Raises:
-        InputError: It is more.
-
-    Example:
-        >>> bound_decoded("a.png", 1 << 20, "PNG")
-    """
-    if nbytes > MAX_DECODED_BYTES:
-        raise InputError(
-            path,
-            f"{what} can only be decoded whole, which takes {nbytes / 2**30:.1f} GiB (allowed: {MAX_DECODED_BYTES >> 30})",
-            "save it as a tiled TIFF or OME-Zarr, which are read by region",
-        )
-
-
-def bound_ratio(path: str, decoded: int, stored: int, most: float, what: str) -> None:
-    """Refuse a few stored bytes that claim to be a large image: damaged, or a decompression bomb.
-
-    Args:
-        path: For the message.
-        decoded: Bytes that the header claims.
-        stored: Bytes in the file.
-        most: The ratio that the codec can reach.
-        what: What is claimed so large.
-
-    Raises:
-        InputError: More than 256 MiB are claimed, at a ratio above `most`.
-
-    Example:
-        >>> bound_ratio("a.tif", decoded=1 << 30, stored=1 << 29, most=1100, what="the strip")
-    """
-    if decoded > _BOMB_FLOOR and decoded > most * stored:
-        raise InputError(
-            path,
-            f"{what} claims {decoded / 2**20:.0f} MiB of pixels from {stored} bytes; no such compression exists",
-            "the header is damaged; copy the file again",
         )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
-from microseg_ray.sources.base import bound_decoded, equal_channels, reading
+from microseg_ray.sources.base import equal_channels
+from microseg_ray.sources.bounds import bound_decoded, reading
 from microseg_ray.sources.opening import open_pixels
 from microseg_ray.sources.remote import location
 

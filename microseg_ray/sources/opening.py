@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import InputError
-from microseg_ray.sources.base import Format, Micrograph, Pixels, reading
+from microseg_ray.sources.base import Micrograph, Pixels
+from microseg_ray.sources.bounds import reading
 from microseg_ray.sources.choices import Wanted
 from microseg_ray.sources.formats.rosetta import microscope_format
 from microseg_ray.sources.remote import is_url, location, open_binary
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import os
 
     from microseg_ray.settings import SourceSettings
+    from microseg_ray.sources.info import Format
 
 __all__ = ["open_micrograph", "open_pixels", "sniff"]
 

@@ -9,7 +9,7 @@ from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
 from microseg_ray.settings.source import SourceSettings
 from microseg_ray.sources.opening import open_micrograph
-from microseg_ray.sources.scale.rescaled import Rescaled, ScaleRule
+from microseg_ray.sources.rescaled import Rescaled
 from microseg_ray.sources.specimen.flat_field import FlatMicrograph
 from microseg_ray.sources.specimen.info_bar import find_info_bar
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from microseg_ray.settings import Scaling
-    from microseg_ray.sources.base import Micrograph, MicrographInfo
+    from microseg_ray.sources.base import Micrograph
+    from microseg_ray.sources.info import MicrographInfo
+    from microseg_ray.sources.scale.rule import ScaleRule
 
 __all__ = ["View", "open_prepared", "open_view", "prepared"]
 

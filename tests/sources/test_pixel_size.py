@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from microseg_ray.errors import InputError
 from microseg_ray.settings import SourceSettings
 from microseg_ray.sources import open_micrograph
-from microseg_ray.sources.scale.calibration import calibration_mark
 from microseg_ray.sources.scale.pixel_size import PixelSize, apart, best_of, micrometres
+from microseg_ray.sources.scale.provenance import pixel_size_mark
 from microseg_ray.sources.scale.table import TableRow, read_pixel_sizes, row_for
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (60, 80), dtype=np.uint8)
@@ -234,12 +234,12 @@ def test_the_mark_changes_with_table_and_sidecar(tmp_path):
     path = str(write(tmp_path / "a.tif"))
     source = SourceSettings(pixel_sizes=str(tmp_path / "sizes.csv"))
     (tmp_path / "sizes.csv").write_text("pattern,um_per_pixel\nb*,1\n")
-    marks = [calibration_mark(path, source, "content")]
+    marks = [pixel_size_mark(path, source, "content")]
     (tmp_path / "sizes.csv").write_text("pattern,um_per_pixel\na*,1\n")
-    marks.append(calibration_mark(path, source, "content"))
+    marks.append(pixel_size_mark(path, source, "content"))
     for text in ("PixelSize=50\n", "PixelSize=60\n"):
         (tmp_path / "a.txt").write_text(text)
-        marks.append(calibration_mark(path, source, "content"))
+        marks.append(pixel_size_mark(path, source, "content"))
     assert marks[0] == ""
     assert len(set(marks)) == 4
 

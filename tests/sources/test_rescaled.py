@@ -17,7 +17,7 @@ from microseg_ray.runs.verify import verify
 from microseg_ray.settings import MeasureSettings, PlanSettings, Scaling, SegmentSettings, VerifySettings
 from microseg_ray.sources import Micrograph, ScaleRule, open_micrograph, open_prepared
 from microseg_ray.sources.choices import Parts
-from microseg_ray.sources.scale.rescaled import Rescaled
+from microseg_ray.sources.rescaled import Rescaled
 
 
 class Held:
@@ -85,7 +85,7 @@ def test_a_region_is_that_part_of_the_whole(shape, new_shape, dtype, data):
 def test_bands_do_not_show(monkeypatch):
     micrograph = rescaled(picture((300, 200)), (70, 50))
     whole = micrograph.read(Box(0, 0, 70, 50))
-    monkeypatch.setattr("microseg_ray.sources.scale.rescaled._READ_PIXELS", 1000)
+    monkeypatch.setattr("microseg_ray.sources.rescaled._READ_PIXELS", 1000)
     assert np.array_equal(micrograph.read(Box(0, 0, 70, 50)), whole)
 
 

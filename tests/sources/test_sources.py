@@ -14,7 +14,7 @@ from PIL import Image
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
 from microseg_ray.settings import Scaling
-from microseg_ray.sources import base, intensity_limits, open_micrograph, read_mask
+from microseg_ray.sources import base, bounds, intensity_limits, open_micrograph, read_mask
 from tests.format_files import (
     write_dm,
     write_emd_ncem,
@@ -274,7 +274,7 @@ def test_an_rgb_that_only_looked_gray_says_where(tmp_path, monkeypatch):
 
 def test_a_compressed_strip_above_the_bound_is_refused(tmp_path, monkeypatch):
     path, _ = LAYOUTS["tiff lzw one strip"](tmp_path)
-    monkeypatch.setattr(base, "MAX_DECODED_BYTES", DEEP.nbytes - 1)
+    monkeypatch.setattr(bounds, "MAX_DECODED_BYTES", DEEP.nbytes - 1)
     with pytest.raises(InputError, match=r"one strip can only be decoded whole.*tiled TIFF or OME-Zarr"):
         open_micrograph(path)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.errors import InputError
-from microseg_ray.sources.base import MAX_CHUNK_BYTES, Format, bound_shape
+from microseg_ray.sources.bounds import MAX_CHUNK_BYTES, bound_shape
 from microseg_ray.sources.choices import Parts, Wanted, pick_channels, pick_page
 from microseg_ray.sources.extras import required
 from microseg_ray.sources.remote import byte_size, is_url, open_binary
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.geometry import Box
+    from microseg_ray.sources.info import Format
 
 __all__ = ["FitsPixels"]
 

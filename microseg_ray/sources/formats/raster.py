@@ -10,15 +10,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from microseg_ray.errors import InputError
-from microseg_ray.sources.base import (
-    Format,
-    bound_decoded,
-    bound_ratio,
-    bound_shape,
-    equal_channels,
-    reading,
-    without_alpha,
-)
+from microseg_ray.sources.base import equal_channels, without_alpha
+from microseg_ray.sources.bounds import bound_decoded, bound_ratio, bound_shape, reading
 from microseg_ray.sources.choices import RGB, Parts, Wanted, pick_channels, pick_page
 from microseg_ray.sources.remote import byte_size, open_binary
 
@@ -29,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
     from microseg_ray.geometry import Box
+    from microseg_ray.sources.info import Format
     from microseg_ray.sources.scale.pixel_size import PixelSize
 
 __all__ = ["WholePixels", "open_bmp", "open_jpeg", "open_png"]

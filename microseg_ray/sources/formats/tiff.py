@@ -16,14 +16,15 @@ from microseg_ray.sources.choices import Parts, Wanted, pick_channels
 from microseg_ray.sources.formats.tiff_page import TiffPage
 from microseg_ray.sources.formats.tiff_pages import Found, find_page, ome_image
 from microseg_ray.sources.remote import is_url, open_binary
-from microseg_ray.sources.scale.pixel_size import PixelSize, of_ome_xml, of_tiff
+from microseg_ray.sources.scale.pixel_size import PixelSize, of_ome_xml
+from microseg_ray.sources.scale.tiff_tags import of_tiff
 from microseg_ray.sources.scale.vendor_tags import stated_bar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.geometry import Box
-    from microseg_ray.sources.base import Format
+    from microseg_ray.sources.info import Format
 
 __all__ = ["TiffPixels"]
 

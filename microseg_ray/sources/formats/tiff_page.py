@@ -9,7 +9,8 @@ import numpy as np
 
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
-from microseg_ray.sources.base import MAX_CHUNK_BYTES, bound_decoded, bound_ratio, bound_shape, equal_channels
+from microseg_ray.sources.base import equal_channels
+from microseg_ray.sources.bounds import MAX_CHUNK_BYTES, bound_decoded, bound_ratio, bound_shape
 from microseg_ray.sources.choices import RGB, Wanted, pick_channels
 
 if TYPE_CHECKING:

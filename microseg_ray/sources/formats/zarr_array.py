@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 
 from microseg_ray.errors import InputError
-from microseg_ray.sources.base import MAX_CHUNK_BYTES, Format, bound_shape
+from microseg_ray.sources.bounds import MAX_CHUNK_BYTES, bound_shape
 from microseg_ray.sources.choices import Parts, Wanted, pick_channels, pick_page
 from microseg_ray.sources.remote import is_url, joined, read_small
 from microseg_ray.sources.scale.pixel_size import of_ome_zarr
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.geometry import Box
+    from microseg_ray.sources.info import Format
 
 __all__ = ["ZarrPixels", "is_zarr"]
 

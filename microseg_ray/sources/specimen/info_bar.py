@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.geometry import Box
-from microseg_ray.sources.scale.calibration import LARGEST_BAR
+from microseg_ray.sources.scale.provenance import LARGEST_BAR
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ The order, the more trustworthy first:
 
 1. the option (`pixel_size_um`),
 2. the user's table (`source.pixel_sizes`),
-3. the file itself: OME metadata, vendor tags, ImageJ's unit (see `pixel_size.of_tiff`),
+3. the file itself: OME metadata, vendor tags, ImageJ's unit (see `tiff_tags.of_tiff`),
 4. a sidecar that the microscope wrote beside the file,
 5. resolution tags, which any program may have written.
 
@@ -22,10 +22,10 @@ from microseg_ray.sources.scale.sidecars import Statement, read_sidecar, sidecar
 from microseg_ray.sources.scale.table import row_for
 
 if TYPE_CHECKING:
-    from microseg_ray.sources.base import MicrographInfo
+    from microseg_ray.sources.info import MicrographInfo
     from microseg_ray.sources.scale.vendor_tags import StatedBar
 
-__all__ = ["LARGEST_BAR", "OPTION", "calibrated", "calibration_mark"]
+__all__ = ["LARGEST_BAR", "OPTION", "pixel_size_mark", "with_pixel_size"]
 
 OPTION = "option pixel_size_um"
 """The provenance of a pixel size that the user gave."""
@@ -34,7 +34,7 @@ LARGEST_BAR = 0.25
 """Share of the height that an info bar takes at most; a header that claims more describes another image."""
 
 
-def calibrated(
+def with_pixel_size(
     info: MicrographInfo, source: SourceSettings | None, stated: PixelSize | None, bar: StatedBar | None
 ) -> MicrographInfo:
     """A micrograph's info with its pixel size and its info bar, from headers and options; no pixel is read.
@@ -63,7 +63,7 @@ def calibrated(
     )
 
 
-def calibration_mark(path: str, source: SourceSettings, kind: Literal["stat", "content"]) -> str:
+def pixel_size_mark(path: str, source: SourceSettings, kind: Literal["stat", "content"]) -> str:
     """What beside the file and the options decides its pixel size, to notice when it changes; "" where nothing does.
 
     Args:
@@ -75,7 +75,7 @@ def calibration_mark(path: str, source: SourceSettings, kind: Literal["stat", "c
         InputError: The table or a sidecar cannot be read.
 
     Example:
-        >>> calibration_mark("a.tif", SourceSettings(), "stat")
+        >>> pixel_size_mark("a.tif", SourceSettings(), "stat")
         ''
     """
     from microseg_ray.sources.listing import fingerprint
