@@ -15,6 +15,7 @@ from microseg_ray.annotations.regions import Drawing, ReadOptions, Region
 from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, write_report
 from microseg_ray.annotations.writing import write_mask
 from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.files import delete_file
 from microseg_ray.settings.classes import IGNORE_INDEX
 from microseg_ray.sources import list_files, listing_root, open_micrograph
 
@@ -344,4 +345,4 @@ def _protect(settings: AnnotateSettings, output: Path, inputs: list[Path]) -> No
     for name in names:
         mask = (output / str(name)).resolve()
         if mask.is_relative_to(output.resolve()) and mask.suffix in {".png", ".tif"}:
-            mask.unlink(missing_ok=True)
+            delete_file(mask)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
+
+from microseg_ray.files import write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,9 +127,7 @@ class AnnotationReport:
 def write_report(folder: Path, report: AnnotationReport, settings: dict[str, Any]) -> Path:
     """Write report.json, whole or not at all."""
     target = folder / REPORT_NAME
-    partial = folder / f".{REPORT_NAME}.{os.getpid()}.partial"
     document = {**report.as_json(), "settings": settings}
     text = json.dumps(document, indent=1, ensure_ascii=True)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(target)
+    write_text(target, text + "\n")
     return target

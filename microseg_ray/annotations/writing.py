@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from microseg_ray.files import whole
 from microseg_ray.geometry import Box
 from microseg_ray.settings.classes import IGNORE_INDEX
 
@@ -60,9 +60,7 @@ def write_mask(
 
     small = shape[0] * shape[1] <= png_pixels
     target = stem.with_name(stem.name + (".png" if small else ".tif"))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
+    with whole(target) as partial:
         if small:
             mask = np.empty(shape, np.uint8)
             for box, band in zip(boxes, bands(), strict=True):
@@ -70,9 +68,6 @@ def write_mask(
             _write_png(partial, mask)
         else:
             _write_tiff(partial, shape, bands())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target, counts
 
 

@@ -9,14 +9,13 @@ from microseg_ray.catalog.division import Divided, divide, region_box, symmetry_
 from microseg_ray.catalog.leaks.audit import Leak, find_leaks, reduce_micrograph, write_leaks
 from microseg_ray.catalog.leaks.reduced import Reduced, Reducer
 from microseg_ray.catalog.lists import read_list, rows_of_lists
-from microseg_ray.catalog.rows import CatalogRow, Failure, relative_name, write_failures
+from microseg_ray.catalog.rows import CatalogRow, relative_name
 from microseg_ray.catalog.splits import class_share_error
 from microseg_ray.catalog.table import read_table, write_catalog
 
 __all__ = [
     "CatalogRow",
     "Divided",
-    "Failure",
     "Leak",
     "Reduced",
     "Reducer",
@@ -33,6 +32,5 @@ __all__ = [
     "rows_of_lists",
     "symmetry_of",
     "write_catalog",
-    "write_failures",
     "write_leaks",
 ]

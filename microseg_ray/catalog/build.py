@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microseg_ray.catalog.pairing import STAGE, group_of, mask_files, pair
-from microseg_ray.catalog.rows import CatalogRow, Failure, relative_name
+from microseg_ray.catalog.rows import CatalogRow, relative_name
 from microseg_ray.catalog.splits import assign, check_lists, stratify
 from microseg_ray.catalog.table import read_table
 from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.quarantine import Failure
 from microseg_ray.sources import list_files, listing_root, read_mask
 
 if TYPE_CHECKING:

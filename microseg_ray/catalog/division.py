@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.catalog.build import build_catalog
-from microseg_ray.catalog.rows import CatalogRow, Failure, write_failures
+from microseg_ray.catalog.rows import CatalogRow
 from microseg_ray.catalog.table import write_catalog
 from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.files import delete_file, whole
 from microseg_ray.geometry import Box
+from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.settings import DataSettings, Scaling
 from microseg_ray.sources import open_prepared, read_mask
 
@@ -102,7 +103,7 @@ def divide(settings: DivideSettings, report: Callable[[int, int], None] = lambda
     table = output / TABLE
     if table.exists() and not settings.overwrite:
         raise SettingsError(f"divide.output: {table} exists; give another folder, or --overwrite")
-    table.unlink(missing_ok=True)
+    delete_file(table)
     # Splits are what this job makes; those of the config are for the jobs behind it.
     data = DataSettings(**{**settings.data.model_dump(), "splits": {}, "stratify": False})
     rows, failures = build_catalog(data)
@@ -162,26 +163,22 @@ def _write_image(path: Path, pixels: NDArray[Any], size: tuple[float, float] | N
     """(channel, y, x) as a tiled TIFF with its pixel size, whole or not at all."""
     import tifffile
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     gray = pixels.shape[0] == 1
-    tifffile.imwrite(
-        partial,
-        np.ascontiguousarray(pixels[0] if gray else np.moveaxis(pixels, 0, -1)),
-        photometric="minisblack" if gray else "rgb",
-        tile=(256, 256),
-        compression="deflate",
-        metadata=None,
-        resolution=None if size is None else (1e4 / size[1], 1e4 / size[0]),
-        resolutionunit=None if size is None else "CENTIMETER",
-    )
-    partial.replace(path)
+    with whole(path) as partial:
+        tifffile.imwrite(
+            partial,
+            np.ascontiguousarray(pixels[0] if gray else np.moveaxis(pixels, 0, -1)),
+            photometric="minisblack" if gray else "rgb",
+            tile=(256, 256),
+            compression="deflate",
+            metadata=None,
+            resolution=None if size is None else (1e4 / size[1], 1e4 / size[0]),
+            resolutionunit=None if size is None else "CENTIMETER",
+        )
 
 
 def _write_mask(path: Path, labels: NDArray[np.uint8]) -> None:
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    Image.fromarray(np.ascontiguousarray(labels)).save(partial, format="PNG")
-    partial.replace(path)
+    with whole(path) as partial:
+        Image.fromarray(np.ascontiguousarray(labels)).save(partial, format="PNG")

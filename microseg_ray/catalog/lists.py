@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microseg_ray.catalog.build import build_catalog
-from microseg_ray.catalog.rows import CatalogRow, Failure
 from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.quarantine import Failure
 from microseg_ray.settings import DataSettings
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
+
+    from microseg_ray.catalog.rows import CatalogRow
 
 __all__ = ["read_list", "rows_of_lists"]
 

@@ -6,8 +6,8 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from microseg_ray.catalog.rows import Failure
 from microseg_ray.errors import SettingsError
+from microseg_ray.quarantine import Failure
 from microseg_ray.sources import list_files, listing_root
 
 if TYPE_CHECKING:

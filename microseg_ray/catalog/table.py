@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.catalog.rows import CatalogRow
 from microseg_ray.errors import InputError
+from microseg_ray.files import write_csv, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -96,19 +97,13 @@ def write_catalog(
                 "pixel_size_source": source,
             }
         )
-    partial = table.with_name(f".{table.name}.{os.getpid()}.partial")
     if table.suffix.lower() in _PARQUET:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         schema = pa.schema([(name, pa.string()) for name in COLUMNS[:-1]])
-        pq.write_table(pa.Table.from_pylist(lines, schema=schema), partial)
+        write_parquet(table, pa.Table.from_pylist(lines, schema=schema))
     else:
-        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS[:-1], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(lines)
-    partial.replace(table)
+        write_csv(table, COLUMNS[:-1], ([line[name] for name in COLUMNS[:-1]] for line in lines))
 
 
 def _csv_lines(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.catalog import Failure, write_failures
 from microseg_ray.classification.classifier import load_classifier
 from microseg_ray.classification.judging import Verdict, write_table, write_verdict
 from microseg_ray.classification.labelled import class_folder
 from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.files import delete_file, write_json
+from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.sources import list_inputs
 
 if TYPE_CHECKING:
@@ -126,5 +127,5 @@ def _claim(folder: Path, settings: ClassifySettings, digest: str) -> None:
             )
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("metrics.json", "confusion.png"):
-        (folder / name).unlink(missing_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        delete_file(folder / name)
+    write_json(path, record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from microseg_ray.catalog import Failure, write_failures, write_leaks
+from microseg_ray.catalog import write_leaks
 from microseg_ray.classification.classifier import VIEWS_KEY, Classifier, load_classifier
 from microseg_ray.classification.judging import Verdict, write_verdict
 from microseg_ray.classification.labelled import Labelled, LabelledRow, find_labelled
@@ -23,6 +22,7 @@ from microseg_ray.classification.rule import GradientRule, fit_rule, mean_gradie
 from microseg_ray.classification.views import Seeing, Views, read_views
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.figures import plot_training
+from microseg_ray.files import write_csv
 from microseg_ray.fitting.augmentation import apply_symmetry, augment, draw
 from microseg_ray.fitting.sampling import epoch_order
 from microseg_ray.fitting.schedules import Progress, learning_rate
@@ -32,6 +32,7 @@ from microseg_ray.models.card import ModelCard
 from microseg_ray.models.checkpoint import load_checkpoint, save_checkpoint
 from microseg_ray.models.predictor import Predictor, model_input
 from microseg_ray.models.receptive_field import measure_receptive_field
+from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.settings import ClassSpec, TrainSettings, default_color
 
 if TYPE_CHECKING:
@@ -346,12 +347,7 @@ def _baseline(rule: GradientRule | None, seen: list[Seen]) -> dict[str, Any]:
 
 
 def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
-    partial = path.with_suffix(".csv.partial")
-    with partial.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.DictWriter(handle, list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
-    partial.replace(path)
+    write_csv(path, list(history[0]), (list(row.values()) for row in history), line_end="\r\n")
 
 
 def _line(row: dict[str, Any]) -> str:

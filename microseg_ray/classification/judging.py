@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from microseg_ray.evaluation.metrics import ConfusionMatrix
 from microseg_ray.figures import plot_confusion
+from microseg_ray.files import write_arrow_csv, write_json, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,10 +96,7 @@ def write_verdict(
     document |= extra or {}
     write_table(folder, verdicts, classes)
     plot_confusion(folder / "confusion.png", matrix.counts, classes, "micrographs")
-    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    partial = folder / ".metrics.json.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / "metrics.json")
+    write_json(folder / "metrics.json", document)
     return document
 
 
@@ -123,11 +119,8 @@ def write_table(folder: Path, verdicts: Sequence[Verdict], classes: Sequence[str
     if any(item.truth is not None for item in verdicts):
         columns["truth"] = [None if item.truth is None else classes[item.truth] for item in verdicts]
     table = pa.table({name: pa.array(values, _kind(name)) for name, values in columns.items()})
-    csv, parquet = folder / ".classes.csv.partial", folder / ".classes.parquet.partial"
-    pyarrow.csv.write_csv(table, csv)
-    pq.write_table(table, parquet)
-    csv.replace(folder / "classes.csv")
-    parquet.replace(folder / "classes.parquet")
+    write_arrow_csv(folder / "classes.csv", table)
+    write_parquet(folder / "classes.parquet", table)
 
 
 def _kind(column: str) -> pa.DataType:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microseg_ray.catalog import CatalogRow, Failure, Leak, Reduced, build_catalog, find_leaks, reduce_micrograph
+from microseg_ray.catalog import CatalogRow, Leak, Reduced, build_catalog, find_leaks, reduce_micrograph
 from microseg_ray.catalog.splits import assign, check_lists, stratify
 from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.quarantine import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microseg_ray.catalog import Failure
 from microseg_ray.errors import MicrosegError
 from microseg_ray.figures import Pane, compose_panel, error_colors, thumbnail, tinted
 from microseg_ray.figures.pictures import class_palette, stretched
+from microseg_ray.files import delete_file, delete_folder, whole
 from microseg_ray.geometry import Box
+from microseg_ray.quarantine import Failure
 from microseg_ray.settings import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ class Drawing:
         """Pictures of an older evaluation would be taken for this one's."""
         if (self._output / "metrics.json").is_file():
             for name in _OURS:
-                shutil.rmtree(self._output / name, ignore_errors=True)
+                delete_folder(self._output / name)
             for name in _PLOTS:
-                (self._output / name).unlink(missing_ok=True)
+                delete_file(self._output / name)
 
     def _panel(self, pair: Pair, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
         known = truth != IGNORE_INDEX
@@ -137,8 +137,8 @@ class Drawing:
 
     def _save(self, folder: str, name: str, image: Image.Image) -> Path:
         path = self._output / folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, format="PNG")
+        with whole(path) as partial:
+            image.save(partial, format="PNG")
         return path
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.files import delete_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
@@ -34,7 +36,7 @@ def write_events(folder: Path, document: Mapping[str, Any], images: Sequence[tup
     from tensorboardX.record_writer import RecordWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).unlink(missing_ok=True)
+    delete_file(folder / FILE)
     writer = RecordWriter(str(folder / FILE))
     try:
         writer.write(Event(file_version="brain.Event:2").SerializeToString())

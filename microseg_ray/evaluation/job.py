@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.catalog import Failure
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.evaluation.documents import metrics_document
 from microseg_ray.evaluation.drawing import Drawing
@@ -17,6 +16,7 @@ from microseg_ray.evaluation.pairs import Pair, PairRows, given_pair, pair_rows,
 from microseg_ray.evaluation.predicting import CheckpointPredictions
 from microseg_ray.evaluation.sections import SectionRow, ShapeRule, class_named, class_sections, with_shape
 from microseg_ray.evaluation.writing import write_back, write_evaluation
+from microseg_ray.quarantine import Failure
 from microseg_ray.sources import read_mask
 
 if TYPE_CHECKING:

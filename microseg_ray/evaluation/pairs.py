@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import zarr
 
-from microseg_ray.catalog import CatalogRow, Failure, build_catalog
+from microseg_ray.catalog import CatalogRow, build_catalog
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.models.card import read_card
+from microseg_ray.quarantine import Failure
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, DataSettings, EvaluateSettings

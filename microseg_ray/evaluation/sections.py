@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +9,12 @@ import numpy as np
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.evaluation.metrics import percentages
+from microseg_ray.files import write_csv
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.statistics.counts import count_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import zarr
@@ -173,13 +173,13 @@ class RunSections:
         """Write sections.csv and percentages.csv, each whole or not at all."""
         columns = ("micrograph", *(field.name for field in fields(SectionRow)))
         listed = ((name, *asdict(row).values()) for name, rows in self.rows.items() for row in rows)
-        _write_csv(folder / "sections.csv", columns, listed)
+        write_csv(folder / "sections.csv", columns, listed)
         shares = (
             (name, *line)
             for name, percent in self.percent.items()
             for line in zip(self.classes, self.counts[name], percent, strict=True)
         )
-        _write_csv(folder / "percentages.csv", ("micrograph", "class_name", "pixel_count", "percent"), shares)
+        write_csv(folder / "percentages.csv", ("micrograph", "class_name", "pixel_count", "percent"), shares)
 
 
 def sections_of_run(run: Run, size: int, find: str | None = None, rule: ShapeRule | None = None) -> RunSections:
@@ -231,12 +231,3 @@ def _by_rows(
         for y0 in range(0, height, size)
         for row in class_sections(np.asarray(mask[y0 : y0 + size]), classes, size, only)
     ]
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-    partial.replace(path)

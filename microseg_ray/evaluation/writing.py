@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 
-from microseg_ray.catalog import write_failures
 from microseg_ray.errors import CheckpointError
 from microseg_ray.evaluation.documents import calibration_document, plain
 from microseg_ray.evaluation.metrics import CRITERIA, percentages
+from microseg_ray.files import delete_file, write_arrow_csv, write_json
 from microseg_ray.models.card import CARD_FILE, checkpoint_digest
+from microseg_ray.quarantine import write_failures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,9 +54,9 @@ def write_evaluation(output: Path, result: Evaluation) -> None:
         if rows:
             _write_table(output / name, rows)
         else:
-            (output / name).unlink(missing_ok=True)
+            delete_file(output / name)
     if result.calibration is None:
-        (output / "temperature.json").unlink(missing_ok=True)
+        delete_file(output / "temperature.json")
     else:
         write_json(output / "temperature.json", calibration_document(result.calibration, result.classes))
 
@@ -86,26 +86,8 @@ def write_back(checkpoint: Path, result: Evaluation) -> None:
     checkpoint_digest(checkpoint)
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write JSON, whole or not at all.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_json(Path(folder) / "a.json", {"a": 1})
-        ...     json.loads((Path(folder) / "a.json").read_text())
-        {'a': 1}
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    pa.csv.write_csv(pa.Table.from_pylist(rows), partial)
-    partial.replace(path)
+    write_arrow_csv(path, pa.Table.from_pylist(rows))
 
 
 def _per_image(result: Evaluation) -> list[dict[str, Any]]:

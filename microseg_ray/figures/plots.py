@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.errors import InputError
+from microseg_ray.files import whole
 
 if TYPE_CHECKING:
     import os
@@ -155,9 +156,6 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure as PNG, whole or not at all; equal figures give equal bytes."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    # Without the version of matplotlib inside, the bytes depend on the numbers alone.
-    figure.savefig(partial, format="png", dpi=_DPI, metadata={"Software": None})
-    partial.replace(target)
+    with whole(path) as partial:
+        # Without the version of matplotlib inside, the bytes depend on the numbers alone.
+        figure.savefig(partial, format="png", dpi=_DPI, metadata={"Software": None})

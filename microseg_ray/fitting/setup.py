@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from microseg_ray.errors import SettingsError
+from microseg_ray.files import write_json
 from microseg_ray.fitting.averaging import Averaged
 from microseg_ray.fitting.losses import Loss, build_loss, class_weights_from_counts
 from microseg_ray.fitting.schedules import Progress
@@ -95,7 +95,7 @@ def start_weights(state: Fit, settings: TrainSettings) -> None:
     document = {"summary": str(loaded), **asdict(loaded)}
     folder = Path(settings.output)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS_REPORT).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / WEIGHTS_REPORT, document)
 
 
 def _built(settings: TrainSettings, store: TileStore) -> nn.Module:

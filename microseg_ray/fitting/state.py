@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
-import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +13,7 @@ import torch
 from torch import nn
 
 from microseg_ray.errors import SettingsError
+from microseg_ray.files import delete_folder, whole, write_csv
 from microseg_ray.models.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
@@ -183,7 +181,7 @@ def save_checkpoints(state: Fit, settings: TrainSettings, card: ModelCard, metri
     wanted = {f"{item.epoch:04d}" for item in ranked}
     for folder in (output / KEPT_FOLDER).glob("[0-9]*"):
         if folder.name not in wanted:
-            shutil.rmtree(folder)
+            delete_folder(folder)
 
 
 def save_state(state: Fit, settings: TrainSettings, identity: str, classes: list[str]) -> None:
@@ -196,11 +194,8 @@ def save_state(state: Fit, settings: TrainSettings, identity: str, classes: list
         classes: Names of the classes, for the table's columns.
     """
     output = Path(settings.output).absolute()
-    partial = output / f"{STATE_FILE}.partial"
-    torch.save({"identity": identity, "settings": _deciding(settings), **state.document()}, partial)
-    with partial.open("rb") as handle:
-        os.fsync(handle.fileno())
-    partial.replace(output / STATE_FILE)
+    with whole(output / STATE_FILE) as partial:
+        torch.save({"identity": identity, "settings": _deciding(settings), **state.document()}, partial)
     write_history(output / "metrics.csv", state.history, classes)
 
 
@@ -274,22 +269,16 @@ def saved_state(settings: TrainSettings, store: TileStore) -> dict[str, Any] | N
 
 def write_history(path: Path, history: list[EpochReport], classes: list[str]) -> None:
     """metrics.csv, a row per epoch, whole or not at all."""
-    partial = path.with_suffix(".csv.partial")
-    with partial.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle)
-        names = [
-            "epoch",
-            "loss",
-            "val_loss",
-            "train_mean_iou",
-            "val_mean_iou",
-            "pixel_accuracy",
-            "learning_rate",
-            "seconds",
-            "best",
-        ]
-        writer.writerow([*names, *(f"iou_{name}" for name in classes)])
-        for row in history:
-            values = vars(row)
-            writer.writerow([*(values[name] for name in names), *row.class_iou])
-    partial.replace(path)
+    names = [
+        "epoch",
+        "loss",
+        "val_loss",
+        "train_mean_iou",
+        "val_mean_iou",
+        "pixel_accuracy",
+        "learning_rate",
+        "seconds",
+        "best",
+    ]
+    rows = ([*(vars(row)[name] for name in names), *row.class_iou] for row in history)
+    write_csv(path, [*names, *(f"iou_{name}" for name in classes)], rows, line_end="\r\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from microseg_ray.errors import SettingsError
+from microseg_ray.files import write_text
 
 if TYPE_CHECKING:
     from microseg_ray.fitting.state import EpochReport
@@ -99,7 +100,7 @@ class MlflowRun:
             self._run = _noted_run(output / RUN_FILE)
             if not self._run:
                 self._run = self._client.create_run(place, run_name=chosen.run or output.name).info.run_id
-                (output / RUN_FILE).write_text(self._run, encoding="utf-8")
+                write_text(output / RUN_FILE, self._run)
                 for name, value in _flat(settings.resolved()).items():
                     self._client.log_param(self._run, name, str(value)[:500])
             self._client.set_tag(self._run, "checkpoint", str(output / "best"))

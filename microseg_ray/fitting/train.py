@@ -7,7 +7,6 @@ there, whoever starts it.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.figures import plot_training
-from microseg_ray.runs.folder import sole_writer
+from microseg_ray.files import delete_file, delete_folder, sole_writer, write_json, write_text
 from microseg_ray.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -110,16 +109,16 @@ def _train(settings: TrainSettings, report: Report, launch: Launch | None) -> Tr
     output = Path(settings.output).absolute()
     if settings.overwrite:
         for name in ("best", "last", "events", "epochs"):
-            shutil.rmtree(output / name, ignore_errors=True)
+            delete_folder(output / name)
         for name in ("state.pt", "metrics.csv", "mlflow_run", "weights.json", "curves.png"):
-            (output / name).unlink(missing_ok=True)
+            delete_file(output / name)
     for name in (STOP_FILE, END_FILE):
-        (output / name).unlink(missing_ok=True)
+        delete_file(output / name)
     # From here on a restarted worker must resume, not start afresh again.
     settings = settings.model_copy(
         update={"overwrite": False, "output": str(output), "tiles": str(Path(settings.tiles).absolute())}
     )
-    (output / "settings.json").write_text(json.dumps(settings.resolved(), indent=2) + "\n", encoding="utf-8")
+    write_json(output / "settings.json", settings.resolved())
     if settings.workers == 0 or launch is None:
         from microseg_ray.fitting.batches import Crew
 
@@ -127,7 +126,7 @@ def _train(settings: TrainSettings, report: Report, launch: Launch | None) -> Tr
     else:
         launch(settings, report)
     stopped = _taken(output / END_FILE)
-    (output / STOP_FILE).unlink(missing_ok=True)
+    delete_file(output / STOP_FILE)
     plot_training(output / "curves.png", output / "metrics.csv")
     return Trained(output / "best", output / "last", _history(output), stopped, _weights_report(output))
 
@@ -140,7 +139,7 @@ def _weights_report(output: Path) -> str:
 def _taken(path: Path) -> str:
     """The text of a file that is no longer needed."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    path.unlink(missing_ok=True)
+    delete_file(path)
     return text
 
 
@@ -187,7 +186,7 @@ def run_fit(
     for tracker in told:
         tracker.close()
     if chief and stopped:
-        (output / END_FILE).write_text(stopped, encoding="utf-8")
+        write_text(output / END_FILE, stopped)
 
 
 def local_device(settings: TrainSettings) -> str:
@@ -227,9 +226,8 @@ class _Teller:
             self._report(progress)
         except StopFit:
             self._asked = True
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(progress)), encoding="utf-8")
-        partial.replace(self._path)
+        # Read by the caller while the fit runs, and by nobody after it.
+        write_text(self._path, json.dumps(asdict(progress)), durable=False)
 
 
 def _history(output: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ def annotate(settings: AnnotateSettings, _start: StartRay) -> int:
     """Turn annotations into masks; print class fractions and what was left out."""
     from microseg_ray.annotations import READERS
     from microseg_ray.annotations import annotate as write_masks
-    from microseg_ray.catalog import Failure, write_failures
+    from microseg_ray.quarantine import Failure, write_failures
 
     with progress_bar() as bar:
         report = write_masks(settings, bar.update)

@@ -13,7 +13,8 @@ from microseg_ray.errors import InputError
 from microseg_ray.jobs.console import DONE, QUARANTINED, STOPPED, StartRay, console, progress_bar
 
 if TYPE_CHECKING:
-    from microseg_ray.catalog import CatalogRow, Failure, Leak, Reduced
+    from microseg_ray.catalog import CatalogRow, Leak, Reduced
+    from microseg_ray.quarantine import Failure
     from microseg_ray.settings import AuditSettings
 
 __all__ = ["audit"]
@@ -25,8 +26,8 @@ _SHOWN = 200
 
 def audit(settings: AuditSettings, _start: StartRay) -> int:
     """Name the micrographs that are in two splits at once."""
-    from microseg_ray.catalog import Failure as Failed
     from microseg_ray.catalog import find_leaks, reduce_micrograph, write_leaks
+    from microseg_ray.quarantine import Failure as Failed
 
     rows, failures = _rows(settings)
     splits = sorted({row.split for row in rows})

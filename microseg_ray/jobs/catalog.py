@@ -12,7 +12,8 @@ from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.jobs.console import StartRay, console, quarantine
 
 if TYPE_CHECKING:
-    from microseg_ray.catalog import CatalogRow, Failure
+    from microseg_ray.catalog import CatalogRow
+    from microseg_ray.quarantine import Failure
     from microseg_ray.settings import CatalogSettings
 
 __all__ = ["catalog"]
@@ -20,7 +21,8 @@ __all__ = ["catalog"]
 
 def catalog(settings: CatalogSettings, _start: StartRay) -> int:
     """Write the table of micrographs and say what is in each split."""
-    from microseg_ray.catalog import build_catalog, rows_of_lists, write_catalog, write_failures
+    from microseg_ray.catalog import build_catalog, rows_of_lists, write_catalog
+    from microseg_ray.quarantine import write_failures
 
     output = Path(settings.output).absolute()
     if output.exists() and not settings.overwrite:
@@ -42,7 +44,7 @@ def catalog(settings: CatalogSettings, _start: StartRay) -> int:
 def _pixel_sizes(
     rows: list[CatalogRow], settings: CatalogSettings
 ) -> tuple[dict[str, tuple[tuple[float, float] | None, str]], list[Failure]]:
-    from microseg_ray.catalog import Failure as Failed
+    from microseg_ray.quarantine import Failure as Failed
     from microseg_ray.sources import open_micrograph
 
     sizes: dict[str, tuple[tuple[float, float] | None, str]] = {}

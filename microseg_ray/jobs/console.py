@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from microseg_ray.catalog import Failure
+    from microseg_ray.quarantine import Failure
 
 __all__ = ["DONE", "QUARANTINED", "STOPPED", "Bar", "StartRay", "console", "progress_bar", "quarantine", "shown"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from microseg_ray.errors import SettingsError
+from microseg_ray.files import delete_folder, move
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
 from microseg_ray.settings import (
     DemoSettings,
@@ -168,7 +168,7 @@ def _fresh_folder(output: Path, *, overwrite: bool) -> None:
     if output.exists() and any(output.iterdir()):
         if not (output / MARKER).exists() or not overwrite:
             raise SettingsError(f"demo.output: {output} is not empty and no earlier demo's; give an empty folder")
-        shutil.rmtree(output)
+        delete_folder(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / MARKER).touch()
 
@@ -186,8 +186,8 @@ def _file_name(name: str) -> str:
 def _adopt(source: Path, archive: Path, written: list[tuple[Path, Path]]) -> dict[tuple[str, str], float]:
     """Move the large micrograph into the archive under a name of its own."""
     image, mask = written[0]
-    image.rename(archive / "images" / "large.tif")
-    mask.rename(archive / "masks" / "large.png")
+    move(image, archive / "images" / "large.tif")
+    move(mask, archive / "masks" / "large.png")
     found = {("large.tif", name): value for (_, name), value in _truth(source).items()}
-    shutil.rmtree(source)
+    delete_folder(source)
     return found

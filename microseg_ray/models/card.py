@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
 from microseg_ray.errors import CheckpointError
+from microseg_ray.files import versions
 from microseg_ray.models import CLASSIFIERS
 from microseg_ray.settings import ClassSpec, Frozen, Scaling
 
@@ -29,7 +28,6 @@ __all__ = [
     "ModelCard",
     "ReceptiveField",
     "checkpoint_digest",
-    "current_versions",
     "read_card",
     "read_card_and_digest",
     "require_pixel_model",
@@ -43,22 +41,6 @@ DIGEST_KEY = "weights_sha256"
 
 _MAX_CARD_BYTES = 16 << 20
 _ADVICE = "give a folder that the train job wrote, such as OUTPUT/best"
-
-
-def current_versions() -> dict[str, str]:
-    """Versions of what makes a model: `microseg_ray`, `torch`, `numpy` and `python`.
-
-    Example:
-        >>> sorted(current_versions())
-        ['microseg_ray', 'numpy', 'python', 'torch']
-    """
-    versions = {"python": platform.python_version()}
-    for name in ("microseg_ray", "torch", "numpy"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "unknown"
-    return versions
 
 
 class ReceptiveField(Frozen):
@@ -126,7 +108,7 @@ class ModelCard(Frozen):
     footprint: Footprint = Footprint()
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
-    versions: dict[str, str] = Field(default_factory=current_versions)
+    versions: dict[str, str] = Field(default_factory=versions)
 
 
 def read_card(folder: str | os.PathLike[str]) -> ModelCard:

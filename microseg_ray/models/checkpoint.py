@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from microseg_ray.errors import CheckpointError, SettingsError
+from microseg_ray.files import whole_folder
 from microseg_ray.models import build_model
 from microseg_ray.models.card import CARD_FILE, DIGEST_KEY, WEIGHTS_FILE, ModelCard, read_card_and_digest, read_part
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
     from torch import Tensor, nn
@@ -69,17 +68,10 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, card: Mode
     weights = save(tensors)
     document = card.model_dump(mode="json") | {DIGEST_KEY: hashlib.sha256(weights).hexdigest()}
     text = json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex
-    partial = target.with_name(f".{target.name}.{mark}.partial")
-    try:
+    with whole_folder(target, lambda folder: (folder / CARD_FILE).exists() or not any(folder.iterdir())) as partial:
         partial.mkdir()
-        _write(partial / WEIGHTS_FILE, weights)
-        _write(partial / CARD_FILE, text.encode())
-        _sync_folder(partial)
-        _put_in_place(partial, target, target.with_name(f".{target.name}.{mark}.old"))
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (partial / WEIGHTS_FILE).write_bytes(weights)
+        (partial / CARD_FILE).write_bytes(text.encode())
 
 
 def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelCard]:
@@ -174,34 +166,3 @@ def _without_nan(value: object) -> object:
             return None
         case _:
             return value
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _put_in_place(partial: Path, target: Path, aside: Path) -> None:
-    """Rename, with the older folder out of the way first: a rename cannot replace a folder that is not empty."""
-    older = target.exists()
-    if older:
-        target.rename(aside)
-    try:
-        partial.rename(target)
-    except OSError:
-        if older:
-            aside.rename(target)
-        raise
-    _sync_folder(target.parent)
-    if older:
-        shutil.rmtree(aside, ignore_errors=True)

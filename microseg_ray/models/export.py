@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from microseg_ray.errors import MicrosegError, SettingsError
+from microseg_ray.files import whole, write_json
 from microseg_ray.models import CLASSIFIERS
 from microseg_ray.models.card import checkpoint_digest
 from microseg_ray.models.checkpoint import load_checkpoint
@@ -106,15 +107,10 @@ def export_checkpoint(
     pixel_type = torch.float32 if limits is None else _DTYPES[dtype][0]
     ready = _FromPixels(fold_norms(model).requires_grad_(False), limits).eval()
     program = _program(ready, card, pixel_type)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial{path.suffix}")
-    try:
+    with whole(path) as partial:
         run = _write_onnx(program, metadata, partial) if kind == "onnx" else _write_torch(program, metadata, partial)
         difference = None if run is None else _compare(ready, run, card, pixel_type, str(path))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    path.with_name(path.name + ".json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    write_json(path.with_name(path.name + ".json"), metadata)
     return Exported(path, metadata, difference)
 
 

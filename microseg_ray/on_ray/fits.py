@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import uuid
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import MicrosegError
+from microseg_ray.files import delete_file, delete_folder
 from microseg_ray.fitting import train as without_ray
 from microseg_ray.fitting.train import POLL_SECONDS, PROGRESS_FILE, STOP_FILE, StopFit, TrainProgress, run_fit
 from microseg_ray.on_ray.environment import worker_environment
@@ -102,7 +102,7 @@ def _fit(settings: TrainSettings) -> None:
             f"train: workers failed more than max_failures ({settings.max_failures}) times: {_cause(error)}"
         ) from error
     finally:
-        shutil.rmtree(Path(settings.output) / "ray", ignore_errors=True)
+        delete_folder(Path(settings.output) / "ray")
 
 
 def _cause(error: BaseException) -> str:
@@ -116,7 +116,7 @@ def _watched(output: Path, report: Report) -> Iterator[None]:
     """Pass on what the chief worker writes about its progress while Ray Train blocks."""
     stop = threading.Event()
     path = output / PROGRESS_FILE
-    path.unlink(missing_ok=True)
+    delete_file(path)
 
     def watch() -> None:
         seen = ""
@@ -142,4 +142,4 @@ def _watched(output: Path, report: Report) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        delete_file(path)

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError
+from microseg_ray.files import delete_file, delete_folder, sole_writer, whole_folder, write_json
 from microseg_ray.fitting.search.trials import Trial, Tuned, merged_settings
 from microseg_ray.fitting.train import TrainProgress, train
-from microseg_ray.runs.folder import sole_writer
+from microseg_ray.models.card import CARD_FILE
 from microseg_ray.settings import EvaluateSettings, TuneSettings, settings_from
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def tune(
         output = Path(settings.output).absolute()
         if settings.overwrite:
             for name in ("trials", "ray", "best"):
-                shutil.rmtree(output / name, ignore_errors=True)
-            (output / SWEEP_FILE).unlink(missing_ok=True)
+                delete_folder(output / name)
+            delete_file(output / SWEEP_FILE)
         _bind(settings, output)
         start_ray()
         trials = _search(settings, output, report)
@@ -106,9 +107,7 @@ def _bind(settings: TuneSettings, output: Path) -> None:
                 f"tune.output: {output} holds a search with other settings or tiles; give another output, or --overwrite"
             )
         return
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"identity": identity, "settings": settings.resolved()}, indent=2) + "\n", "utf-8")
-    partial.replace(path)
+    write_json(path, {"identity": identity, "settings": settings.resolved()})
 
 
 def _trial(config: dict[str, Any]) -> None:
@@ -388,8 +387,5 @@ def _outcome(result: Any, settings: TuneSettings) -> Trial:
 
 def _keep(trial: Trial, target: Path) -> None:
     """The best trial's checkpoint as OUTPUT/best, whole or not at all."""
-    partial = target.with_name(".best.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(str(trial.checkpoint), partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.replace(target)
+    with whole_folder(target, lambda folder: (folder / CARD_FILE).exists()) as partial:
+        shutil.copytree(str(trial.checkpoint), partial)

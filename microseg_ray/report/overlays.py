@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from microseg_ray.errors import MicrosegError
 from microseg_ray.evaluation.drawing import OVERLAY_PIXELS, gray_of
 from microseg_ray.figures import tinted
 from microseg_ray.figures.pictures import class_palette
+from microseg_ray.files import delete_folder, whole
 from microseg_ray.geometry import Box
 from microseg_ray.report.run import open_of_run
 from microseg_ray.runs.store.masks import MaskStore
@@ -47,7 +47,7 @@ def draw_overlays(run: Run, count: int) -> Overlays:
         count: Micrographs that are drawn, at most; spread evenly over the run.
     """
     folder, palette = run.folder / "overlays", class_palette(run.classes)
-    shutil.rmtree(folder, ignore_errors=True)
+    delete_folder(folder)
     stores = {name: MaskStore.open(run.store_path(name)) for name in run.names()}
     names = [name for name, store in stores.items() if store.finished]
     count = min(count, len(names))
@@ -65,7 +65,7 @@ def draw_overlays(run: Run, count: int) -> Overlays:
             left_out[name] = str(error)
             continue
         path = folder / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(tinted(gray, np.asarray(stores[name].mask[:]), palette)).save(path)
+        with whole(path) as partial:
+            Image.fromarray(tinted(gray, np.asarray(stores[name].mask[:]), palette)).save(partial)
         written.append(path)
     return Overlays(tuple(written), left_out)

@@ -27,6 +27,7 @@ from microseg_ray.figures.pictures import (
     scale_bar_um,
     stretched,
 )
+from microseg_ray.files import whole
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, default_color
 
 if TYPE_CHECKING:
@@ -320,13 +321,7 @@ def write_run_report(page: Path, report: RunReport) -> None:
         calibrated=any(row["calibrated"] for row in rows),
         uncalibrated=len({row["micrograph"] for row in rows if not row["calibrated"]}),
     )
-    page.parent.mkdir(parents=True, exist_ok=True)
-    partial = page.with_name(f".{page.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            for part in parts:
-                # File names that are not UTF-8 hold lone surrogates, which no page can show.
-                file.write(part.encode("utf-8", "replace"))
-        partial.replace(page)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(page) as partial, partial.open("wb") as file:
+        for part in parts:
+            # File names that are not UTF-8 hold lone surrogates, which no page can show.
+            file.write(part.encode("utf-8", "replace"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+
+from microseg_ray.files import write_csv, write_parquet, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,19 +51,11 @@ def write_sweep(tuned: Tuned, output: Path) -> Path:
         The page.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     names = sorted({name for trial in tuned.trials for name in trial.values})
     rows = [_row(trial, names, tuned.objective) for trial in tuned.trials]
-    partial = output / ".trials.csv.partial"
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(output / "trials.csv")
-    partial = output / ".trials.parquet.partial"
-    pq.write_table(pa.Table.from_pylist([{**row, **_plain(row, names)} for row in rows]), partial)
-    partial.replace(output / "trials.parquet")
+    write_csv(output / "trials.csv", list(rows[0]), (list(row.values()) for row in rows))
+    write_parquet(output / "trials.parquet", pa.Table.from_pylist([{**row, **_plain(row, names)} for row in rows]))
     axes = axes_of(tuned.trials, names, tuned.objective)
     text = _template().render(
         objective=tuned.objective.replace("_", " "),
@@ -75,9 +68,8 @@ def write_sweep(tuned: Tuned, output: Path) -> Path:
         top=_TOP,
         best=str(tuned.best),
     )
-    partial = output / ".trials.html.partial"
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(output / "trials.html")
+    write_text(output / "trials.html", text)
+    return output / "trials.html"
 
 
 def axes_of(trials: Sequence[Trial], names: Sequence[str], objective: str) -> tuple[Axis, ...]:

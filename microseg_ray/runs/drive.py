@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from microseg_ray.catalog import Failure
 from microseg_ray.errors import MicrosegError, StoreError
+from microseg_ray.quarantine import Failure
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.tasks import FinishTask, Outcome, Prepared, PrepareTask, ShardTask, Task, noted_file_size
 from microseg_ray.sources import fingerprint

@@ -12,18 +12,15 @@ RUN/
 from __future__ import annotations
 
 import contextlib
-import csv
-import fcntl
 import json
 import os
-import platform
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.catalog import Failure, write_failures
 from microseg_ray.errors import RunMismatchError, StoreError
+from microseg_ray.files import delete_file, delete_folder, sole_writer, versions, write_json
+from microseg_ray.quarantine import FAILURES_FILE, Failure, read_failures, write_failures
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import ClassSpec
 from microseg_ray.statistics.areas import AreaRow, Measured, area_rows, write_areas
@@ -31,7 +28,7 @@ from microseg_ray.statistics.areas import AreaRow, Measured, area_rows, write_ar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["FORMAT_VERSION", "Run", "RunIdentity", "sole_writer", "versions"]
+__all__ = ["FORMAT_VERSION", "Run", "RunIdentity"]
 
 FORMAT_VERSION = 1
 SEAM_KEYS = ("pixels", "seam_max_abs", "seam_argmax_flips")
@@ -65,17 +62,6 @@ class RunIdentity:
             if old != new:
                 found.append(f"{key}: {old} there, {new} now")
         return found
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides results, for run.json and model.json."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for name in ("microseg_ray", "torch", "numpy", "zarr", "tifffile", "ray"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 @dataclass(frozen=True)
@@ -133,13 +119,13 @@ class Run:
             "format_version": FORMAT_VERSION,
             "identity": {"model_digest": identity.model_digest, "pixels": dict(identity.pixels)},
             **record,
-            "versions": versions(),
+            "versions": versions("zarr", "tifffile", "ray"),
         }
         if overwrite:
-            shutil.rmtree(folder / "masks", ignore_errors=True)
+            delete_folder(folder / "masks")
             for name in ("areas.csv", "areas.parquet", "failures.csv", "report.html"):
-                (folder / name).unlink(missing_ok=True)
-        _write_json(folder / "run.json", document)
+                delete_file(folder / name)
+        write_json(folder / "run.json", document, sort_keys=True, default=asdict)
         return cls(folder, identity, document)
 
     @classmethod
@@ -256,20 +242,17 @@ class Run:
                 seams.append(measured.seams)
         # What `measure` made of older masks.
         for stale in ("sections.csv", "percentages.csv"):
-            (self.folder / stale).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "overlays", ignore_errors=True)
-        _write_json(self.folder / "run.json", {**self.document, "seams": _worst(seams)})
+            delete_file(self.folder / stale)
+        delete_folder(self.folder / "overlays")
+        document = {**self.document, "seams": _worst(seams)}
+        write_json(self.folder / "run.json", document, sort_keys=True, default=asdict)
         write_areas(self.folder, rows)
-        write_failures(self.folder / "failures.csv", list(failures))
+        write_failures(self.folder / FAILURES_FILE, failures)
         return rows
 
     def failures(self) -> list[Failure]:
         """The quarantined inputs of the last run."""
-        path = self.folder / "failures.csv"
-        if not path.exists():
-            return []
-        with path.open(encoding="utf-8", newline="") as handle:
-            return [Failure(**row) for row in csv.DictReader(handle)]
+        return read_failures(self.folder / FAILURES_FILE)
 
     def areas(self) -> list[dict[str, Any]]:
         """The rows of areas.parquet."""
@@ -277,33 +260,6 @@ class Run:
 
         rows: list[dict[str, Any]] = pq.read_table(self.folder / "areas.parquet").to_pylist()
         return rows
-
-
-@contextlib.contextmanager
-def sole_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep a second job out of a folder, which is made if need be; ends with the process, however that ends.
-
-    Raises:
-        RunMismatchError: Another job is writing there.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder, sole_writer(folder), sole_writer(folder):
-        ...     pass
-        Traceback (most recent call last):
-            ...
-        microseg_ray.errors.RunMismatchError: ...: another job is writing here; wait for it, or give another output
-    """
-    folder = Path(folder).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunMismatchError(
-                f"{folder}: another job is writing here; wait for it, or give another output"
-            ) from error
-        yield
 
 
 def _worst(seams: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -314,9 +270,3 @@ def _worst(seams: list[Mapping[str, Any]]) -> dict[str, Any]:
         "seam_max_abs": max((found["seam_max_abs"] for found in audited), default=0.0),
         "seam_argmax_flips": sum(found["seam_argmax_flips"] for found in audited),
     }
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(document, indent=2, sort_keys=True, default=asdict) + "\n", encoding="utf-8")
-    partial.replace(path)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from microseg_ray.catalog import Failure
+    from microseg_ray.quarantine import Failure
     from microseg_ray.runs.plan import RunPlan
     from microseg_ray.runs.tasks import Prepared
 

@@ -7,8 +7,6 @@ same in every map and a micrograph without the class has no pixel near 1. All fo
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,10 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import zarr
 
-from microseg_ray.catalog import Failure, write_failures
 from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError, StoreError
+from microseg_ray.files import sole_writer, whole, whole_folder, write_json
+from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.runs.derived.threshold import class_of_run
-from microseg_ray.runs.folder import Run, sole_writer
+from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
 
 if TYPE_CHECKING:
@@ -103,9 +102,7 @@ def _claim(run: Run, output: Path, *, overwrite: bool) -> None:
     told = {"run": str(run.folder), "identity": run.document["identity"]}
     if path.exists() and not overwrite and json.loads(path.read_text(encoding="utf-8")) != told:
         raise RunMismatchError(f"{output}: holds the maps of another run; give another output, or --overwrite")
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(path, told)
 
 
 def _write_one(run: Run, name: str, wanted: list[int], stem: Path, settings: ProbabilitiesSettings) -> list[Path]:
@@ -123,16 +120,9 @@ def _write_one(run: Run, name: str, wanted: list[int], stem: Path, settings: Pro
     for index in wanted:
         own = "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in run.classes[index].name)
         target = stem.with_name(f"{stem.name}_{own}{_SUFFIXES[kind]}")
-        partial = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-        try:
+        # A map as zarr is a folder.
+        with whole_folder(target, lambda _: True) if kind == "zarr" else whole(target) as partial:
             _write_map(partial, kind, store.spec.shape, _bands(stored, index, store.spec.shape), size)
-            if target.is_dir():
-                shutil.rmtree(target)
-            partial.replace(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            if partial.is_file():
-                partial.unlink()
         written.append(target)
     return written
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import SettingsError
+from microseg_ray.files import sole_writer
 from microseg_ray.runs.drive import Executor, Ledger, PlainLoop, Progress, survey, work
-from microseg_ray.runs.folder import Run, sole_writer
+from microseg_ray.runs.folder import Run
 from microseg_ray.runs.forecast import Forecast, forecast
 from microseg_ray.runs.setup import prepare_job
 from microseg_ray.runs.worker import ArchiveWorker, WorkerConfig

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +12,12 @@ import tifffile
 from PIL import Image
 
 from microseg_ray.errors import SettingsError
+from microseg_ray.files import delete_file, whole, whole_folder, write_csv
 from microseg_ray.simulation.micrograph import Bands, simulate_bands
 from microseg_ray.statistics.counts import count_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -113,13 +112,7 @@ def simulate_archive(
     if image_format == "npy":
         _stack(output, pairs)
 
-    def write_truth(path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("micrograph", "class", "pixel_count", "area_fraction"))
-            writer.writerows(truth)
-
-    _write_whole(output / "truth.csv", write_truth)
+    write_csv(output / "truth.csv", ("micrograph", "class", "pixel_count", "area_fraction"), truth)
     return pairs
 
 
@@ -131,33 +124,19 @@ def _class_of(preset: str, index: int) -> tuple[str, str]:
     return grain, grain + preset.removeprefix("coarse_fine")
 
 
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """A file or folder is whole or absent: write beside it, then rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        if path.is_dir():
-            shutil.rmtree(path)
-        partial.replace(path)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
-
-
 def _write_pair(bands: Bands, image: Path, mask: Path, manner: _Manner, seed: int) -> NDArray[np.int64]:
     """Write both files while the bands are drawn once; the pixels per class."""
     counts = np.zeros(len(bands.classes), np.int64)
-    whole = manner.format == "png" or bands.shape[0] * bands.shape[1] < _LARGE
-    if whole:
+    at_once = manner.format == "png" or bands.shape[0] * bands.shape[1] < _LARGE
+    if at_once:
         parts = list(bands.rows)
         pixels, labels = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
         parts.clear()
         counts += count_classes(labels, len(counts))[: len(counts)]
         _write_image(bands, image, iter([pixels]), manner, seed)
         # Gray, not palette: many readers turn a palette image into colours, and the indices are lost.
-        _write_whole(mask, lambda path: Image.fromarray(labels).save(path, format="PNG"))
+        with whole(mask) as partial:
+            Image.fromarray(labels).save(partial, format="PNG")
         return counts
 
     held_at = mask.with_name(f".{mask.name}.rows")
@@ -174,9 +153,10 @@ def _write_pair(bands: Bands, image: Path, mask: Path, manner: _Manner, seed: in
     try:
         _write_image(bands, image, drawn(), manner, seed)
         rows = (held[y0 : y0 + 2 * _TILE] for y0 in range(0, bands.shape[0], 2 * _TILE))
-        _write_whole(mask, lambda path: _write_tiff(path, rows, bands.shape, np.dtype(np.uint8), {"metadata": None}))
+        with whole(mask) as partial:
+            _write_tiff(partial, rows, bands.shape, np.dtype(np.uint8), {"metadata": None})
     finally:
-        held_at.unlink(missing_ok=True)
+        delete_file(held_at)
     return counts
 
 
@@ -186,9 +166,11 @@ def _write_image(bands: Bands, path: Path, parts: Iterator[NDArray[Any]], manner
         case "png":
             pixels = np.concatenate(list(parts))
             shown = Image.fromarray(_coloured(pixels)) if manner.viridis else Image.fromarray(pixels)
-            _write_whole(path, lambda partial: shown.save(partial, format="PNG"))
+            with whole(path) as partial:
+                shown.save(partial, format="PNG")
         case "zarr":
-            _write_whole(path, lambda partial: _write_zarr(partial, bands, parts))
+            with whole_folder(path, lambda _: True) as partial:
+                _write_zarr(partial, bands, parts)
         case "tiff" | "npy":
             metadata = {
                 "axes": "YX",
@@ -200,7 +182,8 @@ def _write_image(bands: Bands, path: Path, parts: Iterator[NDArray[Any]], manner
                 "UUID": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, f'microseg_ray {path.name} {seed}')}",
             }
             options = {"ome": True, "metadata": metadata}
-            _write_whole(path, lambda partial: _write_tiff(partial, parts, bands.shape, bands.dtype, options))
+            with whole(path) as partial:
+                _write_tiff(partial, parts, bands.shape, bands.dtype, options)
 
 
 def _write_tiff(
@@ -272,9 +255,5 @@ def _stack(output: Path, pairs: list[tuple[Path, Path]]) -> None:
         [tifffile.imread(mask) if mask.suffix == ".tif" else np.asarray(Image.open(mask)) for _, mask in pairs]
     )
     for name, array in (("images", images), ("masks", masks)):
-
-        def write(path: Path, array: NDArray[Any] = array) -> None:
-            with path.open("wb") as file:
-                np.save(file, array, allow_pickle=False)
-
-        _write_whole(output / f"{name}.npy", write)
+        with whole(output / f"{name}.npy") as partial, partial.open("wb") as file:
+            np.save(file, array, allow_pickle=False)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
+
+from microseg_ray.files import write_arrow_csv, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -120,8 +121,5 @@ def write_areas(folder: Path, rows: Iterable[AreaRow]) -> None:
         rows: All rows, in the order in which they are to stand.
     """
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=AREA_SCHEMA)
-    csv, parquet = folder / "areas.csv.partial", folder / "areas.parquet.partial"
-    pa.csv.write_csv(table, csv)
-    pq.write_table(table, parquet)
-    csv.replace(folder / "areas.csv")
-    parquet.replace(folder / "areas.parquet")
+    write_arrow_csv(folder / "areas.csv", table)
+    write_parquet(folder / "areas.parquet", table)

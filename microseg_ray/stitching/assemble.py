@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from microseg_ray.errors import CoverageError
+from microseg_ray.files import delete_file
 from microseg_ray.geometry import Box, Tile
 from microseg_ray.stitching.joining import Job, Piece
 
@@ -267,5 +268,5 @@ def _unspilled(shard: _Shard) -> list[Piece]:
                 Piece(Box(*map(int, row[:4])), Box(*map(int, row[4:])), arrays[f"arr_{index}"])
                 for index, row in enumerate(boxes)
             ]
-        path.unlink()
+        delete_file(path)
     return pieces

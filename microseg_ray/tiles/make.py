@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microseg_ray.catalog import Failure, build_catalog, write_failures
+from microseg_ray.catalog import build_catalog
 from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.tiles.audit import audit_splits
 from microseg_ray.tiles.history import differences, made_from, merged, refuse_other_settings, settled_groups
 from microseg_ray.tiles.mapping import Mapper, Report, in_process

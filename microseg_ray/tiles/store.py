@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +30,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from microseg_ray.errors import StoreError
+from microseg_ray.files import delete_file, delete_folder, write_parquet
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, Scaling
 from microseg_ray.sources import fingerprint
 from microseg_ray.tiles.spec import TileSpec
@@ -68,9 +68,8 @@ class TileStore:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tiles.parquet").unlink(missing_ok=True)
-        if (folder / "tiles.zarr").exists():
-            shutil.rmtree(folder / "tiles.zarr")
+        delete_file(folder / "tiles.parquet")
+        delete_folder(folder / "tiles.zarr")
         record = {
             "tiles": spec.tiles,
             "side": spec.side,
@@ -335,13 +334,10 @@ def write_table(
         rows: One mapping per tile, in tile order.
         grown: What an append changes beside the rows; kept in the table, so that one file decides.
     """
-    target = Path(folder) / "tiles.parquet"
-    partial = target.with_suffix(".partial")
     table = pa.Table.from_pylist(rows)
     if grown:
         table = table.replace_schema_metadata({_GROWN: json.dumps(grown)})
-    pq.write_table(table, partial)
-    partial.replace(target)
+    write_parquet(Path(folder) / "tiles.parquet", table)
 
 
 def _grown(table: pa.Table) -> dict[str, Any]:

@@ -14,16 +14,15 @@ from PIL import Image
 
 from microseg_ray.catalog import (
     CatalogRow,
-    Failure,
     build_catalog,
     class_share_error,
     read_table,
     relative_name,
     write_catalog,
-    write_failures,
 )
 from microseg_ray.catalog.splits import apportion, assign, stratify
 from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.settings import DataSettings
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError, StoreError
+from microseg_ray.files import sole_writer
 from microseg_ray.fitting.batches import Crew
 from microseg_ray.fitting.losses import class_weights_from_counts
 from microseg_ray.fitting.setup import check_fit
@@ -23,7 +24,6 @@ from microseg_ray.models.card import read_card
 from microseg_ray.models.checkpoint import load_checkpoint
 from microseg_ray.on_ray.fits import train
 from microseg_ray.on_ray.rows import tile
-from microseg_ray.runs.folder import sole_writer
 from microseg_ray.settings import TileSettings, TrainSettings
 from microseg_ray.tiles.store import TileStore
 

@@ -14,22 +14,21 @@ A crop, or two windows that overlap, are not found: such micrographs belong into
 
 from __future__ import annotations
 
-import csv
-import os
 from collections import defaultdict
 from dataclasses import astuple, dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from microseg_ray.catalog.leaks.reduced import SIDE, Reduced, Reducer
 from microseg_ray.catalog.leaks.symmetry import SYMMETRIES, Symmetry, same_pixels
+from microseg_ray.files import write_csv
 from microseg_ray.geometry import Box
 from microseg_ray.sources import fingerprint, open_micrograph
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
@@ -178,16 +177,8 @@ def write_leaks(path: str | os.PathLike[str], leaks: Iterable[Leak]) -> None:
         ...     path.read_text().splitlines()[1]
         'a.tif,train,b.tif,test,equal,the same bytes,1.000000'
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Leak.__dataclass_fields__)
-        for leak in leaks:
-            *texts, correlation = astuple(leak)
-            writer.writerow([*texts, f"{correlation:.6f}"])
-    partial.replace(target)
+    rows = ([*texts, f"{correlation:.6f}"] for *texts, correlation in map(astuple, leaks))
+    write_csv(path, tuple(Leak.__dataclass_fields__), rows)
 
 
 def _equal_bytes(rows: Sequence[CatalogRow]) -> Iterator[tuple[int, int]]:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import zarr
 
-from microseg_ray.catalog import Failure, relative_name, write_failures
+from microseg_ray.catalog import relative_name
 from microseg_ray.errors import InputError, MicrosegError, RunMismatchError, SettingsError, StoreError
-from microseg_ray.runs.folder import Run, RunIdentity, sole_writer
+from microseg_ray.files import sole_writer, whole, write_json
+from microseg_ray.quarantine import Failure, write_failures
+from microseg_ray.runs.folder import Run, RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.runs.worker import reusable_store
@@ -153,9 +155,7 @@ def _claim(settings: ThresholdSettings, output: Path) -> None:
                 f"{output}: holds masks made otherwise ({', '.join(differing)}), and results are never mixed; give another "
                 "output, or --overwrite"
             )
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(path, kept)
 
 
 def _target(output: Path, name: str, kind: str) -> Path:
@@ -205,24 +205,22 @@ def _write(
 
 def _save_image(target: Path, mask: NDArray[np.uint8], size: tuple[float, float] | None) -> None:
     """PNG or TIFF of class indices, whole or not at all."""
-    partial = target.with_name(f".{target.name}.partial")
-    if target.suffix == ".png":
-        from PIL import Image
+    with whole(target) as partial:
+        if target.suffix == ".png":
+            from PIL import Image
 
-        Image.fromarray(mask).save(partial, format="PNG")
-    else:
+            Image.fromarray(mask).save(partial, format="PNG")
+            return
         import tifffile
 
-        pixels_per_cm = None if size is None else (1e4 / size[1], 1e4 / size[0])
         tifffile.imwrite(
             partial,
             mask,
             tile=(256, 256),
             compression="deflate",
-            resolution=pixels_per_cm,
+            resolution=None if size is None else (1e4 / size[1], 1e4 / size[0]),
             resolutionunit=None if size is None else "CENTIMETER",
         )
-    partial.replace(target)
 
 
 def _of_run(settings: ThresholdSettings, output: Path, report: Report) -> Thresholded:

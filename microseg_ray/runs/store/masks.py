@@ -16,8 +16,6 @@ the statistics in one.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,12 +25,14 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from microseg_ray.errors import StoreError
+from microseg_ray.files import delete_file, delete_folder, sync
 from microseg_ray.runs.store.pyramid import build_pyramid, label_metadata, level_shapes
 from microseg_ray.runs.store.spec import MaskSpec, create_pixels
 from microseg_ray.settings import ClassSpec
 from microseg_ray.statistics.counts import count_classes
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
@@ -84,7 +84,7 @@ class MaskStore:
             "classes": [item.model_dump() for item in spec.classes],
         }
         if Path(path).exists():
-            shutil.rmtree(path)
+            delete_folder(path)
         group = zarr.create_group(path)
         create_pixels(group, "0", spec.shape, spec)
         group.create_array(
@@ -219,7 +219,7 @@ class MaskStore:
         self.forget(shard)
         for array, given in zip(arrays, pixels, strict=True):
             # The old shard goes too, because zarr cannot overwrite one whose index is corrupt.
-            self._file(array, shard).unlink(missing_ok=True)
+            delete_file(self._file(array, shard))
             array[(..., *box.slices)] = given
             self._flush(array, shard)
         self._counts[shard] = counts
@@ -244,7 +244,7 @@ class MaskStore:
     def forget(self, shard: tuple[int, int]) -> None:
         """Mark a shard as not done, so that the next run computes it again; the store is not finished any more."""
         self._unfinish()
-        self._file(self._counts, shard).unlink(missing_ok=True)
+        delete_file(self._file(self._counts, shard))
 
     def finish(self, pixel_size_um: tuple[float, float] | None, note: Mapping[str, Any]) -> None:
         """Write the pyramid and the OME-Zarr metadata; call it once the last shard is in.
@@ -270,7 +270,7 @@ class MaskStore:
                 f"{self.path}: shards {damaged} are damaged on disk ({error}); run the same command again to compute them anew"
             ) from error
         for partial in Path(self.path).rglob("*.partial"):
-            partial.unlink(missing_ok=True)  # left by killed writers; nobody writes here any more
+            delete_file(partial)  # left by killed writers; nobody writes here any more
         self._record = {**self._record, "note": dict(note)}
         ome = label_metadata(Path(self.path).stem, self.spec, levels, pixel_size_um)
         self._group.attrs.put({"microseg": self._record, "ome": ome})
@@ -321,8 +321,4 @@ class MaskStore:
         file = self._file(array, shard)
         folders = [folder for folder in file.parents if folder.is_relative_to(self.path)]
         for target in (file, *folders):
-            handle = os.open(target, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync(target)
