@@ -14,7 +14,7 @@ from microseg_ray.models import CLASSIFIERS
 from microseg_ray.models.card import checkpoint_digest
 from microseg_ray.models.checkpoint import load_checkpoint
 from microseg_ray.models.predictor import Predictor
-from microseg_ray.settings.views import ViewSettings
+from microseg_ray.settings import ViewSettings
 from microseg_ray.sources import ScaleRule
 
 if TYPE_CHECKING:

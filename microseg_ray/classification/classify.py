@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.classification.classifier import Classifier
     from microseg_ray.classification.views import Views
-    from microseg_ray.settings.classify import ClassifySettings
+    from microseg_ray.settings import ClassifySettings
 
 __all__ = ["Classified", "classify"]
 

@@ -24,7 +24,7 @@ from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.figures import plot_training
 from microseg_ray.files import write_csv
 from microseg_ray.fitting.augmentation import apply_symmetry, augment, draw
-from microseg_ray.fitting.sampling import epoch_order
+from microseg_ray.fitting.sampling import BatchOrder, epoch_order
 from microseg_ray.fitting.schedules import Progress, learning_rate
 from microseg_ray.fitting.setup import optimizer_of
 from microseg_ray.models import build_model
@@ -33,13 +33,13 @@ from microseg_ray.models.checkpoint import load_checkpoint, save_checkpoint
 from microseg_ray.models.predictor import Predictor, model_input
 from microseg_ray.models.receptive_field import measure_receptive_field
 from microseg_ray.quarantine import Failure, write_failures
-from microseg_ray.settings import ClassSpec, TrainSettings, default_color
+from microseg_ray.settings import ClassSpec, default_color
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from microseg_ray.fitting.augmentation import Draw
-    from microseg_ray.settings.classifier import ClassifierJobSettings
+    from microseg_ray.settings import ClassifierJobSettings
 
 __all__ = ["FittedClassifier", "fit_classifier"]
 
@@ -141,19 +141,12 @@ class _Fit:
         self.device = torch.device("cuda" if settings.gpu else "cpu")
         self.val = seen.get("val", [])
         self.samples = [(one, place) for one in seen["train"] for place in range(len(one.views.pixels))]
-        # The pieces of `fitting` read these fields of a train job and no others.
-        self.train = TrainSettings.model_construct(
-            epochs=settings.epochs,
-            batch=settings.batch,
-            optimizer=settings.optimizer,
-            early_stopping=settings.early_stopping,
-            seed=settings.first_seed,
-        )
+        self.order = BatchOrder(settings.batch, settings.first_seed)
         torch.manual_seed(settings.first_seed)
         model = build_model(settings.model.name, settings.in_channels, len(labelled.classes), settings.model.options)
         self.model = glorot(model).to(self.device)
-        self.optimizer = optimizer_of(self.model, self.train)
-        self.progress = Progress(self.train)
+        self.optimizer = optimizer_of(self.model, settings.optimizer)
+        self.progress = Progress(settings.optimizer, settings.early_stopping)
         self.card = self._card(seen["train"])
         self.history: list[dict[str, Any]] = []
 
@@ -192,13 +185,14 @@ class _Fit:
 
     def _epoch(self, epoch: int) -> tuple[float, float]:
         self.model.train()
-        batches = epoch_order(self.train, len(self.samples), epoch)
+        batches = epoch_order(self.order, len(self.samples), epoch)
         total, right, count = 0.0, 0, 0
         for step, batch in enumerate(batches):
             rate = learning_rate(
-                self.train,
+                self.settings.optimizer,
                 epoch * len(batches) + step,
                 self.settings.epochs * len(batches),
+                self.settings.epochs,
                 self.progress.dropped,
             )
             for group in self.optimizer.param_groups:

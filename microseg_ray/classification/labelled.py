@@ -16,7 +16,7 @@ from microseg_ray.quarantine import Failure
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from microseg_ray.settings.classifier import ClassifierJobSettings
+    from microseg_ray.settings import ClassifierJobSettings
 
 __all__ = ["SPLITS", "Labelled", "LabelledRow", "class_folder", "find_labelled"]
 

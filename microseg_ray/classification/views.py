@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from microseg_ray.settings import Scaling, SourceSettings
-    from microseg_ray.settings.views import ViewSettings
+    from microseg_ray.settings import Scaling, SourceSettings, ViewSettings
     from microseg_ray.sources import ScaleRule
     from microseg_ray.sources.base import Micrograph
 

@@ -1,4 +1,4 @@
-"""Workers and tiles: who takes part, and how the tiles of a split come to the device."""
+"""The tiles of a split, and the batches of augmented tiles on the device."""
 
 from __future__ import annotations
 
@@ -15,41 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.fitting.sampling import Batch
-    from microseg_ray.settings import TrainSettings
+    from microseg_ray.settings import AugmentSettings
     from microseg_ray.tiles.store import TileStore
 
-__all__ = ["Crew", "Tiles", "prepared"]
+__all__ = ["Preparation", "Tiles", "prepared"]
 
 HELD_BYTES = 2 * 1024**3
-
-
-@dataclass(frozen=True)
-class Crew:
-    """Who takes part: this worker's rank, how many there are, and its device."""
-
-    rank: int = 0
-    world: int = 1
-    device: str = "cpu"
-
-    @property
-    def distributed(self) -> bool:
-        """Whether there is anyone to talk to."""
-        return self.world > 1
-
-    @property
-    def kind(self) -> str:
-        """`cpu` or `cuda`."""
-        return torch.device(self.device).type
-
-    def total(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of a tensor over all workers, in place."""
-        if self.distributed:
-            torch.distributed.all_reduce(tensor)
-        return tensor
-
-    def anyone(self, says: bool) -> bool:
-        """Whether any worker says so; all of them must ask."""
-        return bool(self.total(torch.tensor(int(says), device=self.device)).item())
 
 
 class Tiles:
@@ -63,7 +34,7 @@ class Tiles:
 
     @property
     def held(self) -> bool:
-        """Whether they are in memory."""
+        """Whether the tiles are in memory."""
         return self._held is not None
 
     def raw(self, places: NDArray[np.int64]) -> tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.float64]]:
@@ -76,38 +47,53 @@ class Tiles:
     def read(self, places: NDArray[np.int64], device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Scaled images (n, c, y, x) float32, masks (n, y, x) uint8 and limits, on a device.
 
-        What crosses to the device are the source's integers; they are scaled there.
+        The integers of the source are copied to the device and scaled there: they are smaller than floats.
         """
         images, masks, limits = (_sent(part, device) for part in self.raw(places))
         return model_input(images, limits, self._store.spec.scaling.clahe), masks, limits
 
 
-def prepared(
-    data: Tiles, batch: Batch, settings: TrainSettings, epoch: int, device: str
-) -> tuple[torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True)
+class Preparation:
+    """How the tiles of a batch are changed before the model sees them.
+
+    Attributes:
+        seed: Seed of the augmentation.
+        augmentation: Ranges of the augmentation.
+        crop: Side of the crops in pixels; None takes whole tiles.
+        channels_last: Memory layout of the images.
+    """
+
+    seed: int
+    augmentation: AugmentSettings
+    crop: int | None = None
+    channels_last: bool = True
+
+
+def prepared(data: Tiles, batch: Batch, how: Preparation, epoch: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Augmented images float32 (n, c, side, side) and masks uint8 (n, side, side) of a batch, on the device.
 
     Args:
         data: The split.
         batch: Which of its tiles.
-        settings: `augment`, `crop` and `seed` count.
+        how: How they are changed.
         epoch: From 0.
         device: Where the pixels are changed.
     """
     images, masks, _ = data.read(batch.places, device)
-    side = settings.crop or images.shape[-1]
-    drawn = draw(settings.seed, epoch, data.rows[batch.places], settings.augmentation, batch.turns, side)
+    side = how.crop or images.shape[-1]
+    drawn = draw(how.seed, epoch, data.rows[batch.places], how.augmentation, batch.turns, side)
     # A tile that was drawn for a class is no use if the crop misses it.
     aimed = side < images.shape[-1] and bool((batch.focus >= 0).any())
     targets = aim(masks.cpu().numpy(), batch.focus, drawn) if aimed else None
     images, masks = augment(images, masks, drawn, side, targets)
-    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    layout = torch.channels_last if how.channels_last else torch.contiguous_format
     return images.contiguous(memory_format=layout), masks
 
 
 def _sent(array: NDArray[np.generic], device: str) -> torch.Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if torch.device(device).type == "cuda":
-        # Only from pinned memory does a copy run beside the computing.
+        # Only a copy from pinned memory overlaps with computation.
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -1,4 +1,4 @@
-"""The epochs of a fit: steps, validation, what is kept, when to stop."""
+"""The epochs of a fit: steps, validation, checkpoints, when to stop."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from microseg_ray.errors import MicrosegError
-from microseg_ray.fitting.batches import Crew, Tiles, prepared
-from microseg_ray.fitting.sampling import batches_of
+from microseg_ray.fitting.batches import Preparation, Tiles, prepared
+from microseg_ray.fitting.sampling import BatchOrder, batches_of
 from microseg_ray.fitting.schedules import learning_rate
 from microseg_ray.fitting.setup import card_of, check_fit, compiled, fresh, loss_of, start_weights
 from microseg_ray.fitting.state import EpochReport, Fit, go_on, identity_of, save_checkpoints, save_state, saved_state
-from microseg_ray.fitting.stepping import Stepper, Tally, autocast
+from microseg_ray.fitting.stepping import StepOptions, Stepper, Tally, autocast
 from microseg_ray.fitting.synced_norm import freeze_norms, synchronise
 from microseg_ray.models.checkpoint import load_checkpoint
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.evaluation.metrics import ConfusionMatrix
     from microseg_ray.fitting.losses import Loss
+    from microseg_ray.fitting.workers import Workers
     from microseg_ray.settings import TrainSettings
 
     OnStep = Callable[[int, int, int], None]
@@ -39,10 +40,10 @@ _LOSSES_IN_FLIGHT = 50
 
 @dataclass(frozen=True)
 class _Job:
-    """What stays the same from epoch to epoch."""
+    """What is the same in all epochs."""
 
     settings: TrainSettings
-    crew: Crew
+    workers: Workers
     loss: Loss
     train: Tiles
     counts: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -53,7 +54,7 @@ class _Job:
 
 def fit(
     settings: TrainSettings,
-    crew: Crew,
+    workers: Workers,
     report: Callable[[EpochReport], bool | None],
     on_step: OnStep = lambda *_: None,
 ) -> str:
@@ -61,9 +62,9 @@ def fit(
 
     Args:
         settings: The job's settings.
-        crew: This worker among the others.
-        report: Called by every rank after each epoch, once its state is saved; True from any of them stops the fit there,
-            to be gone on with by the same settings later.
+        workers: This worker among the others.
+        report: Called by every rank after each epoch, once its state is saved. If it returns True on any rank, the fit
+            stops; the same settings resume it later.
         on_step: Called with (epoch, step, steps) after every step.
 
     Returns:
@@ -76,50 +77,51 @@ def fit(
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    store = check_fit(settings, crew)
-    state = fresh(settings, store, crew)
+    store = check_fit(settings, workers)
+    state = fresh(settings, store, workers)
     identity = identity_of(settings, store)
     if not go_on(state, settings, saved_state(settings, store)):
-        start_weights(state, settings)
-    # Before anything is wrapped, and without the weights: it tells what the architecture sees.
+        start_weights(state, settings.model.weights, settings.output)
+    # Before the model is wrapped; what it measures depends on the architecture, not on the weights.
     card = card_of(settings, store, state.model)
     classes = tuple(item.name for item in store.spec.classes)
     rows = store.rows("val")
     job = _Job(
         settings,
-        crew,
-        loss_of(settings, store).to(crew.device),
+        workers,
+        loss_of(settings.loss, settings.class_weights, store).to(workers.device),
         Tiles(store, store.rows("train"), settings.held_bytes),
         store.tile_counts("train"),
         Tiles(store, rows, settings.held_bytes) if len(rows) else None,
         classes,
         on_step,
     )
-    stepper = Stepper(state, _runner(state.model, settings, crew), job.loss, settings, crew)
+    options = StepOptions(settings.precision, settings.accumulate, settings.clip)
+    stepper = Stepper(state, _runner(state.model, settings, workers), job.loss, options, workers)
     while state.epoch < settings.epochs and not state.progress.stopped:
         row, judged = _epoch(state, stepper, job)
         back = state.progress.update(row.score)
         state.history.append(row)
         state.epoch += 1
-        if crew.rank == 0:
+        if workers.rank == 0:
             save_checkpoints(state, settings, card, judged.as_metrics(list(classes)))
         if back and not row.best:
-            _go_back(state, settings, crew)
-        if crew.rank == 0:
+            _go_back(state, settings, workers)
+        if workers.rank == 0:
             save_state(state, settings, identity, list(classes))
-        if crew.anyone(bool(report(row))) and state.epoch < settings.epochs:
+        if workers.any_true(bool(report(row))) and state.epoch < settings.epochs:
             return "stopped from outside"
     return state.progress.stopped
 
 
-def _runner(model: nn.Module, settings: TrainSettings, crew: Crew) -> nn.Module:
+def _runner(model: nn.Module, settings: TrainSettings, workers: Workers) -> nn.Module:
     """The model as it is called in training."""
     if settings.freeze_batch_norm:
         freeze_norms(model)
-    elif crew.distributed:
+    elif workers.distributed:
         synchronise(model)
-    ready = compiled(model, settings, crew)
-    if not crew.distributed:
+    ready = compiled(model, workers.device) if settings.compile else model
+    if not workers.distributed:
         return ready
     # Batch statistics are the same everywhere already.
     return nn.parallel.DistributedDataParallel(ready, broadcast_buffers=False)
@@ -135,42 +137,46 @@ def _epoch(state: Fit, stepper: Stepper, job: _Job) -> tuple[EpochReport, Confus
 
 def _train(state: Fit, stepper: Stepper, job: _Job) -> tuple[float, ConfusionMatrix]:
     """The mean loss and the confusion of what was seen, over all workers."""
-    settings, crew = job.settings, job.crew
+    settings, workers = job.settings, job.workers
     # Dropout draws from torch's own stream: a resumed epoch must begin it where the whole fit did.
-    torch.manual_seed(int(np.random.SeedSequence([settings.seed, state.epoch, crew.rank]).generate_state(1)[0]))
+    torch.manual_seed(int(np.random.SeedSequence([settings.seed, state.epoch, workers.rank]).generate_state(1)[0]))
     state.model.train()
     if settings.freeze_batch_norm:
         freeze_norms(state.model)
-    tally = Tally(len(job.classes), crew.device)
-    losses = torch.zeros((), dtype=torch.float64, device=crew.device)
+    tally = Tally(len(job.classes), workers.device)
+    losses = torch.zeros((), dtype=torch.float64, device=workers.device)
     steps = 0
     for step, of, parts in _prepared_steps(state, job):
-        stepper.start(learning_rate(settings, state.epoch * of + step, settings.epochs * of, state.progress.dropped))
+        done, steps_in_all = state.epoch * of + step, settings.epochs * of
+        rate = learning_rate(settings.optimizer, done, steps_in_all, settings.epochs, state.progress.dropped)
+        stepper.start(rate)
         for place, (images, masks) in enumerate(parts):
             value, logits = stepper.part(images, masks, last=place == settings.accumulate - 1)
             losses += value / settings.accumulate
             tally.add(masks, logits)
-        if crew.kind == "cpu" or step % _LOSSES_IN_FLIGHT == 0 or step == of - 1:
+        if workers.kind == "cpu" or step % _LOSSES_IN_FLIGHT == 0 or step == of - 1:
             _refuse_infinite(float(losses), state.epoch)
         stepper.finish()
         steps += 1
         job.on_step(state.epoch + 1, step + 1, of)
-    return float(losses) / steps, tally.merged(crew)
+    return float(losses) / steps, tally.merged(workers)
 
 
 def _prepared_steps(state: Fit, job: _Job) -> Iterator[tuple[int, int, Iterator[tuple[torch.Tensor, torch.Tensor]]]]:
-    """Each step, of how many, and its parts; one part is prepared while the one before it is computed."""
-    settings, crew = job.settings, job.crew
-    steps = batches_of(settings, len(job.train.rows), state.epoch, crew, job.counts)
+    """Yield each step, the number of steps, and its parts; a part is prepared while the one before it is computed."""
+    settings, workers = job.settings, job.workers
+    order = BatchOrder(settings.batch, settings.seed, settings.steps_per_epoch, settings.accumulate, settings.sampling)
+    how = Preparation(settings.seed, settings.augmentation, settings.crop, settings.channels_last)
+    steps = batches_of(order, len(job.train.rows), state.epoch, workers, job.counts)
     wanted = [batch for parts in steps for batch in parts]
     with ThreadPoolExecutor(1) as ahead:
 
         def parts_of_all() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            coming = ahead.submit(prepared, job.train, wanted[0], settings, state.epoch, crew.device)
+            coming = ahead.submit(prepared, job.train, wanted[0], how, state.epoch, workers.device)
             for following in [*wanted[1:], None]:
                 ready = coming.result()
                 if following is not None:
-                    coming = ahead.submit(prepared, job.train, following, settings, state.epoch, crew.device)
+                    coming = ahead.submit(prepared, job.train, following, how, state.epoch, workers.device)
                 yield ready
 
         stream = parts_of_all()
@@ -188,21 +194,21 @@ def _refuse_infinite(value: float, epoch: int) -> None:
 
 def _validate(model: nn.Module, data: Tiles, job: _Job) -> tuple[float, ConfusionMatrix]:
     """Loss and confusion of a whole split, over all workers."""
-    settings, crew = job.settings, job.crew
+    settings, workers = job.settings, job.workers
     was_training = model.training
     model.eval()
-    tally = Tally(len(job.classes), crew.device)
+    tally = Tally(len(job.classes), workers.device)
     sums: torch.Tensor | None = None
     places = np.arange(len(data.rows))
-    size = max(1, settings.batch // (crew.world * settings.accumulate))
-    own = places[crew.rank :: crew.world]
+    size = max(1, settings.batch // (workers.world * settings.accumulate))
+    own = places[workers.rank :: workers.world]
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     with torch.inference_mode():
         for start in range(0, max(len(own), 1), size):
-            # A worker without a tile still says of which length its sums are.
+            # A worker without a tile still takes part in the sum, with zeros of the same length.
             chosen = own[start : start + size] if len(own) else places[:1]
-            images, masks, _ = data.read(chosen, crew.device)
-            with autocast(settings, crew):
+            images, masks, _ = data.read(chosen, workers.device)
+            with autocast(settings.precision, workers.kind):
                 logits = model(images.contiguous(memory_format=layout))
             part = job.loss.sums(logits, masks).double()
             if not len(own):
@@ -214,15 +220,15 @@ def _validate(model: nn.Module, data: Tiles, job: _Job) -> tuple[float, Confusio
     if sums is None:
         raise MicrosegError("validation saw no tile")
     # The loss of the split as if it were one batch.
-    return float(job.loss.value(crew.total(sums))), tally.merged(crew)
+    return float(job.loss.value(workers.total(sums))), tally.merged(workers)
 
 
-def _go_back(state: Fit, settings: TrainSettings, crew: Crew) -> None:
-    """Take the weights of the best epoch again, on all workers; moments that led away from them are forgotten."""
-    if crew.rank == 0:
+def _go_back(state: Fit, settings: TrainSettings, workers: Workers) -> None:
+    """Restore the weights of the best epoch on all workers, and reset the moments of the optimizer."""
+    if workers.rank == 0:
         best, _ = load_checkpoint(f"{settings.output}/best")
         state.model.load_state_dict(best.state_dict())
-    if crew.distributed:
+    if workers.distributed:
         for tensor in state.model.state_dict().values():
             torch.distributed.broadcast(tensor, 0)
     state.optimizer.state.clear()

@@ -1,4 +1,4 @@
-"""Which tiles make which batch: one global order that is a function of seed and epoch alone, shared out to the workers."""
+"""Which tiles make which batch: one order that is a function of seed and epoch alone, divided among the workers."""
 
 from __future__ import annotations
 
@@ -9,21 +9,50 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from microseg_ray.settings import SamplingSettings
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from microseg_ray.fitting.batches import Crew
-    from microseg_ray.settings import TrainSettings
+    from microseg_ray.fitting.workers import Workers
 
-__all__ = ["Batch", "batches_of", "epoch_order", "steps_of"]
+__all__ = ["Batch", "BatchOrder", "batches_of", "epoch_order"]
 
+_UNIFORM = SamplingSettings()
 _BY_CLASS = 1
-"""Tells the stream of the draws by class from that of the shuffles."""
+"""Separates the random stream of the draws by class from that of the shuffles."""
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """What the order of the batches depends on, besides the tiles and the epoch.
+
+    Attributes:
+        batch: Tiles of a step, over all workers.
+        seed: Seed of the shuffles and draws.
+        steps_per_epoch: None takes as many whole batches as there are tiles for.
+        accumulate: Parts that a step is computed in.
+        sampling: Uniform, or by class area.
+
+    Example:
+        >>> BatchOrder(batch=4, seed=0).steps(10), BatchOrder(batch=4, seed=0, steps_per_epoch=7).steps(10)
+        (2, 7)
+    """
+
+    batch: int
+    seed: int
+    steps_per_epoch: int | None = None
+    accumulate: int = 1
+    sampling: SamplingSettings = _UNIFORM
+
+    def steps(self, tiles: int) -> int:
+        """Steps of an epoch over so many tiles."""
+        return self.steps_per_epoch or max(1, tiles // self.batch)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tiles that are seen together.
+    """The tiles of one step.
 
     Attributes:
         places: int64 (n,), places in the split.
@@ -43,46 +72,39 @@ class Batch:
         return Batch(self.places[start::step], self.focus[start::step], self.turns[start::step])
 
 
-def steps_of(settings: TrainSettings, tiles: int) -> int:
-    """Steps of an epoch: as set, or as many whole batches as there are tiles for."""
-    return settings.steps_per_epoch or max(1, tiles // settings.batch)
-
-
 def batches_of(
-    settings: TrainSettings, tiles: int, epoch: int, crew: Crew, counts: NDArray[np.int64] | None = None
+    order: BatchOrder, tiles: int, epoch: int, workers: Workers, counts: NDArray[np.int64] | None = None
 ) -> list[list[Batch]]:
-    """What this rank sees in an epoch: for every step its share of each of the step's parts.
+    """The share of one worker in an epoch: for every step, its tiles of each part of the step.
 
     Args:
-        settings: `batch`, `accumulate`, `sampling`, `steps_per_epoch` and `seed` count.
+        order: How batches are made.
         tiles: Tiles of the split.
         epoch: From 0.
-        crew: This worker among the others.
+        workers: This worker among the others.
         counts: int64 (tile, class), for sampling by class area.
     """
-    parts = settings.accumulate
+    parts = order.accumulate
     return [
-        [batch.every(part, parts).every(crew.rank, crew.world) for part in range(parts)]
-        for batch in epoch_order(settings, tiles, epoch, counts)
+        [batch.every(part, parts).every(workers.rank, workers.world) for part in range(parts)]
+        for batch in epoch_order(order, tiles, epoch, counts)
     ]
 
 
-def epoch_order(
-    settings: TrainSettings, tiles: int, epoch: int, counts: NDArray[np.int64] | None = None
-) -> list[Batch]:
+def epoch_order(order: BatchOrder, tiles: int, epoch: int, counts: NDArray[np.int64] | None = None) -> list[Batch]:
     """The batches of one epoch, over all workers.
 
     Every tile comes once before any comes again; a batch is never larger than the split. With `sampling: class_area` the
     first tiles of each batch are drawn for a class each, and the rest goes on in that order. A batch holds a tile of every
     class that the split has if it has at least as many tiles as there are such classes; smaller batches take the classes
-    in turn.
+    in turn, across batches and epochs, so that every class is drawn equally often.
 
     Raises:
         ValueError: Sampling by class area without counts.
     """
-    steps, size = steps_of(settings, tiles), min(settings.batch, tiles)
-    drawn = _drawn_by_class(settings, epoch, steps, size, counts)
-    rest = iter(_shuffled(settings.seed, tiles, epoch, steps * size))
+    steps, size = order.steps(tiles), min(order.batch, tiles)
+    drawn = _drawn_by_class(order, epoch, steps, size, counts)
+    rest = iter(_shuffled(order.seed, tiles, epoch, steps * size))
     seen: Counter[int] = Counter()
     batches = []
     for own in drawn:
@@ -107,10 +129,10 @@ def _shuffled(seed: int, tiles: int, epoch: int, needed: int) -> list[int]:
 
 
 def _drawn_by_class(
-    settings: TrainSettings, epoch: int, steps: int, size: int, counts: NDArray[np.int64] | None
+    order: BatchOrder, epoch: int, steps: int, size: int, counts: NDArray[np.int64] | None
 ) -> list[list[tuple[int, int]]]:
     """(place, class) of the tiles of each step that are drawn for a class."""
-    chosen = settings.sampling
+    chosen = order.sampling
     if chosen.kind == "uniform":
         return [[] for _ in range(steps)]
     if counts is None:
@@ -124,9 +146,10 @@ def _drawn_by_class(
     ladders = odds.cumsum(axis=0)
     drawn = []
     for step in range(steps):
-        generator = np.random.default_rng(np.random.SeedSequence([settings.seed, epoch, step, _BY_CLASS]))
-        # Where a batch is too small for all classes, the next one goes on where this one ends.
-        classes = present[(step * wanted + np.arange(wanted)) % len(present)]
+        generator = np.random.default_rng(np.random.SeedSequence([order.seed, epoch, step, _BY_CLASS]))
+        # The next batch continues the cycle of classes where this one ends, and so does the first of the next epoch:
+        # cycles that began anew would never draw the last classes where an epoch is short.
+        classes = present[((epoch * steps + step) * wanted + np.arange(wanted)) % len(present)]
         marks = generator.random(wanted)
         places = [
             int(np.searchsorted(ladders[:, index], mark * ladders[-1, index], side="right"))

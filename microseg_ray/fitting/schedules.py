@@ -1,4 +1,4 @@
-"""Learning rates by step, and what an epoch's score does: plateaus, early stopping."""
+"""Learning rates by step, and how the score of an epoch changes them: plateaus, early stopping."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from microseg_ray.settings import TrainSettings
+    from microseg_ray.settings import EarlyStoppingSettings, OptimizerSettings
 
 __all__ = ["Progress", "Waiting", "learning_rate"]
 
 
-def learning_rate(settings: TrainSettings, step: int, steps: int, dropped: float = 1.0) -> float:
+def learning_rate(chosen: OptimizerSettings, step: int, steps: int, epochs: int = 1, dropped: float = 1.0) -> float:
     """The rate of one step.
 
     Args:
-        settings: `optimizer` and `epochs` count.
+        chosen: Rate and schedule.
         step: From 0, over the whole fit; `steps` is the end.
         steps: Steps of the whole fit.
-        dropped: What the plateaus so far multiply the rate with.
+        epochs: Epochs of the whole fit; the schedule `step` counts in them.
+        dropped: Factor of the rate after the plateaus so far.
 
     Example:
-        >>> from microseg_ray.settings import TrainSettings
-        >>> settings = TrainSettings.model_construct(optimizer=TrainSettings.model_fields["optimizer"].default)
-        >>> [round(learning_rate(settings, step, 100), 6) for step in (0, 4, 52, 99)]
+        >>> from microseg_ray.settings import OptimizerSettings
+        >>> [round(learning_rate(OptimizerSettings(), step, 100), 6) for step in (0, 4, 52, 99)]
         [0.0002, 0.001, 0.000508, 0.0]
     """
-    chosen = settings.optimizer
     rate, end = chosen.learning_rate, chosen.end_rate
     rising = math.ceil(chosen.warmup * steps)
     if step < rising:
@@ -43,7 +42,7 @@ def learning_rate(settings: TrainSettings, step: int, steps: int, dropped: float
         case "cosine":
             return end + (rate - end) * 0.5 * (1 + math.cos(math.pi * done))
         case "step":
-            epoch = step * settings.epochs // steps
+            epoch = step * epochs // steps
             return rate * chosen.factor ** sum(epoch >= milestone for milestone in chosen.milestones)
         case "plateau":
             return min(rate, max(rate * dropped, chosen.plateau.min_rate))
@@ -69,7 +68,7 @@ class Waiting:
     since_reset: int = 0
 
     def update(self, score: float, min_delta: float, patience: int) -> bool:
-        """Take in an epoch's score (higher is better); whether patience ran out in this epoch."""
+        """Add the score of an epoch (higher is better); returns whether patience ran out in this epoch."""
         if score > self.best + min_delta:
             self.best, self.epochs, self.since_reset = score, 0, 0
             return False
@@ -82,23 +81,24 @@ class Waiting:
 
 
 class Progress:
-    """What the scores of the epochs have come to: the dropped rate, and whether to stop.
+    """The consequences of the scores so far: the factor of the learning rate, and whether to stop.
 
     Args:
-        settings: `optimizer.plateau`, where the schedule is `plateau`, and `early_stopping`.
+        chosen: `plateau` is used where the schedule is `plateau`.
+        early_stopping: When to stop, or None.
     """
 
-    def __init__(self, settings: TrainSettings) -> None:
-        self._plateau = settings.optimizer.plateau if settings.optimizer.schedule == "plateau" else None
-        self._early = settings.early_stopping
-        self._rate = settings.optimizer.learning_rate
+    def __init__(self, chosen: OptimizerSettings, early_stopping: EarlyStoppingSettings | None) -> None:
+        self._plateau = chosen.plateau if chosen.schedule == "plateau" else None
+        self._early = early_stopping
+        self._rate = chosen.learning_rate
         self.dropped = 1.0
         self.stopped = ""
         self._on_plateau = Waiting()
         self._before_end = Waiting()
 
     def update(self, score: float) -> bool:
-        """Take in an epoch's score; whether to go back to the best epoch's weights."""
+        """Add the score of an epoch; returns whether to restore the weights of the best epoch."""
         back = False
         if self._plateau is not None:
             chosen = self._plateau
@@ -121,6 +121,6 @@ class Progress:
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         self.dropped, self.stopped = float(saved["dropped"]), str(saved["stopped"])
         self._on_plateau, self._before_end = Waiting(**saved["plateau"]), Waiting(**saved["early"])

@@ -1,11 +1,11 @@
-"""What a fit starts from: checked settings, the model, optimizer, loss and card."""
+"""The start of a fit: checked settings, the model, optimizer, loss and card."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -25,8 +25,8 @@ from microseg_ray.tiles.store import TileStore
 if TYPE_CHECKING:
     from torch import nn
 
-    from microseg_ray.fitting.batches import Crew
-    from microseg_ray.settings import TrainSettings
+    from microseg_ray.fitting.workers import Workers
+    from microseg_ray.settings import LossSettings, OptimizerSettings, TrainSettings
 
 __all__ = ["card_of", "check_fit", "compiled", "fresh", "loss_of", "optimizer_of", "start_weights"]
 
@@ -37,7 +37,7 @@ WEIGHTS_REPORT = "weights.json"
 _CHOICES = ("mean_iou", "loss", "pixel_accuracy")
 
 
-def check_fit(settings: TrainSettings, crew: Crew) -> TileStore:
+def check_fit(settings: TrainSettings, workers: Workers) -> TileStore:
     """Open the tile store and find out whether these settings suit it.
 
     Raises:
@@ -49,10 +49,10 @@ def check_fit(settings: TrainSettings, crew: Crew) -> TileStore:
     if tiles == 0:
         raise SettingsError(f"train.tiles: {settings.tiles} has no tiles in split train; its splits are {store.splits}")
     _check_sides(settings, store)
-    shares = crew.world * settings.accumulate
+    shares = workers.world * settings.accumulate
     if min(settings.batch, tiles) < shares:
         raise SettingsError(
-            f"train.batch: {settings.batch} tiles ({tiles} in the store) cannot be shared by {crew.world} workers"
+            f"train.batch: {settings.batch} tiles ({tiles} in the store) cannot be shared by {workers.world} workers"
             + (f" in {settings.accumulate} parts (accumulate)" if settings.accumulate > 1 else "")
         )
     weights = settings.class_weights
@@ -81,19 +81,19 @@ def _check_sides(settings: TrainSettings, store: TileStore) -> None:
         )
 
 
-def start_weights(state: Fit, settings: TrainSettings) -> None:
-    """Fill a fresh model from `model.weights`, where given, and keep what was matched in OUTPUT/weights.json.
+def start_weights(state: Fit, weights: str | None, output: str) -> None:
+    """Fill a fresh model from `model.weights`, where given, and write what was matched to OUTPUT/weights.json.
 
     Raises:
         InputError: The file cannot be used.
     """
-    if settings.model.weights is None:
+    if weights is None:
         return
-    loaded = load_weights(state.model, settings.model.weights)
+    loaded = load_weights(state.model, weights)
     if state.averaged is not None:
         state.averaged.reset(state.model)
     document = {"summary": str(loaded), **asdict(loaded)}
-    folder = Path(settings.output)
+    folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / WEIGHTS_REPORT, document)
 
@@ -102,25 +102,24 @@ def _built(settings: TrainSettings, store: TileStore) -> nn.Module:
     return build_model(settings.model.name, store.spec.channels, len(store.spec.classes), settings.model.options)
 
 
-def fresh(settings: TrainSettings, store: TileStore, crew: Crew) -> Fit:
+def fresh(settings: TrainSettings, store: TileStore, workers: Workers) -> Fit:
     """A fit before its first step, the same on every worker."""
     torch.manual_seed(settings.seed)
     model = _built(settings, store)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    model = model.to(crew.device, memory_format=layout)  # type: ignore[call-overload]
+    model = model.to(workers.device, memory_format=layout)  # type: ignore[call-overload]
     return Fit(
         model,
-        optimizer_of(model, settings),
-        Progress(settings),
-        torch.amp.GradScaler(crew.kind, enabled=settings.precision == "fp16"),
+        optimizer_of(model, settings.optimizer),
+        Progress(settings.optimizer, settings.early_stopping),
+        torch.amp.GradScaler(workers.kind, enabled=settings.precision == "fp16"),
         None if settings.ema is None else Averaged(model, settings.ema),
     )
 
 
-def optimizer_of(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+def optimizer_of(model: nn.Module, chosen: OptimizerSettings) -> torch.optim.Optimizer:
     """The optimizer; norms and biases are not decayed."""
-    chosen = settings.optimizer
-    # Norms and biases set scale and offset; decaying them only hinders.
+    # Norms and biases set scale and offset, so decay does not regularise them.
     decayed = [value for value in model.parameters() if value.ndim > 1]
     plain = [value for value in model.parameters() if value.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": chosen.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -141,23 +140,24 @@ def optimizer_of(model: nn.Module, settings: TrainSettings) -> torch.optim.Optim
             return torch.optim.Adadelta(groups, rho=chosen.rho, **options)
 
 
-def loss_of(settings: TrainSettings, store: TileStore) -> Loss:
-    """The loss, with class weights from the tile store where they are asked for."""
-    weights = settings.class_weights
+def loss_of(
+    chosen: LossSettings,
+    weights: Literal["none", "inverse", "median", "inverse_percent"] | tuple[float, ...],
+    store: TileStore,
+) -> Loss:
+    """The loss, with class weights as given or computed from the pixel counts of the tile store."""
     if weights == "none":
-        return build_loss(settings.loss)
+        return build_loss(chosen)
     if isinstance(weights, tuple):
-        return build_loss(settings.loss, weights)
-    return build_loss(settings.loss, class_weights_from_counts(store.tile_counts("train"), weights))
+        return build_loss(chosen, weights)
+    return build_loss(chosen, class_weights_from_counts(store.tile_counts("train"), weights))
 
 
-def compiled(model: nn.Module, settings: TrainSettings, crew: Crew) -> nn.Module:
-    """The model through `torch.compile` where that is asked for and works here, else the model itself."""
-    if not settings.compile:
-        return model
+def compiled(model: nn.Module, device: str) -> nn.Module:
+    """The model through `torch.compile` where that works on this device, else the model itself."""
     try:
-        torch.compile(torch.sin)(torch.ones(8, device=crew.device))
-    except Exception as error:  # noqa: BLE001 - any missing compiler or driver comes as an error of its own kind
+        torch.compile(torch.sin)(torch.ones(8, device=device))
+    except Exception as error:  # noqa: BLE001 - a missing compiler or driver raises an error of its own type
         reason = str(error).strip().splitlines()
         _LOG.warning(
             "train.compile: torch.compile does not work here (%s); training goes on without it, slower but the same",
@@ -169,7 +169,7 @@ def compiled(model: nn.Module, settings: TrainSettings, crew: Crew) -> nn.Module
 
 
 def card_of(settings: TrainSettings, store: TileStore, model: nn.Module) -> ModelCard:
-    """What the checkpoints say about the model, but its metrics."""
+    """The card of the checkpoints, without metrics."""
     was_training = model.training
     model.eval()
     card = ModelCard(

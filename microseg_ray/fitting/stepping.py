@@ -1,9 +1,10 @@
-"""One step of a fit: forward, backward and update over the parts of a batch and over all workers; and counting hits."""
+"""One step of a fit: forward, backward and update over the parts of a batch and over all workers; and counting."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -17,18 +18,34 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from microseg_ray.fitting.batches import Crew
     from microseg_ray.fitting.losses import Loss
     from microseg_ray.fitting.state import Fit
-    from microseg_ray.settings import TrainSettings
+    from microseg_ray.fitting.workers import Workers
 
-__all__ = ["Stepper", "Tally", "autocast"]
+__all__ = ["StepOptions", "Stepper", "Tally", "autocast"]
+
+Precision = Literal["bf16", "fp16", "fp32"]
 
 
-def autocast(settings: TrainSettings, crew: Crew) -> torch.autocast:
-    """The context in which a model runs in the precision of the settings."""
-    lower = torch.float16 if settings.precision == "fp16" else torch.bfloat16
-    return torch.autocast(crew.kind, dtype=lower, enabled=settings.precision != "fp32")
+@dataclass(frozen=True)
+class StepOptions:
+    """How a step is computed.
+
+    Attributes:
+        precision: Of the forward pass.
+        accumulate: Parts of a step.
+        clip: Largest norm of the gradients, or None.
+    """
+
+    precision: Precision = "bf16"
+    accumulate: int = 1
+    clip: float | None = None
+
+
+def autocast(precision: Precision, kind: str) -> torch.autocast:
+    """The context in which a model runs in a precision, on a device of this kind (`cpu`, `cuda`)."""
+    lower = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(kind, dtype=lower, enabled=precision != "fp32")
 
 
 class Stepper:
@@ -38,16 +55,16 @@ class Stepper:
         state: The fit; its optimizer, scaler and average are used.
         runner: The model as it is called: wrapped for several workers, or compiled.
         loss: On the same device.
-        settings: The job's settings.
-        crew: This worker among the others.
+        options: Precision, parts of a step, clipping.
+        workers: This worker among the others.
     """
 
-    def __init__(self, state: Fit, runner: nn.Module, loss: Loss, settings: TrainSettings, crew: Crew) -> None:
+    def __init__(self, state: Fit, runner: nn.Module, loss: Loss, options: StepOptions, workers: Workers) -> None:
         self._state = state
         self._runner = runner
         self._loss = loss
-        self._settings = settings
-        self._crew = crew
+        self._options = options
+        self._workers = workers
 
     def start(self, rate: float) -> None:
         """Begin a step with this learning rate."""
@@ -61,36 +78,36 @@ class Stepper:
         Returns:
             The loss of this part over all workers, a scalar, and this worker's logits; both without gradient.
         """
-        waits = self._crew.distributed and not last
+        waits = self._workers.distributed and not last
         silence: AbstractContextManager[object] = (
             cast("Any", self._runner).no_sync() if waits else contextlib.nullcontext()
         )
         with silence:
-            with autocast(self._settings, self._crew):
+            with autocast(self._options.precision, self._workers.kind):
                 logits = self._runner(images)
-            value = shared_value(self._loss, logits, masks, self._crew)
+            value = shared_value(self._loss, logits, masks, self._workers)
             # Workers' gradients are averaged, so each worker's own is scaled up by their number.
-            scaled = self._state.scaler.scale(value * (self._crew.world / self._settings.accumulate))
+            scaled = self._state.scaler.scale(value * (self._workers.world / self._options.accumulate))
             scaled.backward()
         return value.detach(), logits.detach()
 
     def finish(self) -> None:
         """Update the weights, and their average."""
         state = self._state
-        if self._settings.clip is not None:
+        if self._options.clip is not None:
             state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(state.model.parameters(), self._settings.clip)
+            nn.utils.clip_grad_norm_(state.model.parameters(), self._options.clip)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         if state.averaged is not None:
             state.averaged.update(state.model)
 
 
-def shared_value(loss: Loss, logits: Tensor, masks: Tensor, crew: Crew) -> Tensor:
+def shared_value(loss: Loss, logits: Tensor, masks: Tensor, workers: Workers) -> Tensor:
     """The loss of all workers' tiles together; its gradient is that by this worker's logits."""
     sums = loss.sums(logits, masks)
-    if crew.distributed:
-        everyone = crew.total(sums.detach().clone())
+    if workers.distributed:
+        everyone = workers.total(sums.detach().clone())
         # The value is everyone's; the slope is this worker's share in it.
         sums = everyone + (sums - sums.detach())
     return loss.value(sums)
@@ -131,6 +148,6 @@ class Tally:
         own = torch.from_numpy(self._matrix.counts).to(self._cells.device)
         return own + self._cells[:-1].view(self.classes, self.classes)
 
-    def merged(self, crew: Crew) -> ConfusionMatrix:
+    def merged(self, workers: Workers) -> ConfusionMatrix:
         """The counts of all workers."""
-        return ConfusionMatrix(crew.total(self.counts).cpu().numpy())
+        return ConfusionMatrix(workers.total(self.counts).cpu().numpy())

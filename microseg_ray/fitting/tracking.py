@@ -1,4 +1,4 @@
-"""What a fit tells as it goes: TensorBoard events always, MLflow where it is asked for."""
+"""Records of a running fit: TensorBoard events always, MLflow if configured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from microseg_ray.files import write_text
 
 if TYPE_CHECKING:
     from microseg_ray.fitting.state import EpochReport
-    from microseg_ray.settings import TrainSettings
+    from microseg_ray.settings import MlflowSettings, TrainSettings
 
 __all__ = ["Events", "MlflowRun", "Tracker", "scalars", "trackers"]
 
@@ -19,17 +19,17 @@ RUN_FILE = "mlflow_run"
 
 
 class Tracker(Protocol):
-    """Takes in epochs."""
+    """Records epochs."""
 
     def add(self, row: EpochReport) -> None:
-        """One epoch."""
+        """Record one epoch."""
 
     def close(self) -> None:
-        """The fit has ended."""
+        """Called when the fit has ended."""
 
 
 def scalars(row: EpochReport) -> dict[str, float]:
-    """The numbers of an epoch but its own; what is undefined is left out."""
+    """The numbers of an epoch, without its index and without undefined ones."""
     hidden = {"epoch", "score", "best"}
     return {
         name: float(value)
@@ -39,16 +39,16 @@ def scalars(row: EpochReport) -> dict[str, float]:
 
 
 def trackers(settings: TrainSettings, classes: list[str]) -> list[Tracker]:
-    """All that the settings ask for.
+    """The trackers of a fit.
 
     Args:
-        settings: `output` and `mlflow` count.
+        settings: The job's settings; MLflow records all of them as parameters.
         classes: Names of the classes.
     """
     output = Path(settings.output)
     found: list[Tracker] = [Events(output / "events", classes)]
     if settings.mlflow is not None:
-        found.append(MlflowRun(settings, classes))
+        found.append(MlflowRun(settings.mlflow, output, settings.resolved(), classes))
     return found
 
 
@@ -62,7 +62,7 @@ class Events:
         self._writer = SummaryWriter(str(folder))
 
     def add(self, row: EpochReport) -> None:
-        """One epoch."""
+        """Record one epoch."""
         for name, value in scalars(row).items():
             self._writer.add_scalar(name, value, row.epoch)
         for index, iou in enumerate(row.class_iou):
@@ -71,24 +71,27 @@ class Events:
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the files."""
         self._writer.close()
 
 
 class MlflowRun:
-    """An MLflow run: settings as parameters, metrics per epoch, the checkpoint's place as a tag; resumed with the fit."""
+    """An MLflow run: settings as parameters, metrics per epoch, the checkpoint's path as a tag; resumed with the fit.
 
-    def __init__(self, settings: TrainSettings, classes: list[str]) -> None:
-        chosen = settings.mlflow
-        if chosen is None:
-            raise SettingsError("train.mlflow: not set")
+    Args:
+        chosen: Server, experiment and name of the run.
+        output: The fit's folder.
+        parameters: Logged once, when the run is created.
+        classes: Names of the classes.
+    """
+
+    def __init__(self, chosen: MlflowSettings, output: Path, parameters: dict[str, Any], classes: list[str]) -> None:
         try:
             from mlflow.exceptions import MlflowException
             from mlflow.tracking import MlflowClient
         except ImportError as error:
             raise SettingsError("train.mlflow: MLflow is not installed: pip install 'microseg_ray[mlflow]'") from error
         self._classes = classes
-        output = Path(settings.output)
         try:
             self._client = MlflowClient(tracking_uri=chosen.uri)
             experiment = self._client.get_experiment_by_name(chosen.experiment)
@@ -101,7 +104,7 @@ class MlflowRun:
             if not self._run:
                 self._run = self._client.create_run(place, run_name=chosen.run or output.name).info.run_id
                 write_text(output / RUN_FILE, self._run)
-                for name, value in _flat(settings.resolved()).items():
+                for name, value in _flat(parameters).items():
                     self._client.log_param(self._run, name, str(value)[:500])
             self._client.set_tag(self._run, "checkpoint", str(output / "best"))
             self._client.update_run(self._run, status="RUNNING")
@@ -111,7 +114,7 @@ class MlflowRun:
             ) from error
 
     def add(self, row: EpochReport) -> None:
-        """One epoch."""
+        """Record one epoch."""
         for name, value in scalars(row).items():
             self._client.log_metric(self._run, name, value, step=row.epoch)
         for name, iou in zip(self._classes, row.class_iou, strict=True):

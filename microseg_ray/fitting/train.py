@@ -19,8 +19,8 @@ from microseg_ray.files import delete_file, delete_folder, sole_writer, write_js
 from microseg_ray.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from microseg_ray.fitting.batches import Crew
     from microseg_ray.fitting.state import EpochReport
+    from microseg_ray.fitting.workers import Workers
 
 __all__ = ["StopFit", "TrainProgress", "Trained", "run_fit", "train"]
 
@@ -120,9 +120,9 @@ def _train(settings: TrainSettings, report: Report, launch: Launch | None) -> Tr
     )
     write_json(output / "settings.json", settings.resolved())
     if settings.workers == 0 or launch is None:
-        from microseg_ray.fitting.batches import Crew
+        from microseg_ray.fitting.workers import Workers
 
-        run_fit(settings, Crew(device=local_device(settings)), report)
+        run_fit(settings, Workers(device=local_device(settings)), report)
     else:
         launch(settings, report)
     stopped = _taken(output / END_FILE)
@@ -145,21 +145,21 @@ def _taken(path: Path) -> str:
 
 def _check_early(settings: TrainSettings) -> None:
     """Find what is wrong with the settings before any worker is started."""
-    from microseg_ray.fitting.batches import Crew
     from microseg_ray.fitting.setup import check_fit
     from microseg_ray.fitting.state import saved_state
+    from microseg_ray.fitting.workers import Workers
 
-    saved_state(settings, check_fit(settings, Crew(world=max(1, settings.workers))))
+    saved_state(settings, check_fit(settings, Workers(world=max(1, settings.workers))))
 
 
 def run_fit(
-    settings: TrainSettings, crew: Crew, report: Report = lambda _: None, on_epoch: EpochHook = lambda _: None
+    settings: TrainSettings, workers: Workers, report: Report = lambda _: None, on_epoch: EpochHook = lambda _: None
 ) -> None:
     """One process's part of a fit: what each worker runs.
 
     Args:
         settings: The job's settings.
-        crew: Which of the workers this is.
+        workers: Which of the workers this is.
         report: Called with where the fit stands (of rank 0 only).
         on_epoch: Called after each epoch, on every worker.
     """
@@ -167,7 +167,7 @@ def run_fit(
     from microseg_ray.fitting.tracking import Tracker, trackers
     from microseg_ray.tiles.store import TileStore
 
-    chief = crew.rank == 0
+    chief = workers.rank == 0
     output = Path(settings.output)
     teller = _Teller(output, settings.epochs, report)
     told: list[Tracker] = []
@@ -182,7 +182,7 @@ def run_fit(
         on_epoch(row)
         return chief and teller.stops()
 
-    stopped = fit(settings, crew, after_epoch, teller.step if chief else lambda *_: None)
+    stopped = fit(settings, workers, after_epoch, teller.step if chief else lambda *_: None)
     for tracker in told:
         tracker.close()
     if chief and stopped:

@@ -58,16 +58,16 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     """
     import ray.train
 
-    from microseg_ray.fitting.batches import Crew
     from microseg_ray.fitting.tracking import scalars
+    from microseg_ray.fitting.workers import Workers
 
     context = ray.train.get_context()
-    crew = Crew(context.get_world_rank(), context.get_world_size(), str(ray.train.torch.get_device()))
+    workers = Workers(context.get_world_rank(), context.get_world_size(), str(ray.train.torch.get_device()))
 
     def on_epoch(row: EpochReport) -> None:
         ray.train.report({**scalars(row), "epoch": row.epoch})
 
-    run_fit(settings_from(TrainSettings, config["settings"]), crew, on_epoch=on_epoch)
+    run_fit(settings_from(TrainSettings, config["settings"]), workers, on_epoch=on_epoch)
 
 
 def _fit(settings: TrainSettings) -> None:

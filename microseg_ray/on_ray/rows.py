@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from microseg_ray.tiles import make
 
@@ -17,43 +16,49 @@ if TYPE_CHECKING:
 
 __all__ = ["on_ray_data", "tile"]
 
+TaskT = TypeVar("TaskT")
+ResultT = TypeVar("ResultT")
+
 
 def on_ray_data(report: Report, workers: int) -> Mapper:
-    """The same steps as rows of a Ray dataset; JSON keeps ragged lists out of Arrow's type inference."""
+    """The same steps as rows of a Ray dataset.
+
+    Tasks and results are frozen dataclasses. A row holds one pickled, as bytes: Arrow would infer a type of its own from
+    the fields of each block, and ragged lists of two blocks do not agree.
+    """
     import logging
 
     import ray.data
+    from ray import cloudpickle
 
-    # Execution plans and progress belong to Ray's developers; the job's own bar says what a user wants to know.
+    # Execution plans and progress belong to Ray's developers; the job's own progress bar is enough for a user.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
-    def run(
-        step: Callable[[dict[str, Any]], dict[str, Any]], requests: Sequence[dict[str, Any]], stage: str
-    ) -> list[dict[str, Any]]:
-        if not requests:
+    def run(step: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], stage: str, /) -> list[ResultT]:
+        if not tasks:
             return []
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        blocks = min(len(requests), 8 * workers)
+        blocks = min(len(tasks), 8 * workers)
 
         def on_row(row: dict[str, Any]) -> dict[str, Any]:
-            return {"order": row["order"], "result": json.dumps(step(json.loads(row["request"])))}
+            return {"order": row["order"], "result": cloudpickle.dumps(step(cloudpickle.loads(row["task"])))}
 
-        rows = [{"order": order, "request": json.dumps(request)} for order, request in enumerate(requests)]
+        rows = [{"order": order, "task": cloudpickle.dumps(task)} for order, task in enumerate(tasks)]
         dataset = ray.data.from_items(rows, override_num_blocks=blocks).map(
             on_row, compute=ray.data.TaskPoolStrategy(size=min(workers, blocks))
         )
-        results: list[dict[str, Any]] = [{} for _ in requests]
+        results: dict[int, ResultT] = {}
         for done, row in enumerate(dataset.iter_rows(), 1):
-            results[row["order"]] = json.loads(row["result"])
-            report(stage, done, len(requests))
-        return results
+            results[row["order"]] = cloudpickle.loads(row["result"])
+            report(stage, done, len(tasks))
+        return [results[order] for order in range(len(tasks))]
 
     return run
 
 
 def dataset_mapper(start_ray: Callable[[], None], report: Report, workers: int) -> Mapper:
-    """`on_ray_data` that starts Ray first."""
+    """Start Ray, then return `on_ray_data`."""
     start_ray()
     return on_ray_data(report, workers)
 

@@ -75,8 +75,8 @@ def tune(
 
 def _check_early(settings: TuneSettings) -> None:
     """Find what is wrong with the space and the store before Ray is started."""
-    from microseg_ray.fitting.batches import Crew
     from microseg_ray.fitting.setup import check_fit
+    from microseg_ray.fitting.workers import Workers
 
     corners = [
         {key: (space.values or (space.low, space.high))[place] for key, space in settings.search.items()}
@@ -84,7 +84,7 @@ def _check_early(settings: TuneSettings) -> None:
     ]
     for corner in corners:
         whole = {key: int(corner[key]) if space.integer else corner[key] for key, space in settings.search.items()}
-        store = check_fit(merged_settings(settings, whole, settings.output), Crew())
+        store = check_fit(merged_settings(settings, whole, settings.output), Workers())
     if not len(store.rows("val")):
         raise SettingsError(
             f"tune.tiles: {settings.tiles} has no split val, and the search must not select by what is trained on; "

@@ -1,17 +1,22 @@
-"""Where splits become real: the leak audit over what the survey read anyway."""
+"""The leak audit of the tile job, over the reductions that the survey makes anyway."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.catalog import CatalogRow, Leak, Reduced, find_leaks, write_leaks
+from microseg_ray.catalog import CatalogRow, Leak, find_leaks, write_leaks
 from microseg_ray.errors import InputError
-from microseg_ray.tiles.survey import look_row
+from microseg_ray.tiles.survey import look
+from microseg_ray.tiles.tasks import LookTask
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from microseg_ray.catalog import Reduced
     from microseg_ray.settings import TileSettings
     from microseg_ray.tiles.mapping import Mapper
+    from microseg_ray.tiles.tasks import Surveyed
 
 __all__ = ["audit_splits"]
 
@@ -19,30 +24,34 @@ _NAMED = 10
 
 
 def audit_splits(
-    good: list[dict[str, Any]], held: dict[str, dict[str, Any]], settings: TileSettings, output: Path, mapper: Mapper
+    good: Sequence[Surveyed], held: dict[str, dict[str, Any]], settings: TileSettings, output: Path, mapper: Mapper
 ) -> list[Leak]:
-    """Pairs across splits, written to `leaks.csv`; stops the job unless `data.audit` says to report them only.
+    """Find pairs across splits and write them to `leaks.csv`; raises unless `data.audit` is `report`.
 
     Args:
-        good: What the survey found.
-        held: What a store that grows was made from, by name; these micrographs are read again, and pairs among
-            themselves are not reported again.
-        settings: `audit` and `source` count.
+        good: The usable pairs of this writing.
+        held: Inputs of the store that grows, by name. They are read again; pairs among them were reported before.
+        settings: `audit`, `scaling` and `source` are used.
         output: The store's folder.
-        mapper: Runs one step for many rows.
+        mapper: Runs one step for many tasks.
 
     Raises:
         InputError: There are such pairs, and `data.audit` is `stop`.
     """
-    looked = mapper(look_row, [{**entry, "source": _source(entry, settings)} for entry in held.values()], "audit")
-    entries = [(found["name"], found, found["reduced"]) for found in good]
-    entries += [
-        (name, entry, found["reduced"])
-        for (name, entry), found in zip(held.items(), looked, strict=True)
-        if found  # a micrograph of the store that cannot be read any more cannot be compared
-    ]
-    rows = [CatalogRow(name, Path(entry["image"]), None, entry["group"], entry["split"]) for name, entry, _ in entries]
-    leaks = find_leaks(rows, [Reduced.unpacked(packed) for *_, packed in entries], source=settings.source)
+    tasks = [LookTask(entry["image"], settings.source, settings.scaling) for entry in held.values()]
+    looked = mapper(look, tasks, "audit")
+    rows: list[CatalogRow] = []
+    reduced: list[Reduced] = []
+    for found in good:
+        if found.reduced is not None:
+            pair = found.pair
+            rows.append(CatalogRow(pair.name, Path(pair.image), None, pair.group, pair.split))
+            reduced.append(found.reduced)
+    for (name, entry), means in zip(held.items(), looked, strict=True):
+        if means is not None:  # a micrograph of the store that cannot be read any more cannot be compared
+            rows.append(CatalogRow(name, Path(entry["image"]), None, entry["group"], entry["split"]))
+            reduced.append(means)
+    leaks = find_leaks(rows, reduced, source=settings.source)
     leaks = [leak for leak in leaks if leak.first not in held or leak.second not in held]
     if leaks or (output / "leaks.csv").exists():
         write_leaks(output / "leaks.csv", leaks)
@@ -55,7 +64,3 @@ def audit_splits(
             "put the two of a pair into one group (data.group) or leave one out; `audit: report` goes on",
         )
     return leaks
-
-
-def _source(entry: dict[str, Any], settings: TileSettings) -> dict[str, Any]:
-    return dict(entry.get("source") or settings.source.model_dump())

@@ -1,4 +1,4 @@
-"""What a store was made from, and whether that is what the user asks for now."""
+"""What a store was made from, and how that differs from the present settings and inputs."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from microseg_ray.settings import TileSettings
 from microseg_ray.sources import fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from microseg_ray.catalog import CatalogRow
     from microseg_ray.tiles.shards import LeftOut
     from microseg_ray.tiles.store import TileStore
+    from microseg_ray.tiles.tasks import Surveyed, Unusable
 
 __all__ = ["Differences", "deciding", "differences", "made_from", "merged", "refuse_other_settings", "settled_groups"]
 
-# How the job runs, not what comes out of it.
+# Settings of how the job runs; they do not change the store.
 _RUNNING = ("ray", "workers", "overwrite", "append", "output", "audit")
-# Which micrographs there are is compared row by row.
+# The inputs are compared row by row.
 _WHERE = ("images", "masks", "table", "image_suffix", "mask_suffix")
-# What all tiles of one store have in common.
+# Settings that all tiles of one store share.
 _COMMON = ("classes", "tile", "overlap", "scaling", "fingerprint")
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class Differences:
-    """How a finished store differs from what is asked for.
+    """How a finished store differs from the present settings and inputs.
 
     Attributes:
         settings: Keys with another value.
         added: Names that the store does not hold.
         gone: Names that are in the store only.
-        refused: What no append can mend, by name: changed inputs, other splits.
+        refused: Differences that no append can resolve, by name: changed inputs, other splits.
     """
 
     settings: tuple[str, ...]
@@ -48,7 +51,7 @@ class Differences:
         return bool(self.settings or self.added or self.gone or self.refused)
 
     def message(self, output: Path, *, append: bool) -> str:
-        """What a user is told."""
+        """The error message."""
         parts = [f"tile.{key} is another" for key in self.settings if not append]
         parts += [f"{name}: {what}" for name, what in sorted(self.refused.items())[:_NAMED]]
         if not append:
@@ -70,18 +73,23 @@ def deciding(settings: TileSettings) -> dict[str, Any]:
 
 
 def made_from(
-    good: list[dict[str, Any]], bad: list[dict[str, Any]], settings: TileSettings, left_out: LeftOut
+    good: Sequence[Surveyed], bad: Sequence[Unusable], settings: TileSettings, left_out: LeftOut
 ) -> dict[str, Any]:
-    """What a store keeps of its making: settings, inputs with their fingerprints, what was set aside and left out."""
-    keys = ("image", "mask", "group", "split", "fingerprints")
-    inputs = {found["name"]: {key: found[key] for key in keys} for found in good}
-    aside = {found["name"]: {key: found[key] for key in (*keys, "stage", "reason")} for found in bad}
+    """The record of a store: settings, inputs with their fingerprints, what was set aside and left out."""
+    inputs = {found.pair.name: _input(found) for found in good}
+    aside = {found.pair.name: {**_input(found), "stage": found.stage, "reason": found.reason} for found in bad}
     left = {"unlabelled": left_out.unlabelled, "empty": left_out.empty}
     return {"settings": deciding(settings), "inputs": inputs, "set_aside": aside, "left_out": left}
 
 
+def _input(found: Surveyed | Unusable) -> dict[str, Any]:
+    pair = found.pair
+    files = {"image": pair.image, "mask": pair.mask, "group": pair.group, "split": pair.split}
+    return {**files, "fingerprints": list(found.fingerprints)}
+
+
 def merged(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Both writings together; the settings are those of the later."""
+    """The record of both writings; the settings are those of the later one."""
     inputs = {**before["inputs"], **new["inputs"]}
     aside = {**before.get("set_aside", {}), **new["set_aside"]}
     left = {key: before.get("left_out", {}).get(key, 0) + count for key, count in new["left_out"].items()}
@@ -94,7 +102,7 @@ def merged(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def settled_groups(store: TileStore | None, settings: TileSettings) -> dict[str, str]:
-    """The split of each group of a store that grows or has grown: it keeps it, whoever joins."""
+    """The split of each group of a store that grows or has grown; a group keeps its split."""
     if store is None or not (settings.append or store.spec.parts):
         return {}
     return {entry["group"]: entry["split"] for entry in store.made_from["inputs"].values()}
@@ -116,12 +124,12 @@ def refuse_other_settings(store: TileStore, settings: TileSettings) -> None:
 
 
 def differences(store: TileStore, rows: list[CatalogRow], settings: TileSettings) -> Differences:
-    """What is asked for, beside what the store was made from."""
+    """Compare the present settings and inputs with those of the store."""
     made = store.made_from
     before, now = _filled(made.get("settings", {})), deciding(settings)
     keys = tuple(sorted(key for key in now if key not in _WHERE and before.get(key) != now[key]))
     inputs = {name: entry for name, entry in made.get("inputs", {}).items() if isinstance(entry, dict)}
-    # What was set aside may have been mended since: an append tries it again.
+    # An input that was set aside may have been mended since: an append tries it again.
     known = inputs if settings.append else {**inputs, **made.get("set_aside", {})}
     refused = {
         row.name: what for row in rows if row.name in known if (what := _changed(row, known[row.name], settings))

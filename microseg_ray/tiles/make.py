@@ -15,17 +15,19 @@ from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.tiles.audit import audit_splits
 from microseg_ray.tiles.history import differences, made_from, merged, refuse_other_settings, settled_groups
 from microseg_ray.tiles.mapping import Mapper, Report, in_process
-from microseg_ray.tiles.shards import shard_request, tile_rows, write_row
+from microseg_ray.tiles.shards import shard_task, tile_rows, write_shard
 from microseg_ray.tiles.spec import TileSpec
 from microseg_ray.tiles.store import TileStore, write_table
-from microseg_ray.tiles.survey import survey_request, survey_row
+from microseg_ray.tiles.survey import survey, survey_task
+from microseg_ray.tiles.tasks import Surveyed, Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from microseg_ray.catalog import CatalogRow, Leak
     from microseg_ray.settings import TileSettings
     from microseg_ray.tiles.shards import LeftOut
+    from microseg_ray.tiles.tasks import TileRow
 
 MapperFactory = Callable[[Report, int], Mapper]
 """Makes the mapper of a job with `workers` above 0, from its report and its number of workers."""
@@ -52,7 +54,7 @@ class TileSummary:
 
 @dataclass(frozen=True)
 class Tiled:
-    """What the tile job came to.
+    """The result of the tile job.
 
     Attributes:
         store: The finished store.
@@ -61,8 +63,8 @@ class Tiled:
         left_out: Tiles without enough labelled pixels.
         empty: Training tiles of the first class alone that were left out (`keep_empty`).
         written: Tiles that this call wrote; 0 where the store was up to date.
-        leaks: What the audit found and was told to go on with.
-        notes: What a user should know of single micrographs.
+        leaks: Pairs across splits that the audit found, with `audit: report`.
+        notes: Notes on single micrographs.
     """
 
     store: TileStore
@@ -83,8 +85,8 @@ def tile(settings: TileSettings, report: Report = lambda *_: None, mapper: Mappe
 
     Args:
         settings: The job's settings; `workers: 0` runs in this process, without Ray.
-        report: Told (stage, done, total).
-        mapper: Makes the mapper where `workers` is above 0; called once the settings and the names of the files are found good.
+        report: Called with (stage, done, total).
+        mapper: Makes the mapper where `workers` is above 0; called after the settings and file names were checked.
 
     Returns:
         The store, a summary per split, and what was left out.
@@ -145,7 +147,7 @@ def _check(settings: TileSettings) -> None:
 
 
 def _unchanged(store: TileStore, failures: list[Failure], settings: TileSettings) -> Tiled:
-    """The store as it is, with all that was said when it was made."""
+    """The store as it is, with the reasons that were recorded when it was made."""
     made = store.made_from
     failures = failures + [
         Failure(name, entry["stage"], entry["reason"]) for name, entry in made.get("set_aside", {}).items()
@@ -175,10 +177,10 @@ class _Making:
         held = {} if self.old is None else self.old.made_from["inputs"]
         splits = {row.split for row in rows} | {entry["split"] for entry in held.values()}
         audit = settings.audit != "off" and len(splits) > 1
-        surveys = self.mapper(survey_row, [survey_request(row, settings, audit=audit) for row in rows], "survey")
-        bad = [found for found in surveys if found["reason"]]
-        good = [found for found in surveys if not found["reason"]]
-        failures += [Failure(found["name"], found["stage"], found["reason"]) for found in bad]
+        surveys = self.mapper(survey, [survey_task(row, settings, audit=audit) for row in rows], "survey")
+        bad = [found for found in surveys if isinstance(found, Unusable)]
+        good = [found for found in surveys if isinstance(found, Surveyed)]
+        failures += [Failure(found.pair.name, found.stage, found.reason) for found in bad]
         if not good:
             listed = "; ".join(f"{failure.path}: {failure.reason}" for failure in failures[:3])
             raise InputError(
@@ -197,23 +199,23 @@ class _Making:
             record = merged(self.old.made_from, record)
         self._write(store, tiles, good, failures)
         if self.old is None:
-            write_table(self.output, tiles)
+            write_table(self.output, [row.record() for row in tiles])
         else:
-            self.old.finish_append(tiles, record, store.spec)
+            self.old.finish_append([row.record() for row in tiles], record, store.spec)
         return self._result(TileStore.open(self.output), failures, left_out, (len(tiles), leaks, good))
 
     def _write(
-        self, store: TileStore, tiles: list[dict[str, Any]], good: list[dict[str, Any]], failures: list[Failure]
+        self, store: TileStore, tiles: Sequence[TileRow], good: Sequence[Surveyed], failures: list[Failure]
     ) -> None:
-        # Written before the store is finished: whoever finds the table finds the reasons too.
+        # Before the table, which finishes the store: a finished store always has its failures.csv.
         write_failures(self.output / "failures.csv", failures)
         start = 0 if self.old is None else self.old.spec.shards
-        requests = [shard_request(store, shard, tiles, good) for shard in range(start, store.spec.shards)]
-        broken = [found["reason"] for found in self.mapper(write_row, requests, "write") if found["reason"]]
+        tasks = [shard_task(store, shard, tiles, good) for shard in range(start, store.spec.shards)]
+        broken = [found.reason for found in self.mapper(write_shard, tasks, "write") if found.reason]
         if broken:
             raise InputError(self.where, f"an input changed while it was tiled ({broken[0]})", "run the tile job again")
 
-    def _grown(self, old: TileStore, good: list[dict[str, Any]], tiles: int) -> TileStore:
+    def _grown(self, old: TileStore, good: Sequence[Surveyed], tiles: int) -> TileStore:
         """The old store with room for more, if what is added fits it."""
         new = _spec(good, tiles, self.settings)
         if np.result_type(old.spec.dtype, new.dtype) != np.dtype(old.spec.dtype) or new.channels > old.spec.channels:
@@ -230,28 +232,28 @@ class _Making:
         store: TileStore,
         failures: list[Failure],
         left_out: LeftOut,
-        done: tuple[int, list[Leak], list[dict[str, Any]]],
+        done: tuple[int, list[Leak], list[Surveyed]],
     ) -> Tiled:
         written, leaks, good = done
         rows = [] if store.table is None else store.table.to_pylist()
-        notes = [f"{found['name']}: {note}" for found in good for note in found["notes"]]
-        bars = sum(found["bar"] > 0 for found in good)
+        notes = [f"{found.pair.name}: {note}" for found in good for note in found.notes]
+        bars = sum(found.bar > 0 for found in good)
         if bars:
             notes.insert(0, f"{bars} of {len(good)} micrographs have an info bar, which is left out")
         summary = summarise(rows, self.settings)
         return Tiled(store, summary, failures, left_out.unlabelled, left_out.empty, written, tuple(leaks), tuple(notes))
 
 
-def _spec(good: list[dict[str, Any]], tiles: int, settings: TileSettings) -> TileSpec:
-    sizes = {None if found["pixel_size_um"] is None else tuple(found["pixel_size_um"]) for found in good}
+def _spec(good: Sequence[Surveyed], tiles: int, settings: TileSettings) -> TileSpec:
+    sizes = {found.pixel_size_um for found in good}
     size = sizes.pop() if len(sizes) == 1 else None
     return TileSpec(
         tiles=tiles,
         side=settings.tile,
         overlap=settings.overlap,
-        channels=max(found["channels"] for found in good),
+        channels=max(found.channels for found in good),
         # The widest type holds all values unchanged; each tile keeps its own intensity limits.
-        dtype=str(np.result_type(*{found["dtype"] for found in good})),
+        dtype=str(np.result_type(*{found.dtype for found in good})),
         classes=settings.classes,
         scaling=settings.scaling,
         pixel_size_um=size,

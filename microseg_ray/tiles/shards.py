@@ -1,149 +1,133 @@
-"""What is written: the rows of the table, and the tiles of one shard in one go."""
+"""The rows of the table, and the writing of one shard."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.geometry import Box
-from microseg_ray.settings import IGNORE_INDEX, SourceSettings
+from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.sources import open_prepared
 from microseg_ray.tiles.store import TileStore
 from microseg_ray.tiles.survey import mask_of
+from microseg_ray.tiles.tasks import Member, ShardResult, ShardTask, TileRow
 
 if TYPE_CHECKING:
-    from microseg_ray.settings import TileSettings
+    from collections.abc import Sequence
 
-__all__ = ["LeftOut", "shard_request", "tile_rows", "write_row"]
+    from microseg_ray.settings import TileSettings
+    from microseg_ray.tiles.tasks import Surveyed
+
+__all__ = ["LeftOut", "shard_task", "tile_rows", "write_shard"]
 
 TRAINED_ON = "train"
 
 
+@dataclass(frozen=True)
 class LeftOut:
-    """Tiles that were left out by rule.
+    """Numbers of tiles that were left out by rule.
 
     Attributes:
         unlabelled: Too small a share of them is labelled (`min_labelled`).
         empty: They hold the first class only (`keep_empty`).
     """
 
-    def __init__(self, unlabelled: int = 0, empty: int = 0) -> None:
-        self.unlabelled = unlabelled
-        self.empty = empty
+    unlabelled: int = 0
+    empty: int = 0
 
 
-def tile_rows(
-    good: list[dict[str, Any]], settings: TileSettings, first: int = 0
-) -> tuple[list[dict[str, Any]], LeftOut]:
+def tile_rows(good: Sequence[Surveyed], settings: TileSettings, first: int = 0) -> tuple[list[TileRow], LeftOut]:
     """The rows of tiles.parquet, in order of micrograph, then row-major; and how many tiles were left out.
 
     Args:
-        good: What the survey found.
-        settings: `min_labelled` and `keep_empty` count.
+        good: The usable pairs.
+        settings: `tile`, `min_labelled`, `keep_empty` and `seed` are used.
         first: Index of the first tile.
     """
-    rows: list[dict[str, Any]] = []
-    left_out = LeftOut()
-    for found in sorted(good, key=lambda item: str(item["name"])):
-        shape = found["shape"]
-        area = min(shape[0], settings.tile) * min(shape[1], settings.tile)
-        for y0, x0, *counts in found["tiles"]:
-            labelled = sum(counts)
+    rows: list[TileRow] = []
+    unlabelled = 0
+    for found in sorted(good, key=lambda item: item.pair.name):
+        pair = found.pair
+        area = min(found.shape[0], settings.tile) * min(found.shape[1], settings.tile)
+        for tile in found.tiles:
+            labelled = sum(tile.counts)
             if labelled == 0 or labelled / area < settings.min_labelled:
-                left_out.unlabelled += 1
+                unlabelled += 1
                 continue
-            rows.append(
-                {
-                    "index": 0,
-                    "micrograph": found["name"],
-                    "group": found["group"],
-                    "split": found["split"],
-                    "y0": y0,
-                    "x0": x0,
-                    "low": float(found["low"]),
-                    "high": float(found["high"]),
-                    **{f"count_{index}": count for index, count in enumerate(counts)},
-                    "count_ignored": area - labelled,
-                }
-            )
+            place = tile.y0, tile.x0, found.low, found.high
+            rows.append(TileRow(0, pair.name, pair.group, pair.split, *place, tile.counts, area - labelled))
     dropped = _empty_to_drop(rows, settings)
-    left_out.empty = len(dropped)
     kept = [row for place, row in enumerate(rows) if place not in dropped]
-    for index, row in enumerate(kept, first):
-        row["index"] = index
-    return kept, left_out
+    return [replace(row, index=index) for index, row in enumerate(kept, first)], LeftOut(unlabelled, len(dropped))
 
 
-def _empty_to_drop(rows: list[dict[str, Any]], settings: TileSettings) -> set[int]:
+def _empty_to_drop(rows: Sequence[TileRow], settings: TileSettings) -> set[int]:
     """Places of the training tiles of the first class alone that are not kept; the choice depends on names and seed.
 
-    Only tiles that are trained on are thinned out: the others are there to judge by, and must be as nature made them.
+    Only training tiles are thinned out: the other splits measure, and must keep the natural share of each class.
     """
     if settings.keep_empty == 1 or len(settings.classes) < 2:
         return set()
 
-    def draw(row: dict[str, Any]) -> bytes:
-        return hashlib.sha256(f"{settings.seed}\0{row['micrograph']}\0{row['y0']}\0{row['x0']}".encode()).digest()
+    def draw(row: TileRow) -> bytes:
+        return hashlib.sha256(f"{settings.seed}\0{row.micrograph}\0{row.y0}\0{row.x0}".encode()).digest()
 
-    others = [f"count_{index}" for index in range(1, len(settings.classes))]
-    empty = [
-        place for place, row in enumerate(rows) if row["split"] == TRAINED_ON and not any(row[name] for name in others)
-    ]
+    empty = [place for place, row in enumerate(rows) if row.split == TRAINED_ON and not any(row.counts[1:])]
     empty.sort(key=lambda place: draw(rows[place]))
     return set(empty[round(len(empty) * settings.keep_empty) :])
 
 
-def shard_request(
-    store: TileStore, shard: int, tiles: list[dict[str, Any]], good: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """What one shard is written from, as plain JSON types.
+def shard_task(store: TileStore, shard: int, tiles: Sequence[TileRow], good: Sequence[Surveyed]) -> ShardTask:
+    """The task that writes one shard.
 
     Args:
         store: The unfinished store.
         shard: Index of the shard.
         tiles: Rows of the tiles that are being written, in tile order.
-        good: What the survey found of their micrographs.
+        good: The usable pairs.
     """
-    files = {found["name"]: [found["image"], found["mask"], found["source"]] for found in good}
-    first = int(tiles[0]["index"])
-    members = [tiles[index - first] for index in store.spec.shard_range(shard)]
-    return {
-        "store": str(store.folder),
-        "parts": list(store.spec.parts),
-        "shard": shard,
-        "files": {name: files[name] for name in sorted({row["micrograph"] for row in members})},
-        "tiles": [[row["micrograph"], row["y0"], row["x0"]] for row in members],
-    }
+    pairs = {found.pair.name: found.pair for found in good}
+    members = [tiles[index - tiles[0].index] for index in store.spec.shard_range(shard)]
+    names = sorted({row.micrograph for row in members})
+    places = {name: place for place, name in enumerate(names)}
+    return ShardTask(
+        str(store.folder),
+        store.spec.parts,
+        shard,
+        tuple(pairs[name] for name in names),
+        tuple(Member(places[row.micrograph], row.y0, row.x0) for row in members),
+    )
 
 
-def write_row(request: dict[str, Any]) -> dict[str, Any]:
-    """Write one shard; what is wrong comes back as `reason`."""
+def write_shard(task: ShardTask) -> ShardResult:
+    """Write one shard; an error is returned as the reason."""
     try:
-        _write_shard(request)
+        _write_shard(task)
     except (MicrosegError, OSError) as error:
-        return {"reason": str(error)}
-    return {"reason": ""}
+        return ShardResult(str(error))
+    return ShardResult()
 
 
-def _write_shard(request: dict[str, Any]) -> None:
-    """Read the tiles of one shard, micrograph by micrograph, and write them in one go."""
-    store = TileStore.open(request["store"], unfinished=True, parts=request["parts"])
-    spec, count = store.spec, len(request["tiles"])
+def _write_shard(task: ShardTask) -> None:
+    """Read the tiles of one shard, micrograph by micrograph, and write them at once."""
+    store = TileStore.open(task.store, unfinished=True, parts=task.parts)
+    spec, count = store.spec, len(task.tiles)
     images = np.zeros((count, spec.channels, spec.side, spec.side), spec.dtype)
     masks = np.full((count, spec.side, spec.side), IGNORE_INDEX, np.uint8)
-    for name, (image, mask_path, source) in request["files"].items():
-        mask = mask_of(mask_path)
-        with open_prepared(image, spec.scaling, SourceSettings(**source)) as micrograph:
+    for place, pair in enumerate(task.pairs):
+        mask = mask_of(pair.mask)
+        with open_prepared(pair.image, spec.scaling, pair.source) as micrograph:
             frame = micrograph.info.specimen
-            for slot, (owner, y0, x0) in enumerate(request["tiles"]):
-                if owner != name:
+            for slot, tile in enumerate(task.tiles):
+                if tile.pair != place:
                     continue
-                visible = Box(y0, x0, y0 + spec.side, x0 + spec.side).intersection(frame)
+                visible = Box(tile.y0, tile.x0, tile.y0 + spec.side, tile.x0 + spec.side).intersection(frame)
                 below, right = spec.side - visible.height, spec.side - visible.width
-                # A micrograph smaller than a tile is mirrored, and what is mirrored is not learnt from.
+                # A micrograph smaller than a tile is mirrored; the mirrored pixels stay without a class.
                 images[slot] = np.pad(micrograph.read(visible), ((0, 0), (0, below), (0, right)), mode="reflect")
                 masks[slot, : visible.height, : visible.width] = mask[visible.slices]
-    store.write_shard(request["shard"], images, masks)
+    store.write_shard(task.shard, images, masks)

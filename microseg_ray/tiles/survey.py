@@ -3,44 +3,37 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from microseg_ray.catalog import Reducer, reduce_micrograph
 from microseg_ray.errors import InputError, MicrosegError
 from microseg_ray.geometry import TileGrid
-from microseg_ray.settings import IGNORE_INDEX, Scaling, SourceSettings
+from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.sources import fingerprint, intensity_limits, open_prepared, read_mask
 from microseg_ray.statistics.counts import count_classes
+from microseg_ray.tiles.tasks import Pair, Surveyed, SurveyTask, TileCounts, Unusable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from microseg_ray.catalog import CatalogRow
-    from microseg_ray.settings import TileSettings
+    from microseg_ray.catalog import CatalogRow, Reduced
+    from microseg_ray.geometry import Box
+    from microseg_ray.settings import SourceSettings, TileSettings
+    from microseg_ray.tiles.tasks import LookTask
 
-__all__ = ["look_row", "mask_of", "source_of", "survey_request", "survey_row"]
+__all__ = ["look", "mask_of", "source_of", "survey", "survey_task"]
 
 _ROWS = 256  # rows of a mask that are counted at a time
 
 
-def survey_request(row: CatalogRow, settings: TileSettings, *, audit: bool) -> dict[str, Any]:
-    """What one survey needs to know, as plain JSON types."""
-    return {
-        "name": row.name,
-        "image": str(row.image),
-        "mask": str(row.mask),
-        "group": row.group,
-        "split": row.split,
-        "tile": settings.tile,
-        "overlap": settings.overlap,
-        "classes": len(settings.classes),
-        "scaling": settings.scaling.model_dump(),
-        "source": source_of(row, settings).model_dump(),
-        "fingerprint": settings.fingerprint,
-        "audit": audit,
-    }
+def survey_task(row: CatalogRow, settings: TileSettings, *, audit: bool) -> SurveyTask:
+    """The survey of one row of the catalog."""
+    pair = Pair(row.name, str(row.image), str(row.mask), row.group, row.split, source_of(row, settings))
+    return SurveyTask(
+        pair, settings.tile, settings.overlap, len(settings.classes), settings.scaling, settings.fingerprint, audit
+    )
 
 
 def source_of(row: CatalogRow, settings: TileSettings) -> SourceSettings:
@@ -50,30 +43,29 @@ def source_of(row: CatalogRow, settings: TileSettings) -> SourceSettings:
     return settings.source.model_copy(update={"pixel_size_um": row.pixel_size_um})
 
 
-def survey_row(request: dict[str, Any]) -> dict[str, Any]:
-    """Look at one pair; what is wrong comes back as `reason`."""
-    base = {key: request[key] for key in ("name", "image", "mask", "group", "split", "source")}
+def survey(task: SurveyTask) -> Surveyed | Unusable:
+    """Read one pair; a pair that cannot be used is returned with the reason."""
+    pair = task.pair
     try:
-        return {**base, "reason": "", "stage": "", **_survey(request), "fingerprints": _fingerprints(request)}
+        return _survey(task)
     except MicrosegError as error:
-        where = getattr(error, "where", "")
-        stage = "mask" if where == request["mask"] else "image"
-        reason = str(error).removeprefix(f"{request['image']}: ")
+        stage = "mask" if getattr(error, "where", "") == pair.mask else "image"
+        reason = str(error).removeprefix(f"{pair.image}: ")
     except Exception as error:  # noqa: BLE001 - whatever a library raises on one pair must not cost the others
         reason, stage = f"{type(error).__name__}: {error}", "read"
-    return {**base, "reason": reason, "stage": stage, "fingerprints": _fingerprints(request)}
+    return Unusable(pair, _fingerprints(task), stage, reason)
 
 
-def look_row(request: dict[str, Any]) -> dict[str, Any]:
-    """A micrograph reduced, for the audit of a store that it is in already; empty where it cannot be read any more."""
+def look(task: LookTask) -> Reduced | None:
+    """Reduce a micrograph that the store holds already, for the audit; None where it cannot be read any more."""
     try:
-        return {"reduced": reduce_micrograph(request["image"], SourceSettings(**request["source"])).packed()}
+        return reduce_micrograph(task.image, task.source, task.scaling)
     except MicrosegError:
-        return {}
+        return None
 
 
 def mask_of(path: str) -> NDArray[np.uint8]:
-    """A mask, kept until the next is asked for: the shards of one huge micrograph follow each other. Read only."""
+    """A mask, cached until the next one is read: the shards of one huge micrograph follow each other. Read only."""
     return _kept_mask(path, fingerprint(path, "stat"))
 
 
@@ -84,48 +76,55 @@ def _kept_mask(path: str, _fingerprint: str) -> NDArray[np.uint8]:
     return mask
 
 
-def _survey(request: dict[str, Any]) -> dict[str, Any]:
-    mask = mask_of(request["mask"])
-    scaling, source = Scaling(**request["scaling"]), SourceSettings(**request["source"])
-    with open_prepared(request["image"], scaling, source) as micrograph:
+def _survey(task: SurveyTask) -> Surveyed:
+    pair = task.pair
+    mask = mask_of(pair.mask)
+    with open_prepared(pair.image, task.scaling, pair.source) as micrograph:
         info = micrograph.info
         if mask.shape != info.shape:
             raise InputError(
-                request["mask"],
+                pair.mask,
                 f"the mask is {mask.shape[0]} x {mask.shape[1]} px, its micrograph {info.shape[0]} x {info.shape[1]}",
                 "export the mask at the micrograph's size, or correct mask_suffix if it belongs to another one",
             )
         # Rows of a burned-in info bar are no specimen: no tile reaches into them.
         frame = info.specimen
-        strange = sorted(_values(mask[frame.slices]) - set(range(request["classes"])) - {IGNORE_INDEX})
-        if strange:
-            raise InputError(
-                request["mask"],
-                f"the mask holds the value {strange[0]}, but only classes 0 to {request['classes'] - 1} are named",
-                f"name all classes, or set pixels without a class to {IGNORE_INDEX}",
-            )
+        _refuse_unnamed(task, mask, frame)
         tiles = []
-        reducer = Reducer(frame.shape) if request["audit"] else None
-        for member in _grid(frame.shape, request["tile"], request["overlap"]):
+        reducer = Reducer(frame.shape) if task.audit else None
+        for member in _grid(frame.shape, task.tile, task.overlap):
             # Finds damage and NaN now, while the store can still be laid out without it.
             pixels = micrograph.read(member.visible)
             if reducer is not None:
                 reducer.add(member.core, pixels[(slice(None), *member.core.relative_to(member.visible).slices)])
-            counts = count_classes(mask[member.visible.slices], request["classes"])
-            tiles.append([member.box.y0, member.box.x0, *map(int, counts)])
-        low, high = intensity_limits(micrograph, scaling)
-    return {
-        "shape": list(frame.shape),
-        "channels": info.channels,
-        "dtype": info.dtype,
-        "pixel_size_um": info.pixel_size_um,
-        "notes": list(info.pixel_size_notes),
-        "bar": info.info_bar_rows,
-        "low": low,
-        "high": high,
-        "tiles": tiles,
-        "reduced": None if reducer is None else reducer.reduced().packed(),
-    }
+            counts = count_classes(mask[member.visible.slices], task.classes)
+            tiles.append(TileCounts(member.box.y0, member.box.x0, tuple(map(int, counts))))
+        low, high = intensity_limits(micrograph, task.scaling)
+    return Surveyed(
+        pair,
+        _fingerprints(task),
+        frame.shape,
+        info.channels,
+        info.dtype,
+        info.pixel_size_um,
+        tuple(info.pixel_size_notes),
+        info.info_bar_rows,
+        float(low),
+        float(high),
+        tuple(tiles),
+        None if reducer is None else reducer.reduced(),
+    )
+
+
+def _refuse_unnamed(task: SurveyTask, mask: NDArray[np.uint8], frame: Box) -> None:
+    """Raise InputError where the mask holds a value that is no class."""
+    strange = sorted(_values(mask[frame.slices]) - set(range(task.classes)) - {IGNORE_INDEX})
+    if strange:
+        raise InputError(
+            task.pair.mask,
+            f"the mask holds the value {strange[0]}, but only classes 0 to {task.classes - 1} are named",
+            f"name all classes, or set pixels without a class to {IGNORE_INDEX}",
+        )
 
 
 def _values(mask: NDArray[np.uint8]) -> set[int]:
@@ -135,14 +134,14 @@ def _values(mask: NDArray[np.uint8]) -> set[int]:
     return set(np.flatnonzero(found).tolist())
 
 
-def _fingerprints(request: dict[str, Any]) -> list[str]:
-    marks = []
-    for key in ("image", "mask"):
+def _fingerprints(task: SurveyTask) -> tuple[str, str]:
+    def mark(path: str) -> str:
         try:
-            marks.append(fingerprint(request[key], request["fingerprint"]))
+            return fingerprint(path, task.fingerprint)
         except InputError:
-            marks.append("")
-    return marks
+            return ""
+
+    return mark(task.pair.image), mark(task.pair.mask)
 
 
 def _grid(shape: tuple[int, int], side: int, overlap: int) -> TileGrid:

@@ -31,9 +31,14 @@ from microseg_ray.classification.fit import augmented
 from microseg_ray.classification.views import Seeing, window_starts
 from microseg_ray.errors import CheckpointError, InputError, SettingsError
 from microseg_ray.fitting.augmentation import draw
-from microseg_ray.settings import AugmentSettings, Scaling, load_settings, settings_from
-from microseg_ray.settings.classifier import ClassifierJobSettings
-from microseg_ray.settings.views import ViewSettings
+from microseg_ray.settings import (
+    AugmentSettings,
+    ClassifierJobSettings,
+    Scaling,
+    ViewSettings,
+    load_settings,
+    settings_from,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = {"height": 48, "width": 64}

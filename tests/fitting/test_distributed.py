@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from microseg_ray.fitting.batches import Crew
 from microseg_ray.fitting.loop import fit
 from microseg_ray.fitting.synced_norm import SyncedBatchNorm2d, synchronise
+from microseg_ray.fitting.workers import Workers
 from microseg_ray.on_ray.rows import tile
 from microseg_ray.settings import TileSettings, TrainSettings
 
@@ -34,7 +34,9 @@ def work(rank, folder, tiles):
     found = []
     for number, options in enumerate(LOSSES):
         rows = []
-        fit(chosen(tiles, f"{folder}/two{number}", **options), Crew(rank, 2), lambda row, rows=rows: rows.append(row))
+        fit(
+            chosen(tiles, f"{folder}/two{number}", **options), Workers(rank, 2), lambda row, rows=rows: rows.append(row)
+        )
         found.append([(row.loss, row.val_loss) for row in rows])
     norm, images = norm_and_images()
     # Shares of unequal size, and far from zero.
@@ -86,7 +88,7 @@ def both(tiles, tmp_path_factory):
 def test_two_workers_give_the_loss_curve_of_one(tiles, both, tmp_path, number):
     rows = []
     threads = torch.get_num_threads()
-    fit(chosen(tiles, tmp_path / "one", **LOSSES[number]), Crew(), rows.append)
+    fit(chosen(tiles, tmp_path / "one", **LOSSES[number]), Workers(), rows.append)
     torch.set_num_threads(threads)
     for rank in range(2):
         for (loss, val_loss), row in zip(both[rank]["curves"][number], rows, strict=True):

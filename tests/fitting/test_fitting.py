@@ -16,10 +16,10 @@ import torch
 
 from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError, StoreError
 from microseg_ray.files import sole_writer
-from microseg_ray.fitting.batches import Crew
 from microseg_ray.fitting.losses import class_weights_from_counts
 from microseg_ray.fitting.setup import check_fit
 from microseg_ray.fitting.train import StopFit
+from microseg_ray.fitting.workers import Workers
 from microseg_ray.models.card import read_card
 from microseg_ray.models.checkpoint import load_checkpoint
 from microseg_ray.on_ray.fits import train
@@ -330,7 +330,7 @@ def test_class_weights_reach_the_loss(tiles, whole, tmp_path, kind):
 
 
 def test_check_fit_opens_the_store(tiles):
-    assert check_fit(settings(tiles, "unused"), Crew()).spec.side == 32
+    assert check_fit(settings(tiles, "unused"), Workers()).spec.side == 32
 
 
 # --- on Ray Train --------------------------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ from torch import nn
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.fitting import setup as fit_setup
-from microseg_ray.fitting.batches import Crew, Tiles, prepared
-from microseg_ray.fitting.sampling import epoch_order
+from microseg_ray.fitting.batches import Preparation, Tiles, prepared
+from microseg_ray.fitting.sampling import BatchOrder, epoch_order
 from microseg_ray.fitting.setup import compiled, fresh, loss_of, optimizer_of
-from microseg_ray.fitting.stepping import Stepper
+from microseg_ray.fitting.stepping import StepOptions, Stepper
 from microseg_ray.fitting.synced_norm import freeze_norms
 from microseg_ray.fitting.train import StopFit
+from microseg_ray.fitting.workers import Workers
 from microseg_ray.models.card import read_card
 from microseg_ray.models.checkpoint import load_checkpoint
 from microseg_ray.on_ray.fits import train
@@ -175,7 +176,7 @@ def test_every_optimizer_learns(tiles, optimizer):
     """Steps on one batch, and norms and biases without decay."""
     chosen = settings(tiles, "unused", optimizer={**optimizer, "weight_decay": 0.01}, precision="fp32")
     store = TileStore.open(tiles)
-    state = fresh(chosen, store, Crew())
+    state = fresh(chosen, store, Workers())
     for group, decay in zip(state.optimizer.param_groups, (0.01, 0.0), strict=True):
         assert group["weight_decay"] == decay
         assert all((value.ndim > 1) == (decay > 0) for value in group["params"])
@@ -183,13 +184,23 @@ def test_every_optimizer_learns(tiles, optimizer):
     assert losses[-1] < 0.9 * losses[0]
 
 
+def stepper_of(chosen, store, state) -> Stepper:
+    loss = loss_of(chosen.loss, chosen.class_weights, store)
+    options = StepOptions(chosen.precision, chosen.accumulate, chosen.clip)
+    return Stepper(state, state.model, loss, options, Workers())
+
+
+def preparation(chosen) -> Preparation:
+    return Preparation(chosen.seed, chosen.augmentation, chosen.crop, chosen.channels_last)
+
+
 def steps(chosen, store, state, count, same=True):
     data = Tiles(store, store.rows("train"))
-    stepper = Stepper(state, state.model, loss_of(chosen, store), chosen, Crew())
+    stepper = stepper_of(chosen, store, state)
     losses: list[float] = []
     kept = None
-    for batch in epoch_order(chosen.model_copy(update={"steps_per_epoch": count}), len(data.rows), 0):
-        images, masks = prepared(data, batch, chosen, 0, "cpu")
+    for batch in epoch_order(BatchOrder(chosen.batch, chosen.seed, count), len(data.rows), 0):
+        images, masks = prepared(data, batch, preparation(chosen), 0, "cpu")
         if same and kept is not None:
             images, masks = kept
         kept = images, masks
@@ -203,7 +214,7 @@ def steps(chosen, store, state, count, same=True):
 def test_frozen_batch_norms_keep_everything_over_five_steps(tiles):
     chosen = settings(tiles, "unused", freeze_batch_norm=True)
     store = TileStore.open(tiles)
-    state = fresh(chosen, store, Crew())
+    state = fresh(chosen, store, Workers())
     state.model.train()
     freeze_norms(state.model)
     norms = [module for module in state.model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -221,18 +232,18 @@ def test_clipping_and_half_precision(tiles):
     store = TileStore.open(tiles)
     sgd = {"name": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
     chosen = settings(tiles, "unused", clip=1e-3, optimizer=sgd, precision="fp32")
-    state = fresh(chosen, store, Crew())
+    state = fresh(chosen, store, Workers())
     before = [value.detach().clone() for value in state.model.parameters()]
     steps(chosen, store, state, 1)
     after = [value.detach() for value in state.model.parameters()]
     moved = torch.cat([(a - b).flatten() for a, b in zip(before, after, strict=True)]).norm()
     assert float(moved) == pytest.approx(1e-3, rel=1e-3)
     half = settings(tiles, "unused", precision="fp16")
-    state = fresh(half, store, Crew())
+    state = fresh(half, store, Workers())
     assert state.scaler.is_enabled()
     losses = steps(half, store, state, 12)
     assert losses[-1] < losses[0]
-    again = fresh(half, store, Crew())
+    again = fresh(half, store, Workers())
     again.restore(state.document())
     assert again.scaler.state_dict() == state.scaler.state_dict()
 
@@ -245,8 +256,8 @@ def test_parts_of_a_batch_are_its_mean(tiles):
     slopes = []
     for parts in (1, 2, 4):
         chosen = settings(tiles, "unused", accumulate=parts, **plain)
-        state = fresh(chosen, store, Crew())
-        stepper = Stepper(state, state.model, loss_of(chosen, store), chosen, Crew())
+        state = fresh(chosen, store, Workers())
+        stepper = stepper_of(chosen, store, state)
         stepper.start(0.0)
         for part in range(parts):
             stepper.part(images[part::parts], masks[part::parts], last=part == parts - 1)
@@ -261,10 +272,10 @@ def test_held_or_streamed_makes_no_difference(tiles):
     held, streamed = Tiles(store, rows), Tiles(store, rows, held_bytes=0)
     assert (held.held, streamed.held) == (True, False)
     chosen = settings(tiles, "unused", **EVERYTHING)
-    batch = epoch_order(chosen, len(rows), 1, store.tile_counts("train"))[0]
-    for one, other in zip(
-        prepared(held, batch, chosen, 1, "cpu"), prepared(streamed, batch, chosen, 1, "cpu"), strict=True
-    ):
+    order = BatchOrder(chosen.batch, chosen.seed, sampling=chosen.sampling)
+    batch = epoch_order(order, len(rows), 1, store.tile_counts("train"))[0]
+    how = preparation(chosen)
+    for one, other in zip(prepared(held, batch, how, 1, "cpu"), prepared(streamed, batch, how, 1, "cpu"), strict=True):
         assert torch.equal(one, other)
         assert one.shape[-2:] == (16, 16)
 
@@ -275,22 +286,21 @@ def test_crops_must_suit_tiles_and_model(tiles, tmp_path):
             train(settings(tiles, tmp_path / "fit", crop=crop))
 
 
-def test_compile_falls_back_with_a_reason(tiles, monkeypatch, caplog):
+def test_compile_falls_back_with_a_reason(monkeypatch, caplog):
     model = nn.Conv2d(1, 1, 1)
-    assert compiled(model, settings(tiles, "unused"), Crew()) is model
 
     def broken(_function):
         raise RuntimeError("no working C++ compiler was found\nand more")
 
     monkeypatch.setattr(fit_setup.torch, "compile", broken)
     with caplog.at_level(logging.WARNING):
-        assert compiled(model, settings(tiles, "unused", compile=True), Crew()) is model
+        assert compiled(model, "cpu") is model
     assert "torch.compile does not work here (no working C++ compiler was found); training goes on" in caplog.text
 
 
 def test_optimizer_without_momentum_is_plain():
     chosen = TrainSettings(tiles="t", output="o", optimizer={"name": "sgd", "momentum": 0.0})
-    assert optimizer_of(nn.Conv2d(1, 1, 1), chosen).param_groups[0]["nesterov"] is False
+    assert optimizer_of(nn.Conv2d(1, 1, 1), chosen.optimizer).param_groups[0]["nesterov"] is False
 
 
 def test_mlflow_gets_parameters_metrics_and_the_checkpoint(tiles, tmp_path, monkeypatch):

@@ -10,20 +10,20 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from microseg_ray.fitting.batches import Crew
-from microseg_ray.fitting.sampling import batches_of, epoch_order
-from microseg_ray.settings import TrainSettings
+from microseg_ray.fitting.sampling import BatchOrder, batches_of, epoch_order
+from microseg_ray.fitting.workers import Workers
+from microseg_ray.settings import SamplingSettings
 
 
-def chosen(**options) -> TrainSettings:
-    return TrainSettings(**{"tiles": "t", "output": "o", "batch": 6, **options})
+def chosen(sampling=None, **options) -> BatchOrder:
+    return BatchOrder(**{"batch": 6, "seed": 0, **options}, sampling=SamplingSettings(**(sampling or {})))
 
 
 def test_every_rank_sees_its_share_of_one_order():
     whole = epoch_order(chosen(), 50, 3)
     assert [len(batch) for batch in whole] == [6] * 8
     for world, parts in ((2, 1), (3, 1), (1, 2), (2, 3)):
-        shares = [batches_of(chosen(accumulate=parts), 50, 3, Crew(rank, world)) for rank in range(world)]
+        shares = [batches_of(chosen(accumulate=parts), 50, 3, Workers(rank, world)) for rank in range(world)]
         for step, batch in enumerate(whole):
             seen = [part.places for share in shares for part in share[step]]
             assert len(seen) == world * parts
@@ -96,3 +96,21 @@ def test_by_area_needs_counts_and_unlabelled_tiles_are_no_trouble():
         epoch_order(by_area, 10, 0)
     batches = epoch_order(by_area, 12, 0, np.zeros((12, 3), int))
     assert sorted(np.concatenate([batch.places for batch in batches])) == list(range(12))
+
+
+@pytest.mark.parametrize(("batch", "steps", "share"), [(1, 1, 0.5), (2, 3, 0.5), (3, 2, 1.0), (5, 1, 0.6), (9, 2, 1.0)])
+def test_every_class_is_drawn_equally_often_over_the_epochs(batch, steps, share):
+    """A cycle that began at class 0 in each epoch would never draw the last classes of a short epoch."""
+    classes, epochs = 5, 40
+    counts = np.full((20, classes), 10)
+    order = chosen(batch=batch, steps_per_epoch=steps, sampling={"kind": "class_area", "share": share})
+    drawn = np.zeros(classes, int)
+    for epoch in range(epochs):
+        for drawn_batch in epoch_order(order, len(counts), epoch, counts):
+            drawn += np.bincount(drawn_batch.focus[drawn_batch.focus >= 0], minlength=classes)
+    assert np.ptp(drawn) <= 1, drawn
+    # A resumed fit, and each of N workers, sees the same: the cycle is a function of epoch and step.
+    whole = epoch_order(order, len(counts), 17, counts)
+    shares = [batches_of(order, len(counts), 17, Workers(rank, 2), counts) for rank in range(2)]
+    for step, drawn_batch in enumerate(whole):
+        assert sorted(np.concatenate([share[step][0].focus for share in shares])) == sorted(drawn_batch.focus)

@@ -21,7 +21,7 @@ def chosen(epochs=10, early=None, **optimizer) -> TrainSettings:
 @pytest.mark.parametrize("schedule", ["constant", "poly", "cosine", "plateau"])
 def test_the_rate_rises_then_falls(schedule):
     settings = chosen(learning_rate=0.1, schedule=schedule, warmup=0.1)
-    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    rates = [learning_rate(settings.optimizer, step, 100) for step in range(100)]
     assert max(rates) == pytest.approx(0.1)
     assert rates[:10] == sorted(rates[:10])
     assert all(later <= earlier + 1e-12 for earlier, later in pairwise(rates[9:]))
@@ -31,9 +31,9 @@ def test_the_rate_rises_then_falls(schedule):
 def test_poly_is_deeplabs():
     """7e-3 to 1e-6 over 10,000 steps with power .9."""
     settings = chosen(learning_rate=7e-3, end_rate=1e-6, schedule="poly", power=0.9, warmup=0)
-    assert learning_rate(settings, 0, 10_000) == pytest.approx(7e-3)
-    assert learning_rate(settings, 5000, 10_000) == pytest.approx((7e-3 - 1e-6) * 0.5**0.9 + 1e-6)
-    assert learning_rate(settings, 10_000, 10_000) == pytest.approx(1e-6)
+    assert learning_rate(settings.optimizer, 0, 10_000) == pytest.approx(7e-3)
+    assert learning_rate(settings.optimizer, 5000, 10_000) == pytest.approx((7e-3 - 1e-6) * 0.5**0.9 + 1e-6)
+    assert learning_rate(settings.optimizer, 10_000, 10_000) == pytest.approx(1e-6)
 
 
 def test_step_is_piecewise():
@@ -53,14 +53,14 @@ def test_step_is_piecewise():
         (249, 0.001),
     ):
         for step in (epoch * steps_per_epoch, epoch * steps_per_epoch + 6):
-            assert learning_rate(settings, step, 250 * steps_per_epoch) == pytest.approx(0.0125 * factor)
+            assert learning_rate(settings.optimizer, step, 250 * steps_per_epoch, 250) == pytest.approx(0.0125 * factor)
 
 
 def replay(settings, scores):
     """(rates of the epochs, epochs after which the best weights came back, reason of the end) of scripted scores."""
-    progress, rates, restored = Progress(settings), [], []
+    progress, rates, restored = Progress(settings.optimizer, settings.early_stopping), [], []
     for epoch, score in enumerate(scores, 1):
-        rates.append(learning_rate(settings, epoch, len(scores) + 1, progress.dropped))
+        rates.append(learning_rate(settings.optimizer, epoch, len(scores) + 1, dropped=progress.dropped))
         if progress.update(score):
             restored.append(epoch)
         if progress.stopped:
@@ -100,10 +100,13 @@ def test_early_stopping_counts_from_the_best_epoch():
 @given(st.lists(st.sampled_from([-math.inf, 0.1, 0.2, 0.3]), max_size=30), st.integers(1, 4), st.integers(0, 30))
 def test_waiting_equals_a_look_back_and_survives_a_stop(scores, patience, stop):
     settings = chosen(schedule="plateau", plateau={"patience": patience, "restore_best": True})
-    whole, first = Progress(settings), Progress(settings)
+    whole, first = (
+        Progress(settings.optimizer, settings.early_stopping),
+        Progress(settings.optimizer, settings.early_stopping),
+    )
     said = [whole.update(score) for score in scores]
     head = [first.update(score) for score in scores[:stop]]
-    second = Progress(settings)
+    second = Progress(settings.optimizer, settings.early_stopping)
     second.restore(first.state())
     assert head + [second.update(score) for score in scores[stop:]] == said
     assert second.state() == whole.state()

@@ -25,7 +25,8 @@ from microseg_ray.catalog.leaks.reduced import SIDE, Reduced, Reducer
 from microseg_ray.catalog.leaks.symmetry import SYMMETRIES, Symmetry, same_pixels
 from microseg_ray.files import write_csv
 from microseg_ray.geometry import Box
-from microseg_ray.sources import fingerprint, open_micrograph
+from microseg_ray.settings import Scaling
+from microseg_ray.sources import fingerprint, open_micrograph, open_prepared
 
 if TYPE_CHECKING:
     import os
@@ -130,14 +131,24 @@ def find_leaks(
     return sorted(leaks, key=lambda leak: (leak.first, leak.second))
 
 
-def reduce_micrograph(path: str | os.PathLike[str], source: SourceSettings | None = None) -> Reduced:
-    """A micrograph read once, block by block, and reduced.
+def reduce_micrograph(
+    path: str | os.PathLike[str], source: SourceSettings | None = None, scaling: Scaling | None = None
+) -> Reduced:
+    """A micrograph read once, block by block, and reduced; only its specimen counts, not its info bar.
+
+    The survey of the tile job, an append and the audit job all reduce through the same opening, so that they compare the
+    same pixels.
+
+    Args:
+        path: As in `open_micrograph`.
+        source: Page, channel and info bar; the defaults where None.
+        scaling: Its `flat_field` is applied; the default where None.
 
     Raises:
         InputError: As `open_micrograph`.
     """
-    with open_micrograph(path, source) as micrograph:
-        height, width = micrograph.info.shape
+    with open_prepared(path, scaling or Scaling(), source) as micrograph:
+        height, width = micrograph.info.specimen.shape
         reducer = Reducer((height, width))
         for y0 in range(0, height, _BLOCK):
             for x0 in range(0, width, _BLOCK):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,23 +30,6 @@ class Reduced:
 
     shape: tuple[int, int]
     means: NDArray[np.float32]
-
-    def packed(self) -> dict[str, Any]:
-        """Plain JSON types, some 20 kB, so that it can travel between processes."""
-        quantised = np.rint(self.means * 65535).astype("<u2")
-        return {"shape": list(self.shape), "means": base64.b64encode(zlib.compress(quantised.tobytes(), 1)).decode()}
-
-    @classmethod
-    def unpacked(cls, packed: dict[str, Any]) -> Reduced:
-        """The inverse of `packed`, to 1 part in 65 535.
-
-        Example:
-            >>> reduced = Reduced((7, 9), np.eye(SIDE, dtype=np.float32))
-            >>> bool((Reduced.unpacked(reduced.packed()).means == reduced.means).all())
-            True
-        """
-        raw = np.frombuffer(zlib.decompress(base64.b64decode(packed["means"])), "<u2").reshape(SIDE, SIDE)
-        return cls((packed["shape"][0], packed["shape"][1]), (raw / np.float32(65535)).astype(np.float32))
 
 
 class Reducer:
