@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from microseg_ray.classification.views import Seeing, read_views
 from microseg_ray.errors import CheckpointError
 from microseg_ray.models import CLASSIFIERS
-from microseg_ray.models.card import checkpoint_digest
+from microseg_ray.models.card import read_card_and_digest
 from microseg_ray.models.checkpoint import load_checkpoint
 from microseg_ray.models.predictor import Predictor
 from microseg_ray.settings import ViewSettings
@@ -42,7 +42,7 @@ class Classifier:
         predictor: The model; it gives probabilities of views.
         seeing: What it sees of a micrograph.
         card: Its card.
-        digest: The checkpoint's identity.
+        digest: The `model_digest` of the checkpoint.
     """
 
     predictor: Predictor
@@ -108,7 +108,7 @@ def load_classifier(
         raise CheckpointError(
             f"{folder}: model.json does not say what the classifier sees (training.{VIEWS_KEY}: {error}); train it again"
         ) from error
-    return Classifier(Predictor(model, card, precision, device, threads), seeing, card, checkpoint_digest(folder))
+    return Classifier(Predictor(model, card, precision, device, threads), seeing, card, read_card_and_digest(folder)[1])
 
 
 def seeing_of(card: ModelCard) -> Seeing:

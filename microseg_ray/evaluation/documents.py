@@ -1,4 +1,4 @@
-"""metrics.json: its shape is docs/evaluation.md's; keys are added, never renamed or removed."""
+"""The parts of metrics.json, in the shape that docs/evaluation.md gives; keys are added, never renamed or removed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from microseg_ray.evaluation.metrics import (
     BoundaryCounts,
     Reliability,
     ScoreHistogram,
-    mean_of,
     score_statistics,
 )
 
@@ -20,29 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from microseg_ray.evaluation.job import Evaluation
-    from microseg_ray.evaluation.judging import Calibration, Scores
+    from microseg_ray.evaluation.judging import Calibration, Scores, Tally
 
-__all__ = ["calibration_document", "metrics_document"]
-
-
-def metrics_document(result: Evaluation) -> dict[str, Any]:
-    """Everything that one folder of evaluation says, as plain JSON types; None for what is not defined."""
-    scores = result.total.scores
-    return {
-        "pooled": result.pooled.as_metrics(result.classes),
-        "per_image": mean_of([matrix.as_metrics(result.classes) for matrix in result.per_image.values()]),
-        "classes": list(result.classes),
-        "micrographs": len(result.per_image),
-        "confusion_matrix": result.pooled.counts.tolist(),
-        "split": result.split,
-        "boundary": _boundary(result),
-        "areas": result.areas.document(result.classes),
-        "scores": None if scores is None else _scores(result, scores),
-        "calibration": calibration_document(result.calibration, result.classes)
-        if result.calibration is not None
-        else {"split": None, "reason": result.reason},
-    }
+__all__ = ["boundary_document", "calibration_document", "scores_document"]
 
 
 def calibration_document(calibration: Calibration, names: Sequence[str]) -> dict[str, Any]:
@@ -65,16 +44,25 @@ def calibration_document(calibration: Calibration, names: Sequence[str]) -> dict
     }
 
 
-def _boundary(result: Evaluation) -> dict[str, Any]:
-    own = [tally.boundary for tally in result.tallies.values()]
+def boundary_document(
+    total: Tally, tallies: Iterable[Tally], tolerance: float | str, names: Sequence[str]
+) -> dict[str, Any]:
+    """Boundary figures over all micrographs, and their mean over micrographs.
+
+    Args:
+        total: All micrographs together.
+        tallies: Each micrograph.
+        tolerance: As it was set, in pixels or `auto`.
+        names: The classes.
+    """
+    own = [tally.boundary for tally in tallies]
     return {
-        "tolerance_px": result.boundary_tolerance,
-        "pooled": _boundary_figures(result.total.boundary, result.classes),
+        "tolerance_px": tolerance,
+        "pooled": _boundary_figures(total.boundary, names),
         "per_image": {
             "mean_f1": plain(_mean(_mean(counts.f1) for counts in own)),
             "classes": {
-                name: {"f1": plain(_mean(counts.f1[index] for counts in own))}
-                for index, name in enumerate(result.classes)
+                name: {"f1": plain(_mean(counts.f1[index] for counts in own))} for index, name in enumerate(names)
             },
         },
     }
@@ -89,16 +77,22 @@ def _boundary_figures(counts: BoundaryCounts, names: Sequence[str]) -> dict[str,
     return {"mean_f1": plain(_mean(counts.f1)), "classes": classes}
 
 
-def _scores(result: Evaluation, scores: Scores) -> dict[str, Any]:
-    """Figures of probabilities. `best` is the best that this very split allows; `chosen` is what may be quoted."""
+def scores_document(scores: Scores, calibration: Calibration | None, names: Sequence[str]) -> dict[str, Any]:
+    """Figures of probabilities. `best` is the best that this very split allows; `chosen` is what may be quoted.
+
+    Args:
+        scores: All micrographs together.
+        calibration: What was chosen on another split, or None.
+        names: The classes.
+    """
     classes = {}
-    for index, name in enumerate(result.classes):
+    for index, name in enumerate(names):
         found = score_statistics(scores.histogram.curve(index))
         classes[name] = {
             "aupr": found["aupr"],
             "auc": found["auc"],
             "expected_calibration_error": plain(scores.reliability.expected_error(index + 1)),
-            "chosen": _chosen(result.calibration, scores.histogram, index),
+            "chosen": _chosen(calibration, scores.histogram, index),
             "best": {criterion: found[criterion] for criterion in CRITERIA},
         }
     values = [figures["aupr"] for figures in classes.values() if figures["aupr"] is not None]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from microseg_ray.evaluation.job import Evaluation
     from microseg_ray.evaluation.pairs import Pair
+    from microseg_ray.evaluation.result import Evaluation
     from microseg_ray.settings import ClassSpec, EvaluateSettings
 
 __all__ = ["Drawing"]

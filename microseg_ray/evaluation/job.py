@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
-from microseg_ray.evaluation.documents import metrics_document
 from microseg_ray.evaluation.drawing import Drawing
 from microseg_ray.evaluation.judging import Calibration, CalibrationSample, Judge, Tally
-from microseg_ray.evaluation.metrics import AreaErrors, ConfusionMatrix, area_fraction_errors
 from microseg_ray.evaluation.pairs import Pair, PairRows, given_pair, pair_rows, true_classes
 from microseg_ray.evaluation.predicting import CheckpointPredictions
+from microseg_ray.evaluation.result import Evaluation
 from microseg_ray.evaluation.sections import SectionRow, ShapeRule, class_named, class_sections, with_shape
 from microseg_ray.evaluation.writing import write_back, write_evaluation
 from microseg_ray.quarantine import Failure
@@ -26,51 +25,9 @@ if TYPE_CHECKING:
     from microseg_ray.catalog import CatalogRow
     from microseg_ray.settings import ClassSpec, EvaluateSettings
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["evaluate"]
 
 Report = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the evaluate job found.
-
-    Attributes:
-        pooled: Confusion of all pixels together, (true class, predicted class) int64.
-        per_image: One confusion per micrograph, by name.
-        classes: Names in the order of the class index.
-        failures: Pairs that could not be compared.
-        total: Everything that was counted over all pixels.
-        tallies: What was counted, by micrograph, without scores.
-        calibration: What was chosen on another split, or None.
-        reason: Why nothing was chosen; empty otherwise.
-        specs: The classes with their colours.
-        sections: By micrograph, which sections hold which class, where that was asked for.
-        boundary_tolerance: As it was set.
-        split: Which micrographs were judged; None: all.
-    """
-
-    pooled: ConfusionMatrix
-    per_image: dict[str, ConfusionMatrix]
-    classes: tuple[str, ...]
-    failures: list[Failure]
-    total: Tally
-    tallies: dict[str, Tally]
-    calibration: Calibration | None
-    reason: str
-    specs: tuple[ClassSpec, ...]
-    sections: dict[str, list[SectionRow]] = field(default_factory=dict)
-    boundary_tolerance: float | str = 2.0
-    split: str | None = None
-
-    @property
-    def areas(self) -> AreaErrors:
-        """True and predicted area fractions of the micrographs, and how they differ."""
-        return area_fraction_errors(self.per_image)
-
-    def document(self) -> dict[str, Any]:
-        """metrics.json: figures over all pixels, the mean of the figures of each micrograph, and what goes with them."""
-        return metrics_document(self)
 
 
 def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Evaluation:

@@ -13,15 +13,15 @@ from microseg_ray.errors import CheckpointError
 from microseg_ray.evaluation.documents import calibration_document, plain
 from microseg_ray.evaluation.metrics import CRITERIA, percentages
 from microseg_ray.files import delete_file, write_arrow_csv, write_json
-from microseg_ray.models.card import CARD_FILE, checkpoint_digest
+from microseg_ray.models.card import CARD_FILE, read_card
 from microseg_ray.quarantine import write_failures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from microseg_ray.evaluation.job import Evaluation
     from microseg_ray.evaluation.metrics import Reliability
+    from microseg_ray.evaluation.result import Evaluation
 
 __all__ = ["write_back", "write_evaluation"]
 
@@ -83,7 +83,7 @@ def write_back(checkpoint: Path, result: Evaluation) -> None:
         write_json(path, card)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: cannot be written back to ({error}); check its permissions") from error
-    checkpoint_digest(checkpoint)
+    read_card(checkpoint)  # raises here where the card cannot be read back
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:

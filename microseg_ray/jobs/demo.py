@@ -27,7 +27,7 @@ from microseg_ray.settings import (
 )
 
 if TYPE_CHECKING:
-    from microseg_ray.evaluation.job import Evaluation
+    from microseg_ray.evaluation.result import Evaluation
     from microseg_ray.runs.segment import Segmented
 
 __all__ = ["Demonstrated", "demo", "demonstrate"]

@@ -11,7 +11,7 @@ from rich.table import Table
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine, shown
 
 if TYPE_CHECKING:
-    from microseg_ray.evaluation.job import Evaluation
+    from microseg_ray.evaluation.result import Evaluation
     from microseg_ray.settings import EvaluateSettings
 
 __all__ = ["evaluate"]

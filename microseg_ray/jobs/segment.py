@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
 from microseg_ray.jobs.pool import pool_factory
-from microseg_ray.jobs.tables import print_areas, print_forecast
+from microseg_ray.jobs.tables import joined, print_areas, print_forecast
 
 if TYPE_CHECKING:
     from microseg_ray.runs.drive import Progress as RunProgress
@@ -46,7 +46,12 @@ def segment(settings: SegmentSettings, start: StartRay) -> int:
         f"seams: {result.plan.verdict}{escape(reason)}; largest difference {seams['seam_max_abs']:.2g}, "
         f"{seams['seam_argmax_flips']} classes differ in {seams['pixels']} pixels looked at"
     )
-    console.print(f"tile {engine.tile}, halo {engine.halo}")
+    if seams["shape_pixels"]:
+        console.print(
+            f"tiles of a second shape: largest difference {seams['shape_max_abs']:.2g}, {seams['shape_argmax_flips']} classes "
+            f"differ in {seams['shape_pixels']} pixels"
+        )
+    console.print(f"tile {engine.tile}, {joined(engine)}")
     console.print(f"run: {escape(str(result.run.folder))}")
     for detail in ledger.details[:3]:
         console.print(detail, markup=False)

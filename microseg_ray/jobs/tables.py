@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from microseg_ray.runs.forecast import Forecast
+    from microseg_ray.stitching import EnginePlan
 
-__all__ = ["print_areas", "print_forecast"]
+__all__ = ["joined", "print_areas", "print_forecast"]
 
 SHOWN_NOTES = 10
 
@@ -32,6 +33,11 @@ def print_areas(rows: Sequence[Any], limit: int = 30) -> None:
         console.print(f"... and {len(rows) - limit} more rows in areas.csv")
 
 
+def joined(engine: EnginePlan) -> str:
+    """How tiles are joined, with the one value that this blend uses."""
+    return f"halo {engine.halo}" if engine.blend == "crop" else f"blend {engine.blend}, overlap {engine.overlap:g}"
+
+
 def print_forecast(cost: Forecast) -> None:
     """Print what a run will cost."""
     engine = cost.plan.engine
@@ -45,7 +51,7 @@ def print_forecast(cost: Forecast) -> None:
         ("shards", f"{cost.missing} of {cost.shards} to compute, {engine.shard} px a side"),
         (
             "tiles",
-            f"about {cost.tiles}, at most {engine.tile} px, halo {engine.halo}, batch {engine.batch}, blend {engine.blend}",
+            f"about {cost.tiles}, at most {engine.tile} px, {joined(engine)}, batch {engine.batch}",
         ),
         (
             "specimen",

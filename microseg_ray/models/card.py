@@ -1,7 +1,7 @@
 """The model card: everything that inference needs to know beside the weights. No torch in here.
 
 A checkpoint is a folder of two files, `model.safetensors` (weights) and `model.json` (the card and the SHA-256 of the
-weights). Both are plain data; nothing in them can run.
+weights). Both are plain data; nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 __all__ = [
     "CARD_FILE",
     "FORMAT_VERSION",
+    "NO_PIXELS",
     "WEIGHTS_FILE",
     "ModelCard",
     "ReceptiveField",
-    "checkpoint_digest",
+    "model_digest",
     "read_card",
+    "read_card_and_checksum",
     "read_card_and_digest",
     "require_pixel_model",
 ]
@@ -38,6 +40,15 @@ WEIGHTS_FILE = "model.safetensors"
 FORMAT_VERSION = 1
 DIGEST_KEY = "weights_sha256"
 """Beside the card in `model.json`: safetensors has no checksum of its own, and a flipped bit loads silently."""
+
+NO_PIXELS = {
+    "format_version": "how model.json is written; the fields say what is meant",
+    "footprint": "predicts memory; the tile that follows from it is bound to the run by itself",
+    "training": "how the weights came about; a classifier's `views` are counted",
+    "metrics": "how good the model is",
+    "versions": "what the checkpoint was written with; what computes a run is bound to the run",
+}
+"""The fields of a card that decide no pixel, and why: every other field is part of `model_digest`."""
 
 _MAX_CARD_BYTES = 16 << 20
 _ADVICE = "give a folder that the train job wrote, such as OUTPUT/best"
@@ -128,13 +139,60 @@ def read_card(folder: str | os.PathLike[str]) -> ModelCard:
 
 
 def read_card_and_digest(folder: str | os.PathLike[str]) -> tuple[ModelCard, str]:
-    """The card of a checkpoint and the SHA-256 that its weights must have.
+    """The card of a checkpoint and its `model_digest`.
 
     Raises:
         CheckpointError: As `read_card`.
 
     Example:
         >>> read_card_and_digest("/nowhere")
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.CheckpointError: /nowhere: no such checkpoint folder; give a folder that the train job ...
+    """
+    card, checksum = read_card_and_checksum(folder)
+    return card, model_digest(card, checksum)
+
+
+def model_digest(card: ModelCard, weights_sha256: str) -> str:
+    """The identity of a model: SHA-256 over its weights and all fields of its card that decide pixels, as 64 hex digits.
+
+    Runs, classifications, exports and areas.csv are bound to it. `NO_PIXELS` lists the fields that do not count; a field
+    that is None does not count either, so that a card without it keeps its digest when a field is added.
+
+    Args:
+        card: The card.
+        weights_sha256: SHA-256 of the file of weights, as `model.json` states it.
+
+    Example:
+        >>> card = ModelCard(
+        ...     architecture="unet",
+        ...     in_channels=1,
+        ...     classes=(ClassSpec(name="clay"), ClassSpec(name="pore")),
+        ...     receptive_field=ReceptiveField(radius=20, stride=4),
+        ... )
+        >>> equalised = card.model_copy(update={"scaling": Scaling(clahe=0.02)})
+        >>> model_digest(card, "f0") == model_digest(equalised, "f0")
+        False
+        >>> model_digest(card, "f0") == model_digest(card.model_copy(update={"metrics": {"mean_iou": 0.9}}), "f0")
+        True
+    """
+    fields = {
+        key: value for key, value in card.model_dump(mode="json").items() if key not in NO_PIXELS and value is not None
+    }
+    # What a classifier sees of a micrograph is recorded with its training.
+    counted = {**fields, "views": card.training.get("views"), DIGEST_KEY: weights_sha256}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def read_card_and_checksum(folder: str | os.PathLike[str]) -> tuple[ModelCard, str]:
+    """The card of a checkpoint and the SHA-256 that its file of weights must have.
+
+    Raises:
+        CheckpointError: As `read_card`.
+
+    Example:
+        >>> read_card_and_checksum("/nowhere")
         Traceback (most recent call last):
             ...
         microseg_ray.errors.CheckpointError: /nowhere: no such checkpoint folder; give a folder that the train job ...
@@ -165,27 +223,6 @@ def read_card_and_digest(folder: str | os.PathLike[str]) -> tuple[ModelCard, str
         problem = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in problem["loc"])
         raise CheckpointError(f"{where}: {key}: {problem['msg']}; {_ADVICE}") from error
-
-
-def checkpoint_digest(folder: str | os.PathLike[str]) -> str:
-    """The identity of a checkpoint: SHA-256 over both of its files, as 64 hex digits.
-
-    Raises:
-        CheckpointError: Folder or file missing or unreadable.
-
-    Example:
-        >>> checkpoint_digest("/nowhere")
-        Traceback (most recent call last):
-            ...
-        microseg_ray.errors.CheckpointError: /nowhere: no such checkpoint folder; give a folder that the train job ...
-    """
-    digest = hashlib.sha256()
-    for name in (WEIGHTS_FILE, CARD_FILE):
-        content = read_part(folder, name)
-        # The length keeps two files from flowing into each other.
-        digest.update(f"{name}:{len(content)}\n".encode())
-        digest.update(content)
-    return digest.hexdigest()
 
 
 def read_part(folder: str | os.PathLike[str], name: str, limit: int | None = None) -> bytes:

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from microseg_ray.errors import CheckpointError, SettingsError
 from microseg_ray.files import whole_folder
 from microseg_ray.models import build_model
-from microseg_ray.models.card import CARD_FILE, DIGEST_KEY, WEIGHTS_FILE, ModelCard, read_card_and_digest, read_part
+from microseg_ray.models.card import CARD_FILE, DIGEST_KEY, WEIGHTS_FILE, ModelCard, read_card_and_checksum, read_part
 
 if TYPE_CHECKING:
     import os
@@ -90,7 +90,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelCar
             ...
         microseg_ray.errors.CheckpointError: /nowhere: no such checkpoint folder; give a folder that the train job ...
     """
-    card, expected = read_card_and_digest(folder)
+    card, expected = read_card_and_checksum(folder)
     model = _skeleton(folder, card)
     content = read_part(folder, WEIGHTS_FILE)
     # Hashed and parsed from the same bytes, so that nothing can change in between.

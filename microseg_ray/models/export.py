@@ -21,7 +21,7 @@ from torch import nn
 from microseg_ray.errors import MicrosegError, SettingsError
 from microseg_ray.files import whole, write_json
 from microseg_ray.models import CLASSIFIERS
-from microseg_ray.models.card import checkpoint_digest
+from microseg_ray.models.card import read_card_and_digest
 from microseg_ray.models.checkpoint import load_checkpoint
 from microseg_ray.models.predictor import fold_norms, scale_intensities
 
@@ -103,7 +103,7 @@ def export_checkpoint(
     if kind == "onnx":
         _require_onnx()
     limits = _limits(card, dtype)
-    metadata = _metadata(card, checkpoint_digest(checkpoint), "float32" if limits is None else dtype, limits)
+    metadata = _metadata(card, read_card_and_digest(checkpoint)[1], "float32" if limits is None else dtype, limits)
     pixel_type = torch.float32 if limits is None else _DTYPES[dtype][0]
     ready = _FromPixels(fold_norms(model).requires_grad_(False), limits).eval()
     program = _program(ready, card, pixel_type)
@@ -143,7 +143,7 @@ def _metadata(card: ModelCard, digest: str, dtype: str, limits: tuple[float, flo
     height, width = (card.options["height"], card.options["width"]) if whole else (None, None)
     return {
         "microseg_ray": card.versions.get("microseg_ray", "unknown"),
-        "checkpoint": digest,
+        "model_digest": digest,
         "architecture": card.architecture,
         "classes": [item.model_dump() for item in card.classes],
         "input": {

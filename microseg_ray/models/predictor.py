@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from microseg_ray.models.card import ModelCard, checkpoint_digest, require_pixel_model
+from microseg_ray.models.card import ModelCard, read_card_and_digest, require_pixel_model
 from microseg_ray.models.checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Predictor:
     Attributes:
         classes: Number of classes K.
         stride: Pixels that the sides of a tile must be multiples of.
-        digest: The checkpoint's identity, or "" where the model was not loaded by `load_predictor`.
+        digest: The `model_digest` of the checkpoint, or "" where the model was not loaded by `load_predictor`.
 
     Raises:
         ValueError: Unknown precision or fewer than one thread.
@@ -193,7 +193,7 @@ def load_predictor(
     model, card = load_checkpoint(folder)
     require_pixel_model(folder, card)
     predictor = Predictor(model, card, precision, device, threads)
-    predictor.digest = checkpoint_digest(folder)
+    predictor.digest = read_card_and_digest(folder)[1]
     return predictor
 
 

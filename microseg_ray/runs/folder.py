@@ -14,54 +14,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import RunMismatchError, StoreError
 from microseg_ray.files import delete_file, delete_folder, sole_writer, versions, write_json
 from microseg_ray.quarantine import FAILURES_FILE, Failure, read_failures, write_failures
+from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import ClassSpec
 from microseg_ray.statistics.areas import AreaRow, Measured, area_rows, write_areas
+from microseg_ray.stitching.seams import SeamAudit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["FORMAT_VERSION", "Run", "RunIdentity"]
+__all__ = ["FORMAT_VERSION", "Run"]
 
 FORMAT_VERSION = 1
-SEAM_KEYS = ("pixels", "seam_max_abs", "seam_argmax_flips")
-SHOWN = 12
-
-
-@dataclass(frozen=True)
-class RunIdentity:
-    """Everything that decides pixels and is the same for all micrographs of a run.
-
-    Attributes:
-        model_digest: sha256 of the checkpoint.
-        pixels: Settings that change pixels, by name.
-    """
-
-    model_digest: str
-    pixels: Mapping[str, Any]
-
-    def differences(self, other: RunIdentity) -> list[str]:
-        """What differs, one phrase each, `self` being the older.
-
-        Example:
-            >>> RunIdentity("a", {"halo": 64}).differences(RunIdentity("a", {"halo": 96}))
-            ['halo: 64 there, 96 now']
-        """
-        found = []
-        if self.model_digest != other.model_digest:
-            found.append(f"model: {self.model_digest[:SHOWN]} there, {other.model_digest[:SHOWN]} now")
-        for key in sorted({*self.pixels, *other.pixels}):
-            old, new = self.pixels.get(key), other.pixels.get(key)
-            if old != new:
-                found.append(f"{key}: {old} there, {new} now")
-        return found
+SEAM_KEYS = tuple(each.name for each in fields(SeamAudit))
 
 
 @dataclass(frozen=True)
@@ -85,7 +57,7 @@ class Run:
             if differing and not overwrite:
                 raise RunMismatchError(
                     f"{folder}: this run was made otherwise ({'; '.join(differing)}), and results are never mixed; "
-                    "give another output, or --overwrite to start afresh"
+                    f"{_versions_advice(differing)}give another output, or --overwrite to start afresh"
                 )
         elif not overwrite and (folder / "masks").exists():
             raise RunMismatchError(
@@ -114,12 +86,13 @@ class Run:
             RunMismatchError: The folder holds results of another model or of other settings.
         """
         folder = cls.at(folder, identity, overwrite=overwrite).folder
+        older = cls.open(folder).document if (folder / "run.json").exists() and not overwrite else {}
         folder.mkdir(parents=True, exist_ok=True)
         document = {
             "format_version": FORMAT_VERSION,
             "identity": {"model_digest": identity.model_digest, "pixels": dict(identity.pixels)},
             **record,
-            "versions": versions("zarr", "tifffile", "ray"),
+            **_versions(older),
         }
         if overwrite:
             delete_folder(folder / "masks")
@@ -262,11 +235,25 @@ class Run:
         return rows
 
 
+def _versions_advice(differing: list[str]) -> str:
+    versions_differ = any(each.startswith("computed_with") for each in differing)
+    return "install the versions that it was made with, " if versions_differ else ""
+
+
+def _versions(older: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions that the run was begun with, and, apart from them, the others that it was continued with."""
+    now = versions("zarr", "tifffile", "ray")
+    first = older.get("versions", now)
+    others = older.get("continued_with", [])
+    if now not in [first, *others]:
+        others = [*others, now]
+    return {"versions": first} | ({"continued_with": others} if others else {})
+
+
 def _worst(seams: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was measured along the seams of all micrographs: pixels and flips added up, the largest difference."""
-    audited = [found for found in seams if found]
-    return {
-        "pixels": sum(found["pixels"] for found in audited),
-        "seam_max_abs": max((found["seam_max_abs"] for found in audited), default=0.0),
-        "seam_argmax_flips": sum(found["seam_argmax_flips"] for found in audited),
-    }
+    """The seam measurements of all micrographs together: pixels and flips added up, the largest difference."""
+    total = asdict(SeamAudit(0, 0.0, 0))
+    for found in seams:
+        for key, value in found.items():
+            total[key] = max(total[key], value) if key.endswith("max_abs") else total[key] + value
+    return total

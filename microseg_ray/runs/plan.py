@@ -94,9 +94,11 @@ def engine_plan(settings: EngineSettings, card: ModelCard, device_bytes: int | N
     """
     _check_shard(settings, card)
     stride = card.receptive_field.stride
-    halo = card.receptive_field.halo if settings.halo == "auto" else settings.halo
-    least = stride if settings.blend != "crop" else 2 * ceil_to(halo, stride) + stride
-    largest = ceil_to(settings.shard + 2 * ceil_to(halo, stride), stride)
+    # A blend crops nothing, so that the setting is not used: the tile must not follow from it.
+    wanted = settings.halo if settings.blend == "crop" and settings.halo != "auto" else card.receptive_field.halo
+    halo = EnginePlan(tile=stride, halo=wanted, stride=stride, shard=settings.shard).halo
+    least = stride if settings.blend != "crop" else 2 * halo + stride
+    largest = ceil_to(settings.shard + 2 * halo, stride)
     if settings.tile == "auto":
         sides = {floor_to(side, stride) for side in range(SMALLEST_TILE, largest, 64)} | {largest, least}
         fitting = sorted((side for side in sides if side >= least), reverse=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.models.card import ModelCard, read_card_and_digest, require_pixel_model
 from microseg_ray.runs.drive import Input
-from microseg_ray.runs.folder import RunIdentity
+from microseg_ray.runs.identity import RunIdentity, pixel_settings
 from microseg_ray.runs.plan import RunPlan, engine_plan
 from microseg_ray.runs.worker import WorkerConfig
 from microseg_ray.sources import ScaleRule, list_inputs, root_of
@@ -52,29 +52,14 @@ def archive_inputs(archive: str) -> list[Input]:
 
 def worker_config(settings: EngineSettings, card: ModelCard, digest: str, plan: RunPlan) -> WorkerConfig:
     """What workers of this run are told."""
-    device = "cuda" if settings.gpu else "cpu"
-    threads = settings.threads or 1
     source = _source(settings)
     scale = ScaleRule(card.pixel_size_um, settings.scale_tolerance, settings.on_scale_mismatch)
-    pixels = {
-        **asdict(plan.engine),
-        "precision": settings.precision,
-        "device": device,
-        "threads": threads,
-        # The pixel size itself belongs to the identity of each mask, where it decides pixels.
-        "source": source.model_dump(exclude={"pixel_size_um", "pixel_sizes"}, mode="json"),
-        "scale": {
-            "tolerance": scale.tolerance,
-            "mismatch": scale.mismatch,
-            # Lists, as JSON gives them back.
-            "pixel_size_um": list(source.pixel_size_um or ()) if scale.mismatch == "rescale" else [],
-        },
-    }
+    pixels = pixel_settings(settings, card, plan.engine, source, scale)
     return WorkerConfig(
         checkpoint=str(Path(settings.checkpoint).absolute()),
         precision=settings.precision,
-        device=device,
-        threads=threads,
+        device=pixels["device"],
+        threads=pixels["threads"],
         plan=plan.engine,
         identity={"model_digest": digest, "pixels": pixels},
         classes=card.classes,

@@ -119,7 +119,7 @@ def _job_of(run: Run, checkpoint: str | None) -> Job:
             "archive": run.document["source"],
             "checkpoint": checkpoint or run.document["checkpoint"],
             # What `auto` came to then, whatever it would come to now.
-            **{key: pixels[key] for key in ("tile", "halo", "batch", "threads")},
+            **{key: pixels[key] for key in ("tile", "halo", "batch", "threads") if key in pixels},
             "memory": 1024.0,
             # Which grid each mask lies on is in its own identity; the table may be gone.
             "source": {**saved.get("source", {}), "pixel_sizes": None},
@@ -129,7 +129,8 @@ def _job_of(run: Run, checkpoint: str | None) -> Job:
     differing = run.identity.differences(job.identity)
     if differing:
         raise CheckpointError(
-            f"{run.folder}: cannot be recomputed with this checkpoint ({'; '.join(differing)}); give the run's own"
+            f"{run.folder}: cannot be recomputed with this checkpoint and these versions ({'; '.join(differing)}); give the "
+            "run's own checkpoint, and install the versions that it was made with"
         )
     return job
 

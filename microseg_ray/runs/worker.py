@@ -1,7 +1,7 @@
-"""What one worker does: prepare a micrograph, segment a shard, finish a micrograph. Rows in, rows out, never pixels.
+"""The tasks of a worker: prepare a micrograph, segment a shard, finish a micrograph. Coordinates in, coordinates out.
 
-A task that cannot be done returns an `Outcome` that says so; nothing raises out of a worker, because an exception
-inside a pool costs more than the task that caused it.
+A task that fails returns an `Outcome` with the reason; a worker raises nothing, because an exception inside a pool costs
+more than the task that caused it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
+from microseg_ray.runs.identity import RunIdentity, computed_with
 from microseg_ray.runs.memory import release_memory
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.spec import MaskSpec
@@ -64,7 +65,7 @@ OPEN_MICROGRAPHS = 2
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What every worker of a run is told, once.
+    """The same for all workers of a run.
 
     Attributes:
         checkpoint: Folder of the model.
@@ -97,6 +98,26 @@ class WorkerConfig:
     decoded_limit: int = 8 * 1024**3
     source: SourceSettings = field(default_factory=SourceSettings)
     scale: ScaleRule = field(default_factory=ScaleRule)
+
+    def require_own(self, digest: str, found: Mapping[str, Any]) -> None:
+        """Refuse a model or versions that the run is not bound to: a worker may run elsewhere, and start late.
+
+        Args:
+            digest: Of the checkpoint that the worker loaded.
+            found: `computed_with` in the worker's process.
+
+        Raises:
+            CheckpointError: The checkpoint, or a version, is not the one that the run was prepared with.
+        """
+        bound = RunIdentity(
+            str(self.identity["model_digest"]), {"computed_with": self.identity["pixels"]["computed_with"]}
+        )
+        differing = bound.differences(RunIdentity(digest, {"computed_with": dict(found)}))
+        if differing:
+            raise CheckpointError(
+                f"{self.checkpoint}: not what the run was prepared with ({'; '.join(differing)}); do not change a checkpoint "
+                "while a run uses it, and install the same versions on all nodes"
+            )
 
 
 class ArchiveWorker:
@@ -228,7 +249,13 @@ class ArchiveWorker:
         seams = SeamAudit(0, 0.0, 0)
         if len(grid) > 1:
             with self._computing:
-                seams = audit_seams(lambda box: self._read(task.path, task.view, box), self._model(), grid, task.limits)
+                seams = audit_seams(
+                    lambda box: self._read(task.path, task.view, box),
+                    self._model(),
+                    grid,
+                    task.limits,
+                    plan=self.config.plan,
+                )
         note |= asdict(seams)
         MaskStore.open(task.store).finish(task.calibration.pixel_size_um, note)
         self._forget(task.path)
@@ -264,9 +291,11 @@ class ArchiveWorker:
             from microseg_ray.models.predictor import load_predictor
 
             config = self.config
-            self._predictor = load_predictor(
+            loaded = load_predictor(
                 config.checkpoint, precision=config.precision, threads=config.threads, device=config.device
             )
+            config.require_own(loaded.digest, computed_with(loaded.card))
+            self._predictor = loaded
         return self._predictor
 
 

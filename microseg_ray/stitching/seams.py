@@ -1,9 +1,13 @@
-"""How large the seams of a run are: measured on sampled neighbouring tiles, not promised.
+"""How large the seams of a run are: measured on sampled neighbouring tiles, in what the run really stitches.
 
-For a sampled border between two cores, a third tile of the same shape is laid over it, centred, so that the border lies
-deep inside. Where the halo covers the receptive field the stitched scores equal that tile's along the border; elsewhere
+For a sampled border between two tiles, a third tile of the same shape is laid over it, centred, so that the border lies
+deep inside. The stitched scores near the border (cropped or blended, and averaged over symmetries where the run does so)
+are compared with that tile's. Where the halo covers the receptive field they are equal up to rounding; elsewhere
 the difference is what a reader of the mask would see as a seam. The idea of comparing tiles where they overlap is that of the
 "tile mismatch" test in arXiv 2503.19545.
+
+A kernel may round in another way for another shape of tile. So the same pixels are compared with a tile of a second, smaller
+shape, too: that difference is what a promise of equality holds up to.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.geometry import Box, Tile, TileGrid, ceil_to, floor_to
-from microseg_ray.stitching.shards import Predictor, padded_tile
+from microseg_ray.stitching.shards import EnginePlan, Predictor, stitched_scores, tile_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,29 +28,52 @@ if TYPE_CHECKING:
 __all__ = ["SeamAudit", "audit_seams"]
 
 BAND = 16
+Limits = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class SeamAudit:
-    """What was found along sampled seams.
+    """The largest differences along sampled seams.
 
     Attributes:
         pixels: Pixels compared; 0 where the micrograph has no seam.
-        seam_max_abs: Largest difference of a probability.
-        seam_argmax_flips: Pixels whose class differs.
+        seam_max_abs: Largest difference of a probability between the stitched scores and those of a centred tile.
+        seam_argmax_flips: Pixels whose class differs between the two.
+        shape_pixels: Pixels compared with a tile of a second shape; 0 where the grid's tiles are too small to have one.
+        shape_max_abs: Largest difference of a probability between the two tile shapes.
+        shape_argmax_flips: Pixels whose class differs between the two tile shapes.
     """
 
     pixels: int
     seam_max_abs: float
     seam_argmax_flips: int
+    shape_pixels: int = 0
+    shape_max_abs: float = 0.0
+    shape_argmax_flips: int = 0
+
+
+@dataclass
+class _Difference:
+    """A running comparison of scores."""
+
+    pixels: int = 0
+    largest: float = 0.0
+    flips: int = 0
+
+    def add(self, here: NDArray[np.float32], there: NDArray[np.float32]) -> None:
+        """Compare (class, y, x) with (class, y, x)."""
+        self.pixels += here[0].size
+        self.largest = max(self.largest, float(np.abs(here - there).max()))
+        self.flips += int(np.count_nonzero(here.argmax(axis=0) != there.argmax(axis=0)))
 
 
 def audit_seams(
     read: Callable[[Box], NDArray[Any]],
     predictor: Predictor,
     grid: TileGrid,
-    limits: tuple[float, float],
+    limits: Limits,
     *,
+    plan: EnginePlan | None = None,
     samples: int = 2,
 ) -> SeamAudit:
     """Compare stitched scores with those of tiles centred on the seams.
@@ -56,7 +83,8 @@ def audit_seams(
         predictor: The model.
         grid: The tiles that were used.
         limits: Intensities (low, high) of the scaling.
-        samples: Seams looked at, spread evenly and always the same ones.
+        plan: How the run joins tiles; None: cores are cropped.
+        samples: Seams that are compared, spread evenly and always the same ones.
 
     Returns:
         The largest differences found.
@@ -64,21 +92,27 @@ def audit_seams(
     pairs = _seams(grid)
     if not pairs:
         return SeamAudit(0, 0.0, 0)
+    plan = plan or EnginePlan(tile=max(grid.tile_shape), halo=0, stride=grid.stride, shard=max(grid.shape))
     chosen = [pairs[round(index)] for index in np.linspace(0, len(pairs) - 1, min(samples, len(pairs)))]
-    pixels, largest, flips = 0, 0.0, 0
+    seams, shapes = _Difference(), _Difference()
     for left, right in chosen:
-        centred = _centred(left, right, grid)
-        reference = _scores(read, predictor, centred, limits)
-        for tile in (left, right):
-            shared = tile.core.intersection(_band(left, right)).intersection(_trusted(centred, grid))
-            if shared.area == 0:
-                continue
-            here = _scores(read, predictor, tile, limits)[(..., *shared.relative_to(tile.box).slices)]
-            there = reference[(..., *shared.relative_to(centred.box).slices)]
-            pixels += shared.area
-            largest = max(largest, float(np.abs(here - there).max()))
-            flips += int(np.count_nonzero(here.argmax(axis=0) != there.argmax(axis=0)))
-    return SeamAudit(pixels, largest, flips)
+        box, middle = _band(left, right, plan)
+        centred = _centred(middle, grid.tile_shape, grid)
+        shared = box.intersection(_trusted(centred, grid, plan))
+        if shared.area == 0:
+            continue
+        expected = _cut(tile_scores(read(centred.visible), predictor, centred, plan, limits), centred, shared)
+        seams.add(stitched_scores(read, predictor, grid, shared, plan, limits), expected)
+        other = _centred(middle, _second_shape(grid, plan), grid)
+        also = shared.intersection(_trusted(other, grid, plan))
+        if other.box.shape != centred.box.shape and also.area:
+            found = _cut(tile_scores(read(other.visible), predictor, other, plan, limits), other, also)
+            shapes.add(found, expected[(..., *also.relative_to(shared).slices)])
+    return SeamAudit(seams.pixels, seams.largest, seams.flips, shapes.pixels, shapes.largest, shapes.flips)
+
+
+def _cut(scores: NDArray[np.float32], tile: Tile, box: Box) -> NDArray[np.float32]:
+    return scores[(..., *box.relative_to(tile.box).slices)]
 
 
 def _seams(grid: TileGrid) -> list[tuple[Tile, Tile]]:
@@ -88,33 +122,54 @@ def _seams(grid: TileGrid) -> list[tuple[Tile, Tile]]:
     return across + down
 
 
-def _centred(left: Tile, right: Tile, grid: TileGrid) -> Tile:
-    """A tile of the grid's shape with the seam between two tiles in its middle."""
-    height, width = grid.tile_shape
-    limit = grid.padded_shape
+def _band(left: Tile, right: Tile, plan: EnginePlan) -> tuple[Box, tuple[int, int]]:
+    """The pixels near the border of two neighbours, and its middle (y, x).
+
+    Cropped tiles meet at the border of their cores. Blended ones meet twice: where the second begins and where the first ends.
+    """
     vertical = left.core.x0 != right.core.x0
-    middle_y = (right.core.y0 + right.core.y1) // 2 if vertical else right.core.y0
-    middle_x = right.core.x0 if vertical else (right.core.x0 + right.core.x1) // 2
-    y0 = min(max(0, floor_to(middle_y - height // 2, grid.stride)), limit[0] - height)
-    x0 = min(max(0, floor_to(middle_x - width // 2, grid.stride)), limit[1] - width)
-    box = Box(y0, x0, y0 + height, x0 + width)
+    if plan.blend == "crop":
+        before = after = right.core.x0 if vertical else right.core.y0
+    elif vertical:
+        before, after = right.box.x0, left.box.x1
+    else:
+        before, after = right.box.y0, left.box.y1
+    core, middle = right.core, (before + after) // 2
+    if vertical:
+        return Box(core.y0, before - BAND, core.y1, after + BAND), ((core.y0 + core.y1) // 2, middle)
+    return Box(before - BAND, core.x0, after + BAND, core.x1), (middle, (core.x0 + core.x1) // 2)
+
+
+def _centred(middle: tuple[int, int], shape: tuple[int, int], grid: TileGrid) -> Tile:
+    """A tile of this shape with a point in its middle, as far as the micrograph's border allows."""
+    y0, x0 = (
+        min(max(0, floor_to(point - side // 2, grid.stride)), limit - side)
+        for point, side, limit in zip(middle, shape, grid.padded_shape, strict=True)
+    )
+    box = Box(y0, x0, y0 + shape[0], x0 + shape[1])
     visible = box.intersection(Box.of_shape(grid.shape))
     return Tile(box, visible, visible)
 
 
-def _band(left: Tile, right: Tile) -> Box:
-    if left.core.x0 != right.core.x0:
-        return Box(right.core.y0, right.core.x0 - BAND, right.core.y1, right.core.x0 + BAND)
-    return Box(right.core.y0 - BAND, right.core.x0, right.core.y0 + BAND, right.core.x1)
+def _second_shape(grid: TileGrid, plan: EnginePlan) -> tuple[int, int]:
+    """Three quarters of each side, in whole strides, or what the halos need; the grid's own side where that is no less."""
+    least = 2 * max(plan.halo, *_halos(grid)) + 2 * grid.stride
+    height, width = (
+        min(side, max(ceil_to(3 * side // 4, grid.stride), ceil_to(least, grid.stride))) for side in grid.tile_shape
+    )
+    return height, width
 
 
-def _trusted(tile: Tile, grid: TileGrid) -> Box:
-    """The part of the centred tile that its own border does not reach: a halo, or at least a quarter of the tile."""
-    halo = (grid.halo, grid.halo) if isinstance(grid.halo, int) else grid.halo
+def _halos(grid: TileGrid) -> tuple[int, int]:
+    return (grid.halo, grid.halo) if isinstance(grid.halo, int) else grid.halo
+
+
+def _trusted(tile: Tile, grid: TileGrid, plan: EnginePlan) -> Box:
+    """The part of a centred tile that its own border does not reach: a halo, or at least a quarter of the tile."""
     # A halo always leaves a core, so that the middle row and column are inside.
     margin_y, margin_x = (
-        min(max(ceil_to(own, grid.stride), side // 4), (side - 1) // 2)
-        for own, side in zip(halo, tile.box.shape, strict=True)
+        min(max(own if plan.blend == "crop" else 0, plan.halo, side // 4), (side - 1) // 2)
+        for own, side in zip(_halos(grid), tile.box.shape, strict=True)
     )
     box, (height, width) = tile.box, grid.shape
     inner = Box(
@@ -124,11 +179,3 @@ def _trusted(tile: Tile, grid: TileGrid) -> Box:
         box.x1 if box.x1 >= width else box.x1 - margin_x,
     )
     return inner.intersection(Box.of_shape(grid.shape))
-
-
-def _scores(
-    read: Callable[[Box], NDArray[Any]], predictor: Predictor, tile: Tile, limits: tuple[float, float]
-) -> NDArray[np.float32]:
-    batch = padded_tile(read(tile.visible), tile.box.shape)[None]
-    scores: NDArray[np.float32] = predictor.scores(np.ascontiguousarray(batch), limits)[0]
-    return scores

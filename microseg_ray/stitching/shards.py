@@ -6,7 +6,7 @@ a shard depends on the grid alone: never on which worker does it, in which order
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -17,7 +17,7 @@ from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.stitching.windows import Blend, argmax_first, window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -45,7 +45,7 @@ class EnginePlan:
 
     Attributes:
         tile: Largest tile side in pixels.
-        halo: Halo in pixels (with `blend="crop"`).
+        halo: Halo in pixels, used with `blend="crop"`; rounded up to the stride here and nowhere else.
         stride: The model's stride.
         shard: Side of a mask shard in pixels.
         batch: Tiles per forward pass, at most.
@@ -64,6 +64,24 @@ class EnginePlan:
     overlap: float = 0.5
     tta: bool = False
     extra: Extra = "none"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "halo", ceil_to(self.halo, self.stride))
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """The values that decide pixels with this blend, by name: what a run is bound to.
+
+        Example:
+            >>> plan = EnginePlan(tile=64, halo=10, stride=4, shard=64)
+            >>> plan.used["halo"], "overlap" in plan.used
+            (12, False)
+            >>> blended = EnginePlan(tile=64, halo=10, stride=4, shard=64, blend="hann", overlap=0.25)
+            >>> blended.used["overlap"], "halo" in blended.used
+            (0.25, False)
+        """
+        unused = "overlap" if self.blend == "crop" else "halo"
+        return {key: value for key, value in asdict(self).items() if key != unused}
 
     @property
     def needs_scores(self) -> bool:
@@ -184,10 +202,11 @@ def _blended(
     scores = np.zeros((predictor.classes, *box.shape), np.float32)
     total = np.zeros(box.shape, np.float32)
     for batch, members in _batches(pixels, region, tiles, plan.batch):
-        predicted = _symmetric_scores(predictor, batch, limits) if plan.tta else predictor.scores(batch, limits)
+        predicted = _scores(predictor, batch, plan, limits)
         for slot, tile in enumerate(members):
             if plan.blend == "crop":
-                scores[(..., *tile.core.relative_to(box).slices)] = predicted[(slot, ..., *tile.core_in_tile.slices)]
+                own = tile.core.intersection(box)
+                scores[(..., *own.relative_to(box).slices)] = predicted[(slot, ..., *own.relative_to(tile.box).slices)]
                 continue
             shared = tile.visible.intersection(box)
             here, there = shared.relative_to(box).slices, shared.relative_to(tile.box).slices
@@ -198,6 +217,49 @@ def _blended(
     if plan.blend != "crop":
         scores /= total
     return scores
+
+
+def stitched_scores(
+    read: Callable[[Box], NDArray[Any]],
+    predictor: Predictor,
+    grid: TileGrid,
+    box: Box,
+    plan: EnginePlan,
+    limits: Limits,
+) -> NDArray[np.float32]:
+    """The scores that `predict_shard` takes the largest of, (class, y, x) float32, for any box of the micrograph.
+
+    Args:
+        read: Gives pixels (channel, y, x) of a box inside the micrograph.
+        predictor: The model.
+        grid: `engine_grid` of the micrograph.
+        box: Inside the micrograph; need not be a shard.
+        plan: How tiles are joined.
+        limits: Intensities (low, high) of the micrograph's scaling.
+    """
+    region, tiles = shard_window(grid, box, plan)
+    return _blended(read(region), region, predictor, tiles, box, plan, limits)
+
+
+def tile_scores(
+    pixels: NDArray[Any], predictor: Predictor, tile: Tile, plan: EnginePlan, limits: Limits
+) -> NDArray[np.float32]:
+    """The scores of one tile by itself, (class, y, x) float32.
+
+    Args:
+        pixels: (channel, y, x) of `tile.visible`.
+        predictor: The model.
+        tile: Where it lies.
+        plan: Says whether scores are averaged over the symmetries.
+        limits: Intensities (low, high) of the micrograph's scaling.
+    """
+    batch = np.ascontiguousarray(padded_tile(pixels, tile.box.shape)[None])
+    scores: NDArray[np.float32] = _scores(predictor, batch, plan, limits)[0]
+    return scores
+
+
+def _scores(predictor: Predictor, batch: NDArray[Any], plan: EnginePlan, limits: Limits) -> NDArray[np.float32]:
+    return _symmetric_scores(predictor, batch, limits) if plan.tta else predictor.scores(batch, limits)
 
 
 def _symmetric_scores(predictor: Predictor, batch: NDArray[Any], limits: Limits) -> NDArray[np.float32]:
@@ -288,7 +350,7 @@ def shard_bytes(plan: EnginePlan, channels: int, itemsize: int, classes: int) ->
         itemsize: Bytes per pixel and channel.
         classes: Number of classes.
     """
-    margin = ceil_to(plan.halo, plan.stride) if plan.blend == "crop" else plan.tile
+    margin = plan.halo if plan.blend == "crop" else plan.tile
     region = (plan.shard + 2 * margin) ** 2 * channels * itemsize
     batch = plan.batch * plan.tile**2 * channels * itemsize
     if not plan.needs_scores:

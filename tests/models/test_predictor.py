@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from microseg_ray.models import build_model
-from microseg_ray.models.card import ModelCard, ReceptiveField, checkpoint_digest
+from microseg_ray.models.card import ModelCard, ReceptiveField, read_card_and_digest
 from microseg_ray.models.checkpoint import save_checkpoint
 from microseg_ray.models.predictor import Predictor, fold_norms, largest, load_predictor, model_input, scale_intensities
 from microseg_ray.settings import ClassSpec
@@ -192,7 +192,7 @@ def test_a_checkpoint_predicts_what_the_model_did(model, tmp_path):
     predictor = load_predictor(tmp_path / "best", precision="fp32", threads=1)
     assert torch.get_num_threads() == 1
     assert (predictor.classes, predictor.stride) == (3, 4)
-    assert predictor.digest == checkpoint_digest(tmp_path / "best")
+    assert predictor.digest == read_card_and_digest(tmp_path / "best")[1]
     batch, limits = tiles(np.uint8)
     np.testing.assert_array_equal(
         predictor.logits(batch, limits), Predictor(model, card(), "fp32").logits(batch, limits)

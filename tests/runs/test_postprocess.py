@@ -114,7 +114,7 @@ def test_a_radius_that_would_overflow_the_votes_is_refused():
 
 def make_run(folder, masks, shard, pixel_size_um=(0.5, 0.25)):
     """A finished run of these masks, as segment leaves one."""
-    from microseg_ray.runs.folder import RunIdentity
+    from microseg_ray.runs.identity import RunIdentity
     from microseg_ray.settings import ClassSpec
 
     classes = tuple(ClassSpec(name=name) for name in ("matrix", "grain", "pore"))

@@ -22,7 +22,8 @@ from microseg_ray.models.checkpoint import load_checkpoint
 from microseg_ray.models.predictor import Predictor
 from microseg_ray.on_ray.actors import segment
 from microseg_ray.runs.drive import PlainLoop, survey, work
-from microseg_ray.runs.folder import Run, RunIdentity
+from microseg_ray.runs.folder import Run
+from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.setup import archive_inputs, prepare_job
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.spec import MaskSpec

@@ -17,7 +17,8 @@ from microseg_ray.files import sole_writer
 from microseg_ray.geometry import Box
 from microseg_ray.quarantine import Failure
 from microseg_ray.runs.derived.operations import Steps
-from microseg_ray.runs.folder import Run, RunIdentity
+from microseg_ray.runs.folder import Run
+from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.runs.worker import reusable_store

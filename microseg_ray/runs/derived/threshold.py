@@ -19,7 +19,8 @@ from microseg_ray.catalog import relative_name
 from microseg_ray.errors import InputError, MicrosegError, RunMismatchError, SettingsError, StoreError
 from microseg_ray.files import sole_writer, whole, write_json
 from microseg_ray.quarantine import Failure, write_failures
-from microseg_ray.runs.folder import Run, RunIdentity
+from microseg_ray.runs.folder import Run
+from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.runs.worker import reusable_store

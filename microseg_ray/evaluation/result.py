@@ -1,0 +1,73 @@
+"""The result of the evaluate job; documents, tables and pictures are made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.evaluation.documents import boundary_document, calibration_document, scores_document
+from microseg_ray.evaluation.metrics import AreaErrors, ConfusionMatrix, area_fraction_errors, mean_of
+
+if TYPE_CHECKING:
+    from microseg_ray.catalog import Failure
+    from microseg_ray.evaluation.judging import Calibration, Tally
+    from microseg_ray.evaluation.sections import SectionRow
+    from microseg_ray.settings import ClassSpec
+
+__all__ = ["Evaluation"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The counts of an evaluation, from which all its figures follow.
+
+    Attributes:
+        pooled: Confusion of all pixels together, (true class, predicted class) int64.
+        per_image: One confusion per micrograph, by name.
+        classes: Names in the order of the class index.
+        failures: Pairs that could not be compared.
+        total: Everything that was counted over all pixels.
+        tallies: What was counted, by micrograph, without scores.
+        calibration: What was chosen on another split, or None.
+        reason: Why nothing was chosen; empty otherwise.
+        specs: The classes with their colours.
+        sections: By micrograph, which sections hold which class, where that was asked for.
+        boundary_tolerance: As it was set.
+        split: Which micrographs were judged; None: all.
+    """
+
+    pooled: ConfusionMatrix
+    per_image: dict[str, ConfusionMatrix]
+    classes: tuple[str, ...]
+    failures: list[Failure]
+    total: Tally
+    tallies: dict[str, Tally]
+    calibration: Calibration | None
+    reason: str
+    specs: tuple[ClassSpec, ...]
+    sections: dict[str, list[SectionRow]] = field(default_factory=dict)
+    boundary_tolerance: float | str = 2.0
+    split: str | None = None
+
+    @property
+    def areas(self) -> AreaErrors:
+        """True and predicted area fractions of the micrographs, and how they differ."""
+        return area_fraction_errors(self.per_image)
+
+    def document(self) -> dict[str, Any]:
+        """metrics.json as plain JSON types; None for what is not defined."""
+        scores = self.total.scores
+        return {
+            "pooled": self.pooled.as_metrics(self.classes),
+            "per_image": mean_of([matrix.as_metrics(self.classes) for matrix in self.per_image.values()]),
+            "classes": list(self.classes),
+            "micrographs": len(self.per_image),
+            "confusion_matrix": self.pooled.counts.tolist(),
+            "split": self.split,
+            "boundary": boundary_document(self.total, self.tallies.values(), self.boundary_tolerance, self.classes),
+            "areas": self.areas.document(self.classes),
+            "scores": None if scores is None else scores_document(scores, self.calibration, self.classes),
+            "calibration": calibration_document(self.calibration, self.classes)
+            if self.calibration is not None
+            else {"split": None, "reason": self.reason},
+        }
