@@ -1,6 +1,6 @@
-"""The exceptions of the engine: few, each also a builtin one, each with what to do about it.
+"""Exceptions. Each class is also a subclass of a builtin exception.
 
-A message says what was wrong, where (file, key, value) and what to do, in that order.
+A message names the place (file, key, value), the problem and the remedy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = [
 
 
 class MicrosegError(Exception):
-    """Base of every error that the engine raises on purpose.
+    """Base class of all errors that this package raises deliberately.
 
     Example:
         >>> issubclass(InputError, MicrosegError) and issubclass(InputError, ValueError)
@@ -26,12 +26,12 @@ class MicrosegError(Exception):
 
 
 class InputError(MicrosegError, ValueError):
-    """A file that a user gave cannot be used; a job quarantines it and goes on with the rest.
+    """An input file cannot be used. Jobs quarantine the file and continue with the others.
 
     Args:
-        where: The file (or folder, or URL) at fault.
-        reason: What is wrong with it, in one sentence.
-        advice: What the user can do about it.
+        where: The file, folder or URL.
+        reason: The problem, in one sentence.
+        advice: What the user can do.
 
     Example:
         >>> str(InputError("a.tif", "the file is empty (0 bytes)", "copy it again from the microscope"))
@@ -45,25 +45,25 @@ class InputError(MicrosegError, ValueError):
         super().__init__(f"{where}: {reason}" + (f"; {advice}" if advice else ""))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
-        # Exceptions travel between Ray processes by pickle, which would otherwise call __init__ with one argument.
+        # Ray sends exceptions between processes by pickle, which would otherwise call __init__ with one argument.
         return type(self), (self.where, self.reason, self.advice)
 
 
 class SettingsError(MicrosegError, ValueError):
-    """A setting is unknown, missing or impossible; the message names its key (exit code 2)."""
+    """A setting is unknown, missing or invalid; the message names its key (exit code 2)."""
 
 
 class StoreError(MicrosegError, ValueError):
-    """A store on disk is damaged, or a write to it was refused because it is not whole."""
+    """A store on disk is damaged, or an incomplete write to it was refused."""
 
 
 class CheckpointError(MicrosegError, ValueError):
-    """A checkpoint cannot be used: files missing, weights that do not fit the architecture, unknown architecture."""
+    """A checkpoint cannot be used: missing files, unknown architecture, or weights that do not match it."""
 
 
 class CoverageError(MicrosegError, ValueError):
-    """Tiles given to be stitched leave a pixel uncovered; the message says where."""
+    """The tiles to stitch do not cover every pixel; the message gives the first uncovered one."""
 
 
 class RunMismatchError(MicrosegError, RuntimeError):
-    """A run folder holds results of another model or other settings; the message says which differ."""
+    """A run folder holds results of another model or other settings; the message names the differences."""

@@ -1,6 +1,6 @@
-"""Where things are: boxes, tiles and the grid that cuts a micrograph.
+"""Pixel geometry: boxes, tiles, and the grid that divides a micrograph.
 
-Integers and the standard library only. Everything is half-open and ordered y before x; the origin is the top left
+Uses integers and the standard library only. Intervals are half-open, y comes before x, and the origin is the top left
 pixel of the micrograph.
 
 ```
@@ -130,7 +130,7 @@ class Box:
         return Box(y0, x0, max(y0, min(self.y1, other.y1)), max(x0, min(self.x1, other.x1)))
 
     def union(self, other: Box) -> Box:
-        """The smallest box that holds both."""
+        """The smallest box that contains both."""
         return Box(min(self.y0, other.y0), min(self.x0, other.x0), max(self.y1, other.y1), max(self.x1, other.x1))
 
     def grow(self, margin: int) -> Box:
@@ -138,7 +138,7 @@ class Box:
         return Box(self.y0 - margin, self.x0 - margin, self.y1 + margin, self.x1 + margin)
 
     def relative_to(self, frame: Box) -> Box:
-        """This box in the coordinates of an array that holds `frame`.
+        """This box in the coordinates of an array that covers `frame`.
 
         Example:
             >>> Box(10, 10, 12, 12).relative_to(Box(8, 9, 20, 20))
@@ -149,12 +149,12 @@ class Box:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Tile:
-    """One window that a model sees, and the part of its prediction that is kept.
+    """One input window of a model, and the part of its prediction that is kept.
 
     Attributes:
-        box: What the model sees, inside the padded micrograph.
-        core: What is kept; inside `box` and inside the micrograph.
-        visible: The part of `box` inside the micrograph: real pixels, the rest is padding.
+        box: Input of the model, inside the padded micrograph.
+        core: Pixels that are kept; inside `box` and inside the micrograph.
+        visible: The part of `box` inside the micrograph (real pixels); the rest is padding.
 
     Raises:
         ValueError: The core leaves the tile.
@@ -181,7 +181,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class _Interval:
-    """One axis of a tile: where it starts, and the part of the axis that it owns."""
+    """One axis of a tile: its start, and the interval of its core."""
 
     start: int
     core_start: int
@@ -192,15 +192,15 @@ class _Interval:
 class TileGrid:
     """The tiles of one micrograph: cores partition it, every tile has the same shape.
 
-    Without `shard`, tiles stand at one pitch (tile - 2 * halo) and only the last of each axis is shifted inward; this
-    is the grid of training tiles and of blending. With `shard`, cores nest inside the shards, so that a shard can be
-    computed by itself and nothing is computed twice; the tile shrinks to the smallest that needs no more tiles.
+    Without `shard`, tiles have a constant pitch (tile - 2 * halo) and only the last tile of each axis is shifted inward;
+    training tiles and blending use this grid. With `shard`, every core lies inside one shard, so that a shard can be
+    computed independently and no tile is computed for two shards; the tile size is reduced as far as the number of tiles allows.
 
     Args:
         shape: (height, width) of the micrograph, at least 1 x 1.
         tile: Side or (height, width) of a tile; with `shard`, the largest that is allowed.
-        halo: Side or (y, x) of the halo in pixels: a core pixel has at least so many real pixels (or the micrograph's
-            border) on each side inside its tile.
+        halo: Side or (y, x) of the halo in pixels: each core pixel has at least that many real pixels (or the micrograph's
+            border) on each side within its tile.
         stride: The model's stride; tile origins are multiples of it.
         shard: Side or (height, width) of a mask shard, a multiple of `stride`.
 
@@ -242,7 +242,7 @@ class TileGrid:
         object.__setattr__(self, "_tile", tile)
         object.__setattr__(self, "_halo", halo)
         object.__setattr__(self, "_shard", shard)
-        _ = self._axes  # raises here, not later, where the halo leaves no core
+        _ = self._axes  # raises now, not on first use, if the halo leaves no core
 
     @property
     def padded_shape(self) -> tuple[int, int]:
@@ -251,7 +251,7 @@ class TileGrid:
 
     @property
     def tile_shape(self) -> tuple[int, int]:
-        """(height, width) of every tile; smaller than asked for where the micrograph is."""
+        """(height, width) of every tile; smaller than requested if the micrograph is smaller."""
         return self._axes[0][0], self._axes[1][0]
 
     @cached_property
@@ -277,13 +277,13 @@ class TileGrid:
         return self.counts[0] * self.counts[1]
 
     def __iter__(self) -> Iterator[Tile]:
-        """Tiles in row-major order: the one order in which anything is added or written."""
+        """Tiles in row-major order, which is the order of all sums and writes."""
         for row in range(self.counts[0]):
             for column in range(self.counts[1]):
                 yield self.at(row, column)
 
     def at(self, row: int, column: int) -> Tile:
-        """The tile of this row and column of the grid."""
+        """The tile at this row and column of the grid."""
         (height, rows), (width, columns) = self._axes
         y, x = rows[row], columns[column]
         box = Box(y.start, x.start, y.start + height, x.start + width)
@@ -291,7 +291,7 @@ class TileGrid:
         return Tile(box, core, box.intersection(Box.of_shape(self.shape)))
 
     def tiles_touching(self, box: Box) -> list[Tile]:
-        """Tiles of which the model sees at least one real pixel of `box`, in row-major order.
+        """Tiles whose visible part shares a pixel with `box`, in row-major order.
 
         Example:
             >>> grid = TileGrid(shape=(100, 70), tile=64, halo=8)
@@ -330,7 +330,7 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _axis(length: int, tile: int, halo: int, stride: int, shard: int | None) -> tuple[int, list[_Interval]]:
-    """Cut one axis: the tile size used, and start and core of each tile."""
+    """Divide one axis: the tile size, and start and core of each tile."""
     if shard is None:
         return _regular_axis(length, tile, halo, stride)
     return _sharded_axis(length, tile, halo, stride, shard)
@@ -340,7 +340,7 @@ def _regular_axis(length: int, tile: int, halo: int, stride: int) -> tuple[int, 
     padded = ceil_to(length, stride)
     if padded <= tile:
         return padded, [_Interval(0, 0, length)]
-    # Where the pitch is rounded down, the real halo is larger than asked for.
+    # Rounding the pitch down makes the effective halo larger than requested.
     pitch = floor_to(tile - 2 * halo, stride)
     if pitch < 1:
         raise ValueError(f"a tile of {tile} px leaves no core: it must exceed 2 x halo ({halo}) by a stride ({stride})")
@@ -370,17 +370,17 @@ def _sharded_axis(length: int, tile: int, halo: int, stride: int, shard: int) ->
             )
         ]
 
-    # The smallest tile that needs no more tiles than the largest one allowed; a larger tile never needs more.
+    # The smallest tile that needs as few tiles as the largest allowed one; a larger tile never needs more.
     sides = range(smallest, min(tile, padded) + 1, stride)
     side = sides[bisect_left(sides, -len(cut(sides[-1])), key=lambda side: -len(cut(side)))]
     return side, cut(side)
 
 
 def _shard_cores(begin: int, end: int, reach: int, side: int, halo: int) -> Iterator[_Interval]:
-    """Cut [begin, end) of an axis into cores, each as long as a tile of `side` allows; no tile goes beyond `reach`."""
+    """Divide [begin, end) into the longest cores that a tile of `side` allows; no tile extends beyond `reach`."""
     core_start = begin
     while core_start < end:
-        # At the micrograph's own border there is no halo: the network's own padding falls there in a whole-image pass too.
+        # No halo at the micrograph's border: there, a whole-image pass uses the network's padding, too.
         start = max(0, min(core_start - halo, reach - side))
         core_stop = end if start + side >= reach else start + side - halo
         yield _Interval(start, core_start, core_stop)
@@ -388,7 +388,7 @@ def _shard_cores(begin: int, end: int, reach: int, side: int, halo: int) -> Iter
 
 
 def _touching(size: int, intervals: list[_Interval], begin: int, end: int) -> range:
-    """Indices of the tiles that share a pixel with [begin, end); starts are sorted, so it is a run."""
+    """Indices of the tiles that share a pixel with [begin, end); starts are sorted, so the indices are consecutive."""
     first = bisect_right(intervals, begin - size, key=lambda interval: interval.start)
     return range(first, bisect_left(intervals, end, key=lambda interval: interval.start))
 

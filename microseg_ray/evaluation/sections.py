@@ -1,4 +1,4 @@
-"""Which sections of a micrograph hold a class: a list to look things up in, where a mask is too large to look through."""
+"""Lists the sections of a micrograph that contain a class, for masks that are too large to search by eye."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["RunSections", "SectionRow", "ShapeRule", "class_named", "class_sections", "sections_of_run", "with_shape"]
 
 MAX_SHAPE_PIXELS = 1 << 28
-"""Pixels of the largest mask that shape rules are applied to: a connected part may reach from end to end, so it is held whole."""
+"""Maximum pixels of a mask for shape rules: a component can span the whole mask, which must therefore be in memory."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SectionRow:
     """One class in one section; the columns of sections.csv, after the micrograph.
 
     `section` counts from 0 along rows of sections; `y0` and `x0` are the section's first pixel; sections at the bottom
-    and right are smaller where the size does not divide the micrograph.
+    and right are smaller if the size does not divide the micrograph.
     """
 
     section: int
@@ -48,12 +48,12 @@ class SectionRow:
 
 @dataclass(frozen=True)
 class ShapeRule:
-    """What a connected part (8 neighbours) must look like to be believed.
+    """Which connected components (8 neighbours) of a class are kept.
 
     Attributes:
-        max_pixels: Larger parts are left out; None: no limit.
-        lines_only: Parts that are neither one row high nor one column wide are left out: hot pixels of a CCD bleed along
-            a row or a column.
+        max_pixels: Larger components are left out; None for no limit.
+        lines_only: Keep only components that are one row high or one column wide: hot pixels of a CCD bleed along a row
+            or a column.
     """
 
     max_pixels: int | None = None
@@ -61,10 +61,10 @@ class ShapeRule:
 
 
 def class_named(name: str, classes: Sequence[ClassSpec]) -> int:
-    """The index of a class, whatever the case of its name and the spaces around it.
+    """The index of a class by name, ignoring case and surrounding spaces.
 
     Raises:
-        SettingsError: No class, or several, have that name.
+        SettingsError: No class has that name, or several have.
 
     Example:
         >>> from microseg_ray.settings import ClassSpec
@@ -84,20 +84,20 @@ def class_named(name: str, classes: Sequence[ClassSpec]) -> int:
 def class_sections(
     mask: NDArray[np.uint8], classes: Sequence[ClassSpec], size: int, only: int | None = None
 ) -> list[SectionRow]:
-    """Which classes each section holds, with their pixels.
+    """The classes in each section, with their pixel counts.
 
     Args:
-        mask: (y, x) uint8, the whole micrograph: no part of it is dropped.
+        mask: (y, x) uint8, the whole micrograph.
         classes: In the order of the class index.
         size: Side of a section in pixels.
-        only: Index of the one class that is asked for; None: all.
+        only: Index of the class to list; None for all.
 
     Returns:
-        A row for each class that a section holds, in the order of sections and classes.
+        A row for each class in each section, in the order of sections and classes.
 
     Raises:
-        ValueError: A size below 1.
-        StoreError: The mask holds a value that is no class.
+        ValueError: The size is below 1.
+        StoreError: The mask contains a value that is no class.
 
     Example:
         >>> from microseg_ray.settings import ClassSpec
@@ -124,12 +124,12 @@ def class_sections(
 
 
 def with_shape(mask: NDArray[np.uint8], index: int, rule: ShapeRule) -> NDArray[np.uint8]:
-    """The mask with those parts of one class that break the rule set to 255: they are not believed, nor anything else.
+    """Set the components of one class that break the rule to 255.
 
     Args:
         mask: (y, x) uint8.
-        index: The class that the rule is about.
-        rule: What its parts must look like.
+        index: The class to filter.
+        rule: Which of its components are kept.
 
     Example:
         >>> mask = np.array([[1, 1, 1], [0, 0, 0], [1, 1, 0], [0, 1, 0]], np.uint8)
@@ -154,14 +154,14 @@ def with_shape(mask: NDArray[np.uint8], index: int, rule: ShapeRule) -> NDArray[
 
 @dataclass(frozen=True)
 class RunSections:
-    """What the masks of a run hold, and where.
+    """Sections and class shares of the masks of a run.
 
     Attributes:
         classes: Names, in the order of the class index.
-        rows: By micrograph, the sections that hold a class.
-        percent: By micrograph, the share of each class in percent: text of 4 decimals, and together exactly 100. Counted
-            over the whole mask, whatever shape rules said.
-        counts: By micrograph, the pixels of each class.
+        rows: Sections that contain a class, by micrograph.
+        percent: Share of each class in percent, by micrograph: text with 4 decimals and a sum of exactly 100, over the
+            whole mask, without shape rules.
+        counts: Pixels of each class, by micrograph.
     """
 
     classes: tuple[str, ...]
@@ -170,7 +170,7 @@ class RunSections:
     counts: Mapping[str, tuple[int, ...]]
 
     def write(self, folder: Path) -> None:
-        """Write sections.csv and percentages.csv, each whole or not at all."""
+        """Write sections.csv and percentages.csv, each atomically."""
         columns = ("micrograph", *(field.name for field in fields(SectionRow)))
         listed = ((name, *asdict(row).values()) for name, rows in self.rows.items() for row in rows)
         write_csv(folder / "sections.csv", columns, listed)
@@ -183,16 +183,18 @@ class RunSections:
 
 
 def sections_of_run(run: Run, size: int, find: str | None = None, rule: ShapeRule | None = None) -> RunSections:
-    """Which sections of a run's finished masks hold which class. Without shape rules a row of sections is read at a time.
+    """List the sections of a run's finished masks with their classes.
+
+    Without shape rules, one row of sections is read at a time.
 
     Args:
-        run: Its masks are read; nothing is written.
+        run: The run; nothing is written to it.
         size: Side of a section in pixels.
-        find: The one class that is asked for, whatever the case of its name; None: all.
-        rule: What connected parts of that class must look like to be listed.
+        find: Name of the class to list, in any case; None for all.
+        rule: Which components of that class are listed.
 
     Raises:
-        SettingsError: No class of that name; or shape rules and a mask of more than 2^28 pixels.
+        SettingsError: No class has that name, or shape rules were given with a mask of more than 2^28 pixels.
     """
     only = None if find is None else class_named(find, run.classes)
     rows: dict[str, list[SectionRow]] = {}
@@ -223,7 +225,7 @@ def _by_rows(
     size: int,
     only: int | None,
 ) -> list[SectionRow]:
-    """`class_sections` of a mask of which only `size` rows are held at a time."""
+    """`class_sections` with only `size` rows of the mask in memory."""
     height, width = mask.shape
     across = -(-width // size)
     return [

@@ -1,4 +1,4 @@
-"""Pictures and plots: numbers and pixels in, image files out. Nothing here knows a model, a run or a job."""
+"""Images and plots from numbers and pixels. No module here imports a model, a run or a job."""
 
 from microseg_ray.figures.overlays import decode_tint, tinted
 from microseg_ray.figures.panels import Pane, compose_panel, error_colors

@@ -1,4 +1,4 @@
-"""Overlays that can be read back: every pixel of the micrograph is tinted by its class, and by nothing else."""
+"""Overlays that can be decoded: every pixel of the micrograph is tinted by its class alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["ALPHA", "decode_tint", "tinted"]
 
 ALPHA = 0.35
-"""Opacity of the colours: the micrograph shows through, and the classes can be told apart."""
+"""Opacity of the colours: the micrograph stays visible, and the classes can be distinguished."""
 
 
 def tinted(
@@ -20,19 +20,19 @@ def tinted(
 ) -> NDArray[np.uint8]:
     """The micrograph in the colours of its classes, pixel on pixel.
 
-    All classes are tinted, the background too, and no outline is drawn: so the mask can be had back with `decode_tint`.
+    All classes are tinted, the background included, and no outline is drawn, so that `decode_tint` can recover the mask.
 
     Args:
         gray: uint8 (y, x, 3).
         mask: uint8 (y, x).
         palette: uint8 (256, 3), as `class_palette` makes it.
-        alpha: Opacity of the colours, above 0 up to 1.
+        alpha: Opacity of the colours, above 0 and at most 1.
 
     Returns:
         uint8 (y, x, 3): (1 - alpha) * gray + alpha * colour, rounded.
 
     Raises:
-        ValueError: Shapes that do not fit, or an alpha that cannot be.
+        ValueError: Shapes do not match, or alpha is out of range.
 
     Example:
         >>> from microseg_ray.figures.pictures import class_palette
@@ -43,7 +43,7 @@ def tinted(
     """
     if gray.shape != (*mask.shape, 3) or not 0 < alpha <= 1:
         raise ValueError(f"gray {gray.shape} is not (*{mask.shape}, 3), or alpha {alpha} is not above 0 up to 1")
-    # A table of all results: the arithmetic is done 256 * 3 times per class and not once per pixel.
+    # Lookup table: the arithmetic is done 256 * 3 times per class instead of once per pixel.
     table = _table(palette, alpha)
     colored = np.empty_like(gray)
     for channel in range(3):
@@ -54,20 +54,21 @@ def tinted(
 def decode_tint(
     colored: NDArray[np.uint8], gray: NDArray[np.uint8], palette: NDArray[np.uint8], alpha: float = ALPHA
 ) -> NDArray[np.uint8]:
-    """The mask that `tinted` was given, exactly.
+    """Recover the exact mask from an image that `tinted` made.
 
     Args:
-        colored: uint8 (y, x, 3), what `tinted` gave; from a lossless file.
-        gray: The micrograph that it was given.
-        palette: The palette that it was given.
-        alpha: The opacity that it was given.
+        colored: uint8 (y, x, 3), result of `tinted`; from a lossless file.
+        gray: The micrograph passed to `tinted`.
+        palette: The palette passed to `tinted`.
+        alpha: The opacity passed to `tinted`.
 
     Returns:
-        uint8 (y, x); of mask values with one colour (such as all that are no class) the lowest, and 255 for `IGNORE_COLOR`.
+        uint8 (y, x); the lowest of mask values that share a colour (such as all that are no class), and 255 for
+        `IGNORE_COLOR`.
 
     Raises:
-        ValueError: A pixel is none of the tints: another micrograph, palette or alpha, or a lossy file. Or two classes
-            have colours too near to each other to be told apart.
+        ValueError: A pixel matches no tint (another micrograph, palette or alpha, or a lossy file), or two classes have
+            colours too similar to be distinguished.
 
     Example:
         >>> from microseg_ray.figures.pictures import class_palette

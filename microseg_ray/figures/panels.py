@@ -28,10 +28,10 @@ _RIGHT = (238, 240, 238)
 
 @dataclass(frozen=True, eq=False)
 class Pane:
-    """One picture of a panel.
+    """One image of a panel.
 
     Attributes:
-        title: Written above it.
+        title: Text above the image.
         pixels: uint8 (y, x, 3).
     """
 
@@ -40,11 +40,11 @@ class Pane:
 
 
 def error_colors(wrong: NDArray[np.floating], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """How much is wrong where: pale where all is right, red where all is wrong, gray without a label.
+    """Error map as colours: pale where all pixels are right, red where all are wrong, gray without a label.
 
     Args:
-        wrong: (y, x) share of wrong pixels from 0 to 1 that each pixel of the picture stands for.
-        known: (y, x) where there is a label.
+        wrong: (y, x) share of wrong micrograph pixels, 0 to 1, in each pixel of the image.
+        known: (y, x) whether there is a label.
 
     Returns:
         uint8 (y, x, 3).
@@ -64,16 +64,16 @@ def compose_panel(
     """Panes side by side in one image.
 
     Args:
-        panes: At least one, all of one height and width.
-        classes: For the legend below; at most the first 32 are named.
-        pixel_size_um: Width of a picture's pixel in micrometres, for the scale bar on the first pane; None: none is drawn.
-        caption: A line at the very bottom.
+        panes: At least one, all of the same height and width.
+        classes: Entries of the legend below; at most the first 32.
+        pixel_size_um: Pixel width of the panes in micrometres, for the scale bar on the first pane; None for no scale bar.
+        caption: Text line at the bottom.
 
     Returns:
         An RGB image.
 
     Raises:
-        ValueError: No pane, or sizes that differ.
+        ValueError: No pane, or panes of different sizes.
 
     Example:
         >>> from microseg_ray.settings import ClassSpec
@@ -127,7 +127,7 @@ def _entry_width(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) 
 def _legend_rows(
     classes: tuple[ClassSpec, ...], across: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
 ) -> list[list[tuple[int, str]]]:
-    """Entries (class index, name) line by line; -1 stands for pixels without a label."""
+    """Legend entries (class index, name) by line; -1 is for pixels without a label."""
     entries = [(index, spec.name) for index, spec in enumerate(classes[:32])]
     if len(classes) > len(entries):
         entries.append((IGNORE_INDEX, f"and {len(classes) - len(entries)} more"))
@@ -151,7 +151,7 @@ def _scale_bar(
     pixel_size_um: float,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
 ) -> None:
-    """White on black at the lower left, so that it shows on any micrograph."""
+    """White on black at the lower left, so that it is visible on any micrograph."""
     length = scale_bar_um(shape[1], pixel_size_um)
     pixels = max(1, round(length / pixel_size_um))
     text = length_text(length)

@@ -1,4 +1,4 @@
-"""Pictures for pages and panels: thumbnails of what is too large to load, class colours, overlays, scale bars."""
+"""Image parts of reports: thumbnails of huge micrographs, class colours, overlays, scale bars."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ __all__ = [
 ]
 
 IGNORE_COLOR = "#b9b9c4"
-"""What a pixel without a class is drawn in."""
+"""Colour of pixels without a class."""
 
-_BLOCK_PIXELS = 1 << 24  # of a micrograph in memory at once while a thumbnail is made
+_BLOCK_PIXELS = 1 << 24  # pixels read at once for a thumbnail
 _TINT, _OUTLINE = 0.35, 0.9  # opacity of a class and of its border in the overlay
 
 
@@ -47,7 +47,7 @@ def scale_bar_um(width_px: int, pixel_size_um: float) -> float:
         Length in micrometres.
 
     Raises:
-        ValueError: A width or a pixel size that is not positive.
+        ValueError: Width or pixel size is not positive.
 
     Example:
         >>> scale_bar_um(512, 4.0), scale_bar_um(1000, 0.001)
@@ -57,7 +57,7 @@ def scale_bar_um(width_px: int, pixel_size_um: float) -> float:
     if not (math.isfinite(longest) and longest > 0):
         raise ValueError(f"a scale bar needs a positive width and pixel size, not {width_px} px of {pixel_size_um} um")
     decade = math.floor(math.log10(longest))
-    # Powers are written as text: 10.0**-7 is not the float nearest to 1e-7.
+    # Powers are parsed from text: 10.0**-7 is not the float nearest to 1e-7.
     steps = [float(f"{digit}e{decade + shift}") for shift in (-1, 0, 1) for digit in (1, 2, 5)]
     return max(step for step in steps if step <= longest * (1 + 1e-12))
 
@@ -65,21 +65,21 @@ def scale_bar_um(width_px: int, pixel_size_um: float) -> float:
 def thumbnail(
     read: Callable[[Box], NDArray[Any]], shape: tuple[int, int], longest: int = 512, *, labels: bool = False
 ) -> NDArray[Any]:
-    """A micrograph made small by region reads of at most 16 million pixels; every pixel counts once.
+    """Downsample a micrograph with region reads of at most 16 million pixels; each pixel is used once.
 
     Args:
-        read: Gives the pixels of a box as (c, y, x).
+        read: Returns the pixels of a box as (c, y, x).
         shape: (height, width) of the micrograph.
-        longest: The longer side of the thumbnail is at most this.
-        labels: False: each pixel is the mean of a square (rounded for integers). True: the most frequent class of the
-            square, the lowest on a tie, and 255 only where nothing was measured; for masks.
+        longest: Maximum length of the longer side of the thumbnail.
+        labels: If False, each pixel is the mean of a square, rounded for integers. If True (for masks), it is the most
+            frequent class of the square, the lowest on a tie, and 255 only where nothing was measured.
 
     Returns:
         (c, ceil(height / step), ceil(width / step)) of the dtype read, with step = ceil(max(shape) / longest); a
-        thumbnail's pixel is `step` pixels wide. Micrograph and mask of one shape fit each other.
+        pixel of the thumbnail covers `step` x `step` pixels. Micrographs and masks of equal shape give equal shapes.
 
     Raises:
-        ValueError: An empty shape or a `longest` below 1.
+        ValueError: The shape is empty or `longest` is below 1.
 
     Example:
         >>> pixels = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
@@ -101,7 +101,7 @@ def thumbnail(
 
 
 def _sums(pixels: NDArray[Any], step: int) -> NDArray[np.float64]:
-    """Sums over squares of `step` pixels; those at the bottom and right may be cut. Exact for integers."""
+    """Sums over squares of `step` pixels; squares at the bottom and right may be smaller. Exact for integers."""
     across: NDArray[np.float64] = np.add.reduceat(pixels, np.arange(0, pixels.shape[2], step), axis=2, dtype=np.float64)
     total: NDArray[np.float64] = np.add.reduceat(across, np.arange(0, pixels.shape[1], step), axis=1)
     return total
@@ -126,10 +126,10 @@ def _shrink_labels(pixels: NDArray[Any], step: int) -> NDArray[Any]:
 
 
 def data_uri(image: Image.Image, kind: str) -> str:
-    """The encoded image as an address that a page can hold in itself.
+    """The encoded image as a data URI for HTML.
 
     Args:
-        image: Any mode that `kind` can hold.
+        image: Image in any mode that `kind` supports.
         kind: `JPEG` or `PNG`.
 
     Example:
@@ -143,10 +143,10 @@ def data_uri(image: Image.Image, kind: str) -> str:
 
 
 def stretched(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """The image with its contrast stretched over all but the outermost 0.5 % of intensities at either end.
+    """Stretch the contrast; the lowest and highest 0.5 % of the intensities are clipped.
 
     Args:
-        image: (y, x), (1, y, x) or (3, y, x), any number type; channels are stretched together.
+        image: (y, x), (1, y, x) or (3, y, x), any numeric type; channels share one range.
 
     Returns:
         uint8 (y, x, 3).
@@ -166,7 +166,7 @@ def stretched(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def class_palette(classes: tuple[ClassSpec, ...]) -> NDArray[np.uint8]:
-    """The colour of every mask value, uint8 (256, 3); values that are no class get `IGNORE_COLOR`.
+    """Colour of every mask value, uint8 (256, 3); values that are no class get `IGNORE_COLOR`.
 
     Example:
         >>> class_palette((ClassSpec(name="pore", color="#ff0000"),))[0].tolist()
@@ -178,7 +178,7 @@ def class_palette(classes: tuple[ClassSpec, ...]) -> NDArray[np.uint8]:
 
 
 def overlay(gray: NDArray[np.uint8], mask: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The micrograph tinted by class and outlined; class 0, the background, keeps its own look.
+    """The micrograph tinted by class, with outlines; class 0 (background) is not tinted.
 
     Args:
         gray: uint8 (y, x, 3).
@@ -202,7 +202,7 @@ def overlay(gray: NDArray[np.uint8], mask: NDArray[np.uint8], palette: NDArray[n
 
 
 def length_text(length_um: float) -> str:
-    """A length in micrometres in the unit that people would use.
+    """A length in micrometres as text in a suitable unit.
 
     Example:
         >>> length_text(500.0), length_text(2000.0), length_text(0.2)

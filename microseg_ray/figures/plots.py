@@ -1,4 +1,4 @@
-"""Plots by matplotlib, drawn without a display; the same numbers give the same bytes."""
+"""Matplotlib plots, drawn without a display; equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 __all__ = ["new_figure", "plot_confusion", "plot_training", "save_figure"]
 
 _DPI = 120
-_LABELLED_CLASSES = 12  # with more, numbers in the cells of a confusion matrix cannot be read
+_LABELLED_CLASSES = 12  # with more classes, the numbers in the cells of a confusion matrix are illegible
 _LEFT_OUT = ("epoch", "step", "seconds", "time", "learning_rate", "best", "samples_per_second")
 
 
 def plot_confusion(
     path: str | os.PathLike[str], counts: NDArray[np.int64], names: Sequence[str], counted: str = "pixels"
 ) -> None:
-    """The confusion matrix twice: counts, and shares of each true class.
+    """Plot the confusion matrix twice: as counts, and as shares of each true class.
 
     Args:
-        path: PNG that is written.
+        path: PNG to write.
         counts: (K, K) true class, predicted class.
-        names: Of the classes.
-        counted: What was counted: pixels, or micrographs.
+        names: Class names.
+        counted: Unit of the counts: pixels, or micrographs.
 
     Example:
         >>> import tempfile
@@ -65,15 +65,15 @@ def plot_confusion(
 
 
 def plot_training(path: str | os.PathLike[str], metrics: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> None:
-    """Loss and metrics over the epochs of a fit, the best epoch marked.
+    """Plot loss and metrics by epoch, with the best epoch marked.
 
     Args:
-        path: PNG that is written.
-        metrics: `metrics.csv` of a train output, or its rows. Columns whose name holds `loss` go into the left plot,
-            other numbers from 0 to 1 into the right one; times and rates are left out.
+        path: PNG to write.
+        metrics: `metrics.csv` of a train output, or its rows. Columns whose name contains `loss` go into the left plot,
+            other numbers from 0 to 1 into the right plot; times and rates are left out.
 
     Raises:
-        InputError: The file is missing, or holds no epoch.
+        InputError: The file is missing or has no epoch.
 
     Example:
         >>> import tempfile
@@ -122,7 +122,7 @@ def _rows(metrics: Any) -> list[dict[str, Any]]:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
-    """Columns of numbers; an empty cell is a gap, and a column without any number is left out."""
+    """Numeric columns; an empty cell is a gap, and a column without numbers is left out."""
     columns = {}
     for name in rows[0]:
         if name in _LEFT_OUT and name != "epoch":
@@ -150,12 +150,12 @@ def new_figure(width: float, height: float) -> Figure:
     """An empty figure of `width` x `height` inches."""
     from matplotlib.figure import Figure
 
-    # Not pyplot: its figures live until they are closed, and it chooses a display.
+    # Not pyplot, which keeps figures until they are closed and selects a display.
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as PNG, whole or not at all; equal figures give equal bytes."""
+    """Write a figure as PNG, atomically; equal figures give equal bytes."""
     with whole(path) as partial:
-        # Without the version of matplotlib inside, the bytes depend on the numbers alone.
+        # Without matplotlib's version in the metadata, the bytes depend on the numbers alone.
         figure.savefig(partial, format="png", dpi=_DPI, metadata={"Software": None})

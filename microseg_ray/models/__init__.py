@@ -1,4 +1,4 @@
-"""Models: architectures by name, what they see of a tile, and their checkpoints.
+"""Models: architectures by name, their receptive fields, and checkpoints.
 
 Importing this package does not import torch; building a model does.
 """
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["ARCHITECTURES", "CLASSIFIERS", "build_model", "stride_of"]
 
 ARCHITECTURES: tuple[str, ...] = tuple(OPTIONS)
-"""The names of models of pixels that `build_model` knows."""
+"""Names of the segmentation models that `build_model` knows."""
 
 CLASSIFIERS: tuple[str, ...] = ("coarse_fine",)
-"""The names of models of whole micrographs that `build_model` knows."""
+"""Names of the classifiers of whole micrographs that `build_model` knows."""
 
-# Imported when they are built: this package must not load torch.
+# Imported on use: importing this package must not load torch.
 _BUILDERS: dict[str, tuple[str, str]] = {
     "unet": ("unet", "UNet"),
     "resunet": ("resunet", "ResUNet"),
@@ -42,21 +42,21 @@ _BUILDERS: dict[str, tuple[str, str]] = {
 
 
 def build_model(architecture: str, in_channels: int, classes: int, options: Mapping[str, Any]) -> nn.Module:
-    """A freshly initialised model.
+    """Build a model with initial weights.
 
     Args:
         architecture: One of `ARCHITECTURES`, or of `CLASSIFIERS`.
         in_channels: Channels of the images, 1 or more.
         classes: Number of classes, 1 or more.
-        options: The architecture's own options, `{"width": 32, "depth": 4}`; left out ones have their defaults.
+        options: Options of the architecture, such as `{"width": 32, "depth": 4}`; missing ones have their defaults.
 
     Returns:
         A module from float32 (n, in_channels, y, x) to float32 logits (n, classes, y, x), with an integer attribute
-        `stride` that the sides y and x must be multiples of. A classifier gives logits (n, classes).
+        `stride`: the sides y and x must be multiples of it. A classifier returns logits (n, classes).
 
     Raises:
-        SettingsError: Unknown architecture, unknown option, impossible value, a package that is not installed; the message
-            names it.
+        SettingsError: Unknown architecture, unknown option, invalid value, or a package that is not installed; the
+            message names it.
 
     Example:
         >>> build_model("unet", in_channels=1, classes=3, options={"width": 4, "depth": 2}).stride
@@ -81,14 +81,14 @@ def build_model(architecture: str, in_channels: int, classes: int, options: Mapp
 
 
 def stride_of(architecture: str, options: Mapping[str, Any]) -> int:
-    """Pixels that the sides of a tile must be multiples of for a model, which is built without memory to find out.
+    """The stride of a model: tile sides must be multiples of it. The model is built on torch's meta device.
 
     Args:
         architecture: One of `ARCHITECTURES`.
-        options: The architecture's own options.
+        options: Options of the architecture.
 
     Raises:
-        SettingsError: As `build_model`.
+        SettingsError: As in `build_model`.
 
     Example:
         >>> stride_of("unet", {"depth": 3}), stride_of("vgg16_unet", {})
@@ -101,7 +101,7 @@ def stride_of(architecture: str, options: Mapping[str, Any]) -> int:
 
 
 def _checked(architecture: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of the architecture, those that were not given with their defaults."""
+    """All options of the architecture, with defaults for missing ones."""
     if architecture not in ARCHITECTURES + CLASSIFIERS:
         known = ", ".join(ARCHITECTURES + CLASSIFIERS)
         raise SettingsError(f"model.name: unknown architecture {architecture!r}; known are {known}")
@@ -120,7 +120,7 @@ def _checked(architecture: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _build(architecture: str, in_channels: int, classes: int, options: dict[str, Any]) -> nn.Module:
     module, name = _BUILDERS[architecture]
-    # The settings' word for it; the modules say what is scaled.
+    # The setting is called `input_scaling`, the argument of the modules `scaling`.
     scaling = {"scaling": options.pop("input_scaling")} if "input_scaling" in options else {}
     builder = getattr(importlib.import_module(f"microseg_ray.models.architectures.{module}"), name)
     built: nn.Module = builder(in_channels, classes, **options, **scaling)

@@ -1,8 +1,8 @@
-"""A checkpoint as one file for other programs: ONNX, or a torch.export program.
+"""Exports a checkpoint to one file for other programs: ONNX, or a torch.export program.
 
-The exported model takes pixels as they are in the micrograph's file and scales them itself, where the scaling is a function
-of the pixel alone (kinds `dtype` and `fixed`). Percentiles, a flat field and CLAHE depend on the micrograph or the tile: with
-those it takes float32 pixels that have been scaled already. Which of the two is written beside it and into it.
+The exported model takes the pixel values of the micrograph's file and scales them itself if the scaling is a function of
+the single pixel (kinds `dtype` and `fixed`). Percentiles, a flat field and CLAHE depend on the micrograph or the tile; with
+these, the input is float32 that is already scaled. The metadata in and beside the file say which applies.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["METADATA_KEY", "Exported", "export_checkpoint"]
 Format = Literal["onnx", "torch"]
 
 METADATA_KEY = "microseg_ray"
-"""Of the metadata inside an ONNX file; inside a torch.export file it is the extra file `microseg_ray.json`."""
+"""Key of the metadata in an ONNX file; a torch.export file has the extra file `microseg_ray.json` instead."""
 
 _DTYPES: dict[str, tuple[torch.dtype, tuple[float, float]]] = {
     "uint8": (torch.uint8, (0.0, 255.0)),
@@ -45,21 +45,21 @@ _DTYPES: dict[str, tuple[torch.dtype, tuple[float, float]]] = {
     "float32": (torch.float32, (0.0, 1.0)),
 }
 _SIDES = 4
-"""Strides that a side of the example has: none of the sizes 0 and 1, which torch.export takes for constants."""
-# Where two programs add in another order, a pixel between two classes may fall to either side.
+"""Sides of the example in strides; torch.export treats the sizes 0 and 1 as constants."""
+# Another order of additions can change the class of pixels whose logits are nearly equal.
 _TIE = 1e-3
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Result of an export.
 
     Attributes:
         path: The file.
-        metadata: What stands in it and in the `.json` beside it: class names and colours, stride, scaling, what goes in and
-            comes out.
-        largest_difference: Between its logits and the checkpoint's, on noise of two sizes; None where the package that
-            runs the file is not installed.
+        metadata: Content of the `.json` beside it, which is also in the file: class names and colours, stride, scaling,
+            input and output.
+        largest_difference: Between its logits and the checkpoint's, on noise of two sizes; None if the package that runs
+            the file is not installed.
     """
 
     path: Path
@@ -70,25 +70,25 @@ class Exported:
 def export_checkpoint(
     checkpoint: str, output: str, kind: Format = "onnx", dtype: str = "uint8", *, overwrite: bool = False
 ) -> Exported:
-    """Write a checkpoint's model as one file, and compare what it predicts with what the checkpoint does.
+    """Export a checkpoint's model to one file, and compare its predictions with those of the checkpoint.
 
-    The file's model has one input `pixels` (n, c, y, x), y and x any multiples of the stride, and one output `logits`,
-    float32 (n, K, y, x); the class of a pixel is the largest of the K. A classifier has a fixed size and logits (n, K).
+    The exported model has one input `pixels` (n, c, y, x), y and x any multiples of the stride, and one output `logits`,
+    float32 (n, K, y, x); the class of a pixel is the index of the largest logit. A classifier has a fixed size and logits (n, K).
 
     Args:
         checkpoint: Folder that the train job wrote.
         output: File to write.
         kind: `onnx`, or `torch` for torch.export.
-        dtype: Of the pixels that go in: `uint8`, `uint16`, `float32`.
-        overwrite: Replace a file that is there.
+        dtype: Type of the input pixels: `uint8`, `uint16`, `float32`.
+        overwrite: Replace an existing file.
 
     Returns:
-        Where it is and what was written into it.
+        The file, its metadata and the largest difference.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
         SettingsError: The file exists, or the extra `export` is not installed.
-        MicrosegError: The model cannot be exported, or the file predicts something else.
+        MicrosegError: The model cannot be exported, or the file predicts other classes.
 
     Example:
         >>> export_checkpoint("/nowhere", "model.onnx")
@@ -115,7 +115,7 @@ def export_checkpoint(
 
 
 class _FromPixels(nn.Module):
-    """A model with its scaling before it."""
+    """A model preceded by its scaling."""
 
     def __init__(self, model: nn.Module, limits: tuple[float, float] | None) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class _FromPixels(nn.Module):
 
 
 def _limits(card: ModelCard, dtype: str) -> tuple[float, float] | None:
-    """The intensities that become 0 and 1; None where they depend on more than the pixel."""
+    """The intensities that are scaled to 0 and 1; None if they depend on more than the pixel."""
     scaling = card.scaling
     if scaling.kind == "percentile" or scaling.flat_field != "none" or scaling.clahe is not None:
         return None
@@ -169,7 +169,7 @@ def _metadata(card: ModelCard, digest: str, dtype: str, limits: tuple[float, flo
 
 
 def _example(card: ModelCard, dtype: torch.dtype, sides: tuple[int, int], count: int = 2) -> torch.Tensor:
-    """Noise of a size that the model takes."""
+    """Noise of a valid input size."""
     stride = card.receptive_field.stride
     height, width = (side * stride for side in sides)
     if card.architecture in CLASSIFIERS:
@@ -194,7 +194,7 @@ def _program(model: nn.Module, card: ModelCard, dtype: torch.dtype) -> torch.exp
             example = _example(card, dtype, (_SIDES, _SIDES + 1))
             return torch.export.export(model, (example,), dynamic_shapes=(shapes,), strict=False)
     except Exception as error:
-        # torch.export raises its own and half of Python's exceptions.
+        # torch.export raises its own and many builtin exceptions.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MicrosegError(f"export: {card.architecture} cannot be exported ({reason})") from error
 
@@ -231,13 +231,13 @@ def _write_onnx(
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # Of the exporter's own parts about each other.
+            # Warnings of the exporter about its own deprecated parts.
             warnings.simplefilter("ignore")
             converted = torch.onnx.export(
                 program, input_names=["pixels"], output_names=["logits"], dynamo=True, verbose=False
             )
     except Exception as error:
-        # The exporter raises its own and half of Python's exceptions.
+        # The exporter raises its own and many builtin exceptions.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MicrosegError(f"export: {metadata['architecture']} cannot be written as ONNX ({reason})") from error
     finally:

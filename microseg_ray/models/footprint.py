@@ -1,4 +1,4 @@
-"""How much memory a model takes, measured on the model itself, so that a run can be planned before it starts."""
+"""Measures the memory that a model needs, for planning a run before it starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAST_SIDE = 128
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that are alive, as operations make them and Python drops them."""
+    """Counts the bytes of all live tensors as operations create them and Python frees them."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -36,7 +36,7 @@ class _LiveBytes(TorchDispatchMode):
         return result
 
     def _watch(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata  # noqa: SLF001 - the identity under which views share memory
+        key = storage._cdata  # noqa: SLF001 - the storage that views share
         if key in self._known:
             return
         size = storage.nbytes()
@@ -51,7 +51,7 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def measure_footprint(model: nn.Module, in_channels: int) -> Footprint:
-    """Bytes of parameters, and of activations per input pixel at the fullest moment of a forward pass.
+    """Bytes of the parameters, and peak bytes of activations per input pixel in a forward pass.
 
     Args:
         model: In evaluation mode, with a `stride`.
@@ -68,7 +68,7 @@ def measure_footprint(model: nn.Module, in_channels: int) -> Footprint:
     """
     stride = int(getattr(model, "stride", 1))
     small = max(SIDE_STEPS * stride, -(-LEAST_SIDE // stride) * stride)
-    # The slope between two sizes: what does not grow with the image (weights cast to bf16) is no activation.
+    # The slope between two sizes excludes memory that does not depend on the image, such as weights cast to bf16.
     per_pixel = {
         precision: (_peak(model, in_channels, 2 * small, precision) - _peak(model, in_channels, small, precision))
         / (3 * small**2)
@@ -79,7 +79,7 @@ def measure_footprint(model: nn.Module, in_channels: int) -> Footprint:
 
 
 def _peak(model: nn.Module, in_channels: int, side: int, precision: str) -> int:
-    """Most bytes alive at once in a forward pass on one square image."""
+    """Peak of live bytes in a forward pass on one square image."""
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
     images = torch.zeros((1, in_channels, side, side), device=device).contiguous(memory_format=torch.channels_last)
     cast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

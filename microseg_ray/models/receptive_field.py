@@ -1,8 +1,8 @@
-"""What a model sees: its receptive field, measured from its structure.
+"""The receptive field of a model, measured from its structure.
 
-A trained model hides reach that it happens not to use, so the structure is measured instead: a copy whose weights are
-all positive and whose non-linear layers are linear, in float64. Then nothing cancels and nothing is switched off, and
-the gradient of a block of outputs is non-zero exactly where the model can see.
+Trained weights can hide a part of the receptive field. It is therefore measured on a copy with positive weights and
+linear layers in place of non-linear ones, in float64. Then nothing cancels, and the gradient of a block of outputs is
+non-zero exactly in the receptive field.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["measure_receptive_field"]
 
 MAX_SIDE = 1 << 15
-"""Pixels; a model that sees further than half of this sees the whole tile for all that tiling can do."""
+"""Side of the largest probe in pixels; a receptive field beyond half of it is treated as the whole tile."""
 
 _STRIDE_PROBE = 512
 _ACTIVATIONS = "torch.nn.modules.activation"
-# Layers that look at no neighbour, but for statistics of the whole tile, which are listed and not measured.
+# Pointwise layers, and layers with statistics of the whole tile, which are listed instead of measured.
 _LOCAL_AT_MOST = (
     _BatchNorm,
     _InstanceNorm,
@@ -45,27 +45,27 @@ _LOCAL_AT_MOST = (
 
 
 def measure_receptive_field(model: nn.Module, in_channels: int) -> ReceptiveField:
-    """What a model's logits can depend on, from its structure alone; its weights do not matter.
+    """Measure the receptive field of a model from its structure, independent of its weights.
 
-    Measures in the mode that the model is in: call `model.eval()` first, because a batch norm that trains takes its
-    statistics from the batch and is listed as tile-dependent.
+    The current mode of the model is used. Call `model.eval()` first: in training mode, batch norms use batch statistics
+    and are listed as tile-dependent.
 
-    A model that sees more than its layers tell says so in an attribute `sees_all`. One with an attribute `foreign` (another
-    package made it) that cannot be measured is listed as tile-dependent as a whole.
+    A model that depends on the whole image although its layers do not show it has an attribute `sees_all`. A model with an
+    attribute `foreign` (from another package) that cannot be measured is listed as tile-dependent as a whole.
 
     Args:
         model: Any module of standard layers from (n, in_channels, y, x) to (n, classes, y, x). Non-linear steps must be
-            layers (`nn.MaxPool2d`), not function calls (`F.max_pool2d`). An integer attribute `stride` is believed;
-            without it, the stride is taken from the sizes of the layers' outputs.
+            layers (`nn.MaxPool2d`), not function calls (`F.max_pool2d`). An integer attribute `stride` is used if
+            there is one; otherwise the stride is derived from the sizes of the layers' outputs.
         in_channels: Channels of the images.
 
     Returns:
         Radius in pixels beyond a block of stride x stride outputs on the stride's grid (the largest of the four sides),
-        the stride, and the layers that see the whole tile as `qualified.name (Type)`. Those are left out of the radius.
+        the stride, and the layers that depend on the whole tile as `qualified.name (Type)`, which the radius excludes.
 
     Raises:
-        ValueError: The output is not as large as the input, the model sees further than 16384 px, or it does
-            something non-linear outside a layer.
+        ValueError: Output and input differ in size, the receptive field exceeds 16384 px, or there is a non-linear
+            operation outside a layer.
 
     Example:
         >>> measure_receptive_field(nn.Conv2d(1, 2, kernel_size=5, padding=2), in_channels=1)
@@ -80,7 +80,7 @@ def measure_receptive_field(model: nn.Module, in_channels: int) -> ReceptiveFiel
 
 
 def _of_foreign(model: nn.Module, in_channels: int) -> ReceptiveField:
-    """Of a model that another package made: where it cannot be measured, it may see the whole tile."""
+    """Receptive field of a model from another package; tile-dependent if it cannot be measured."""
     try:
         return _measured(model, in_channels)
     except (ValueError, RuntimeError, TypeError) as error:
@@ -105,7 +105,7 @@ def _tile_dependent(model: nn.Module) -> Iterator[str]:
     always = (nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)
     for name, module in model.named_modules():
         by_batch = isinstance(module, _BatchNorm | _InstanceNorm) and (module.training or module.running_mean is None)
-        # An instance norm without `track_running_stats` has no running mean; with it, it is a constant in eval mode.
+        # An instance norm with `track_running_stats` has a running mean and is constant in eval mode.
         if by_batch or isinstance(module, always):
             yield f"{name or 'model'} ({type(module).__name__})"
 
@@ -113,8 +113,8 @@ def _tile_dependent(model: nn.Module) -> Iterator[str]:
 class _Spread(nn.Module):
     """A convolution whose weights all equal 1 / fan-in: the kernel's shape applied to the mean of the channels.
 
-    It pads with zeros whatever the layer pads with: away from the border that is the same. `solid`: the channels are
-    copies and not one memory, for models that write into their features.
+    It always pads with zeros; away from the border this makes no difference. With `solid` the output channels are copies
+    instead of views, for models that modify their features in place.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, *, solid: bool) -> None:
@@ -151,14 +151,14 @@ class _SpreadLinear(nn.Module):
 
 
 class _Query(nn.Module):
-    """An attention that attends to the query alone."""
+    """Attention that returns its query."""
 
     def forward(self, query: Tensor, *_rest: object, **_options: object) -> tuple[Tensor, None]:
         return query, None
 
 
 def _linear_twin(layer: nn.Module, *, solid: bool) -> nn.Module | None:
-    """What stands for a layer in the probe, or None where the layer stays (or is a container)."""
+    """The replacement of a layer in the probe, or None to keep the layer (or container)."""
     match layer:
         case nn.Conv2d() | nn.ConvTranspose2d():
             return _Spread(layer, solid=solid)
@@ -178,7 +178,7 @@ def _linear_twin(layer: nn.Module, *, solid: bool) -> nn.Module | None:
 
 def _probe_of(model: nn.Module) -> nn.Module:
     solid = bool(getattr(model, "foreign", False))
-    # A wrapper, so that a model which is one layer can be replaced as well.
+    # A wrapper, so that a model that is a single layer can be replaced as well.
     probe = nn.Sequential(copy.deepcopy(model)).cpu()
     stack: list[nn.Module] = [probe]
     while stack:
@@ -198,7 +198,7 @@ def _probe_of(model: nn.Module) -> nn.Module:
 
 
 def _measured_stride(probe: nn.Module, in_channels: int) -> int:
-    """The least common multiple of how much smaller than the image each layer's output is."""
+    """The least common multiple of the reductions of the layers' outputs."""
     stride = 1
 
     def note(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -225,7 +225,7 @@ def _run(probe: nn.Module, images: Tensor) -> Tensor:
 
 
 def _require_linear(probe: nn.Module, in_channels: int, stride: int) -> None:
-    """Refuse a model that does something which was not made linear: its gradient could miss what it sees."""
+    """Refuse a model with other non-linear operations: its gradient may not show the whole receptive field."""
     generator = torch.Generator().manual_seed(0)
     thin = _thickness(stride)
     shape = (1, in_channels, thin, 2 * thin)
@@ -242,14 +242,14 @@ def _require_linear(probe: nn.Module, in_channels: int, stride: int) -> None:
 
 
 def _thickness(stride: int) -> int:
-    """A side in pixels that the common kernels fit into, a multiple of the stride."""
+    """Height of the probe in pixels: larger than common kernels, and a multiple of the stride."""
     return max(2, -(-32 // stride)) * stride
 
 
 def _reach(probe: nn.Module, in_channels: int, stride: int, axis: int) -> int:
-    """How far a block of outputs sees along one axis, in pixels beyond the block.
+    """Extent of the receptive field of a block of outputs along one axis, in pixels beyond the block.
 
-    A strip is enough: every kernel has a row that stays inside it, so the reach along the strip is the whole one.
+    A strip is enough: every kernel has a row inside the strip, so the extent along the strip is the full one.
     """
     thin = _thickness(stride)
     side = 2 * thin

@@ -1,6 +1,6 @@
-"""Weights from elsewhere to start from: ImageNet's and MicroNet's files for an encoder, or an earlier checkpoint.
+"""Loads initial weights: ImageNet and MicroNet files for an encoder, or an earlier checkpoint.
 
-Nothing in a file is run: torch files are read with `weights_only=True`, safetensors hold nothing but arrays.
+No code in a file is executed: torch files are read with `weights_only=True`, and safetensors contain arrays only.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What became of a file of weights.
+    """Result of loading a file of weights.
 
     Attributes:
         source: The file.
-        part: The part of the model that was filled, `encoder` or `model`.
-        matched: Tensors that were filled, by their names in that part.
-        missing: Tensors of that part that the file has not; they keep their random start.
-        unexpected: Tensors of the file that the part has no place for.
-        dropped: The file's own classifier, which is left out on purpose.
+        part: The part of the model that was loaded, `encoder` or `model`.
+        matched: Tensors that were loaded, by their names in that part.
+        missing: Tensors of that part that are not in the file; they keep their random initial values.
+        unexpected: Tensors of the file without a counterpart in that part.
+        dropped: The file's classifier, which is left out deliberately.
         adapted: Tensors whose input channels were changed to those of the images.
     """
 
@@ -69,22 +69,23 @@ class LoadedWeights:
 
 
 def load_weights(model: nn.Module, source: str) -> LoadedWeights:
-    """Fill a model, or its `encoder`, from a file of weights; whichever of the two more of its names belong to.
+    """Load a file of weights into a model or its `encoder`, whichever matches more names.
 
-    Wrappings (`state_dict`, `model`) and prefixes (`module.`, `encoder.`) are taken off, a classifier (`fc.`, `classifier.`,
-    `last_linear.`) is left out. A first convolution that was made for other channels is adapted: each input channel gets
-    the sum over the file's channels divided by the number of channels, so that n equal channels give what grey RGB gave.
+    Wrapper keys (`state_dict`, `model`) and prefixes (`module.`, `encoder.`) are removed, and a classifier (`fc.`,
+    `classifier.`, `last_linear.`) is left out. A first convolution for other channels is adapted: each input channel gets
+    the sum over the file's channels divided by the number of channels, so that n equal channels give the same result as
+    gray RGB.
 
     Args:
-        model: As `build_model` made it, in memory.
+        model: A model of `build_model`, not on the meta device.
         source: Path or URL of a torch or safetensors file, or a checkpoint folder.
 
     Returns:
-        What was matched, missing and unexpected.
+        Names of matched, missing and unexpected tensors.
 
     Raises:
-        InputError: The file cannot be read, holds no tensors, has nothing of the model, or a tensor of another shape or
-            with NaN; the message names it.
+        InputError: The file cannot be read, contains no tensors or none of the model, or a tensor has another shape or NaN;
+            the message names it.
 
     Example:
         >>> import tempfile
@@ -123,20 +124,20 @@ def load_weights(model: nn.Module, source: str) -> LoadedWeights:
         for name, tensor in filled.items():
             target[name].copy_(tensor)
     matched = tuple(name for name in target if name in filled)
-    # Older files lack these counters, which nothing reads.
+    # Older files lack these counters, which are not used.
     missing = tuple(name for name in target if name not in filled and not name.endswith("num_batches_tracked"))
     unexpected = tuple(name for name in named if name not in target and name not in dropped)
     return LoadedWeights(source, part, matched, missing, unexpected, dropped, tuple(adapted))
 
 
 def read_weights(source: str) -> dict[str, Tensor]:
-    """The tensors of a file, by the names that they have in it, wrappings taken off.
+    """Read the tensors of a file by name, without wrapper keys.
 
     Args:
         source: Path or URL of a torch or safetensors file, or a checkpoint folder.
 
     Raises:
-        InputError: It cannot be read or holds something else than tensors.
+        InputError: It cannot be read or contains something other than tensors.
 
     Example:
         >>> read_weights("/nowhere.pth")
@@ -153,14 +154,14 @@ def read_weights(source: str) -> dict[str, Tensor]:
     except (OSError, ValueError, ImportError) as error:
         raise InputError(source, f"cannot be read ({error})", "check model.weights") from error
     try:
-        # The length of its header, eight bytes, and then the header: no torch file has a brace there.
+        # safetensors: eight bytes with the length of the header, then the header; torch files have no brace there.
         if content[8:9] == b"{":
             return load_safetensors(content)
         document: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except zipfile.BadZipFile as error:
         raise InputError(source, "is damaged", "copy it again") from error
     except Exception as error:
-        # torch and safetensors raise half a dozen types for what is no file of tensors.
+        # torch and safetensors raise many exception types for invalid files.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         advice = "give a file of tensors only (torch.save of a state dict, or safetensors)"
         raise InputError(source, f"is no file of weights ({reason})", advice) from error
@@ -182,7 +183,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
 def _fitting_part(
     model: nn.Module, found: Mapping[str, Tensor]
 ) -> tuple[str, Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """The part of the model that the most names belong to, its tensors, and the file's tensors by names without prefix."""
+    """The part of the model with the most matching names, its tensors, and the file's tensors without prefix."""
     parts: list[tuple[str, dict[str, Tensor]]] = [("model", dict(model.state_dict()))]
     encoder = getattr(model, "encoder", None)
     if isinstance(encoder, torch.nn.Module):
@@ -193,7 +194,7 @@ def _fitting_part(
         named: dict[str, Tensor] = dict(found)
         while True:
             count = len(named.keys() & target.keys())
-            # Where both have all of the names, the encoder: the rest of the model is then not missing.
+            # If both have all of the names, the encoder is taken, so that the rest of the model is not listed as missing.
             if count and count >= most:
                 most, best = count, (part, target, named)
             prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in named)), None)

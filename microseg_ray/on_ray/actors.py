@@ -1,7 +1,7 @@
 """Segmentation on a pool of Ray actors.
 
-Plain actors, each with two calls in flight, rather than Ray Data: measured in benchmarks/pool.py and decided in
-docs/decisions/0003. A row is coordinates; pixels never travel.
+Uses plain actors with two calls in flight each instead of Ray Data; see benchmarks/pool.py and docs/decisions/0003.
+Tasks contain coordinates; pixels are never sent between processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ START_TRIES = 3
 
 @dataclass
 class _Slot:
-    """One actor and what it is doing."""
+    """One actor and its tasks in flight."""
 
     actor: Any
     ready: Any
@@ -54,25 +54,25 @@ class _Remote:
         self._worker = worker_class(config)
 
     def ready(self) -> None:
-        """Returns once the process is up."""
+        """Return as soon as the process runs."""
 
     def do(self, task: Task) -> Outcome:
         return self._worker.do(task)
 
 
 class ActorPool:
-    """Runs tasks on Ray actors, two calls deep; owns its failures.
+    """Executor that runs tasks on Ray actors, with two calls in flight per actor, and handles worker failures.
 
-    A worker that dies or stalls is replaced. Its tasks are tried again, each alone on a worker, so that the next death
-    has one cause; a task that was there at `attempts` deaths, the last time alone, comes back as a failed row.
+    A worker that dies or stalls is replaced. Its tasks are retried one at a time, so that the next failure has a single
+    cause. A task that was in flight at `attempts` failures, the last time alone, yields a failed outcome.
 
     Args:
-        config: What workers are told.
-        workers: Actors.
-        gpu: Give each actor a GPU.
-        attempts: Deaths after which a task is given up.
-        timeout: Seconds without any result after which a worker counts as stalled.
-        worker_class: For tests that inject failures.
+        config: Configuration of the workers.
+        workers: Number of actors.
+        gpu: Whether each actor gets a GPU.
+        attempts: Number of worker failures after which a task fails.
+        timeout: Seconds without a result after which a worker is considered stalled.
+        worker_class: Class of the workers; tests pass one that injects failures.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ActorPool:
         self._timeout = timeout
         self._attempts: dict[Task, int] = {}
         self._suspects: deque[Task] = deque()
-        self._stillborn = 0
+        self._failed_starts = 0
         cpus = float(ray.cluster_resources().get("CPU", 1.0))
         remote = ray.remote(_Remote).options(
             num_cpus=max(0.01, min(float(config.threads), cpus / workers)),
@@ -102,7 +102,7 @@ class ActorPool:
         self._slots = [self._new_slot() for _ in range(workers)]
 
     def run(self, pending: deque[Task]) -> Iterator[Outcome]:
-        """Yield one outcome for every task; the consumer may append to `pending` meanwhile."""
+        """Yield one outcome per task; the consumer may append to `pending` between two outcomes."""
         while True:
             self._feed(pending)
             waiting = {reference: slot for slot in self._slots for reference in slot.tasks}
@@ -111,13 +111,13 @@ class ActorPool:
             starting = {slot.ready: slot for slot in self._slots if not slot.up}
             ready, _ = ray.wait([*waiting, *starting], num_returns=1, timeout=1.0)
             if ready and ready[0] in starting:
-                self._greet(starting[ready[0]])
+                self._mark_started(starting[ready[0]])
             elif ready:
                 yield from self._collect(ready[0], waiting[ready[0]])
             yield from self._check_stalled()
 
     def close(self) -> None:
-        """End all actors."""
+        """Stop all actors."""
         for slot in self._slots:
             ray.kill(slot.actor)
         self._slots = []
@@ -132,7 +132,7 @@ class ActorPool:
             if self._suspects and not slot.tasks:
                 slot.alone = True
                 self._submit(slot, self._suspects.popleft())
-            # While suspects wait, the first worker takes nothing new, so that it comes free for them.
+            # While suspects wait, the first worker gets no new tasks, so that it becomes idle.
             elif not (slot.alone and slot.tasks) and not (self._suspects and index == 0):
                 slot.alone = False
                 while pending and len(slot.tasks) < SHARDS_IN_FLIGHT:
@@ -166,23 +166,23 @@ class ActorPool:
                 ray.kill(slot.actor)
                 yield from self._replace(slot, f"no result within shard_timeout ({self._timeout:g} s)")
 
-    def _greet(self, slot: _Slot) -> None:
-        """A worker gets tasks once it is up: that it starts late, or not at all, is never held against a task."""
+    def _mark_started(self, slot: _Slot) -> None:
+        """Let a started worker receive tasks. A worker that fails to start has none, so no task is counted as failed."""
         try:
             ray.get(slot.ready)
         except ray.exceptions.RayError as error:
-            self._stillborn += 1
-            if self._stillborn >= START_TRIES:
+            self._failed_starts += 1
+            if self._failed_starts >= START_TRIES:
                 raise MicrosegError(
-                    f"Ray cannot start workers ({_last_line(error)}); no input is to blame: see Ray's logs, then run the "
-                    "same command again"
+                    f"Ray cannot start workers ({_last_line(error)}); this is not caused by an input: see "
+                    "Ray's logs, then run the same command again"
                 ) from error
-            self._renew(slot)
+            self._restart(slot)
             return
         slot.up = True
-        self._stillborn = 0
+        self._failed_starts = 0
 
-    def _renew(self, slot: _Slot) -> None:
+    def _restart(self, slot: _Slot) -> None:
         slot.actor = self._spawn()
         slot.ready, slot.up = slot.actor.ready.remote(), False
 
@@ -190,10 +190,10 @@ class ActorPool:
         tasks = list(slot.tasks.values())
         certain = len(tasks) == 1
         slot.tasks.clear()
-        self._renew(slot)
+        self._restart(slot)
         for task in tasks:
             self._attempts[task] = self._attempts.get(task, 0) + 1
-            # Never given up for what a neighbour may have done.
+            # With several tasks in flight the cause is unknown, so none of them fails for good.
             if certain and self._attempts[task] >= self._attempts_allowed:
                 yield Outcome(task, ok=False, reason=f"given up after {self._attempts[task]} tries: {reason}")
             else:
@@ -211,13 +211,13 @@ def _first_line(error: BaseException) -> str:
 def actor_pool(
     start_ray: Callable[[], None], settings: EngineSettings, config: WorkerConfig, worker_class: type[ArchiveWorker]
 ) -> ActorPool:
-    """A pool for one run.
+    """Start Ray and create the pool of a run.
 
     Args:
         start_ray: Called before Ray is used.
-        settings: `workers`, `gpu`, `attempts` and `shard_timeout` are used.
-        config: What workers are told.
-        worker_class: What each actor runs.
+        settings: Source of `workers`, `gpu`, `attempts` and `shard_timeout`.
+        config: Configuration of the workers.
+        worker_class: Class of the workers.
     """
     start_ray()
     return ActorPool(
@@ -235,7 +235,7 @@ def plan(
     report: Callable[[Progress], None] = lambda _: None,
     start_ray: Callable[[], None] = lambda: None,
 ) -> Forecast:
-    """`runs.segment.plan` that opens micrographs on Ray actors.
+    """`runs.segment.plan`, opening the micrographs on Ray actors.
 
     Args:
         settings: The job's settings.
@@ -257,8 +257,8 @@ def segment(
     Args:
         settings: The job's settings.
         report: Called after each task.
-        start_ray: Called before the first actor is made, and only if there is something to do.
-        worker_class: For tests that inject failures.
-        on_forecast: Called with the cost of the run, before its first shard.
+        start_ray: Called before the first actor is created, and only if there is work.
+        worker_class: Class of the workers; tests pass one that injects failures.
+        on_forecast: Called with the forecast of the run, before its first shard.
     """
     return without_ray.segment(settings, report, partial(actor_pool, start_ray), worker_class, on_forecast)

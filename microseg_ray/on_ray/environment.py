@@ -1,13 +1,13 @@
-"""The environment that every worker process is started in, by Ray or by hand."""
+"""Environment variables of worker processes."""
 
 from __future__ import annotations
 
 __all__ = ["worker_environment"]
 
-# glibc maps and unmaps every large tensor anew by default: 200,000 page faults and 1.7 s of system time per 512 px tile
-# where pages are slow to come. Kept memory is reused instead (docs/decisions/0004-allocator.md). Read by glibc when a
-# process starts, so it cannot be set from inside.
-# One arena: with one for each thread the peak of equal runs spread from 649 to 745 MiB, with one from 653 to 716.
+# By default glibc maps and unmaps every large tensor: 200,000 page faults and 1.7 s of system time per 512 px tile on
+# machines with slow page faults. These values make it reuse freed memory (docs/decisions/0004-allocator.md). glibc reads
+# them at process start, so they cannot be set later.
+# One arena: the peak of equal runs varied from 649 to 745 MiB with an arena per thread, from 653 to 716 MiB with one.
 _ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
@@ -17,7 +17,7 @@ _ALLOCATOR = {
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """Environment variables for a worker that computes with so many threads.
+    """Environment variables for a worker process.
 
     Args:
         threads: Threads of the numeric libraries.

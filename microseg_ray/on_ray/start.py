@@ -1,4 +1,4 @@
-"""Start of Ray: join a cluster, or run one inside this process."""
+"""Start Ray: connect to a cluster, or start a local one in this process."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["start_ray"]
 
 
 def start_ray(settings: RaySettings) -> None:
-    """Join the cluster that the settings or the environment name, or start a Ray of our own; once per process.
+    """Connect to the cluster given by settings or environment, or start a local one. Does nothing if Ray is initialised.
 
-    An embedded Ray listens on this machine only, without dashboard and usage statistics, and ends with the process.
+    A local cluster listens on this machine only, without dashboard and usage statistics, and ends with the process.
 
     Raises:
-        MicrosegError: Ray does not start, or there is no cluster at the address.
+        MicrosegError: Ray cannot be started, or there is no cluster at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    # Train V2 warns at every start otherwise.
+    # Otherwise Train V2 warns at every start.
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -57,5 +57,5 @@ def start_ray(settings: RaySettings) -> None:
             f"Ray cannot be started ({str(error).strip() or type(error).__name__}); {advice}"
         ) from error
     if threading.current_thread() is threading.main_thread():
-        # Ray puts a handler of its own in place, which ends the process without letting a job stop in good order.
+        # Ray installs its own handler, which ends the process before a job can clean up.
         signal.signal(signal.SIGTERM, handler)

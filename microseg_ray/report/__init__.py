@@ -1,4 +1,4 @@
-"""What a run found, on one self-contained HTML page."""
+"""HTML reports: one self-contained page per run or search."""
 
 from microseg_ray.figures.pictures import scale_bar_um, thumbnail
 from microseg_ray.report.page import Panel, RunReport, write_run_report

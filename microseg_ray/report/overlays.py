@@ -1,4 +1,4 @@
-"""The micrographs of a run in the colours of their classes, each pixel on its own."""
+"""Overlay images of a run: each micrograph tinted pixel by pixel in the colours of its classes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = ["Overlays", "draw_overlays"]
 
 @dataclass(frozen=True)
 class Overlays:
-    """What was drawn, and why the rest was not.
+    """The overlays that were written, and the micrographs that were left out.
 
     Attributes:
-        written: Pictures, in the order of the micrographs.
+        written: Image files, in the order of the micrographs.
         left_out: Reason by micrograph.
     """
 
@@ -43,8 +43,8 @@ def draw_overlays(run: Run, count: int) -> Overlays:
     """Write RUN/overlays/NAME.png: 0.65 of the micrograph and 0.35 of the colours. Older overlays are removed.
 
     Args:
-        run: Its finished masks; the micrographs are read where the run found them.
-        count: Micrographs that are drawn, at most; spread evenly over the run.
+        run: The run; its micrographs are read from their original paths.
+        count: Maximum number of overlays; the micrographs are spread evenly over the run.
     """
     folder, palette = run.folder / "overlays", class_palette(run.classes)
     delete_folder(folder)

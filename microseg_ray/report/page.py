@@ -1,7 +1,7 @@
-"""One HTML page about a run: self-contained, so that it can be mailed, archived and opened from a file.
+"""The HTML page of a run: one self-contained file.
 
-Pure: it gets numbers and thumbnails and writes a file; where they come from is the caller's business. Every number is
-shown rounded and kept whole beside it (`data-value`), every text is escaped, and nothing is loaded from anywhere.
+This module knows no run: its input is numbers and thumbnails. Numbers are shown rounded and stored unrounded beside
+them (`data-value`), all text is escaped, and the page loads no other resource.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ _DIGEST = re.compile(r"[0-9a-f]{32,128}")
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One micrograph as the page shows it: image, mask and overlay side by side.
+    """One micrograph on the page: image, mask and overlay side by side.
 
     Attributes:
         name: The micrograph's name, as in the table of areas.
-        image: (y, x), (1, y, x) or (3, y, x), any number type, already downsampled; the contrast is stretched.
+        image: (y, x), (1, y, x) or (3, y, x), any numeric type, already downsampled; its contrast is stretched for display.
         mask: uint8 (y, x) of the same height and width; class indices, 255 where nothing was measured.
         classes: Names and colours by index.
-        pixel_size_um: (y, x) of the downsampled pixels in micrometres; None: no scale bar.
+        pixel_size_um: (y, x) of the downsampled pixels in micrometres; None for no scale bar.
 
     Raises:
-        ValueError: Shapes that do not fit, or a mask value that is no class.
+        ValueError: Shapes do not match, or a mask value is no class.
 
     Example:
         >>> classes = (ClassSpec(name="matrix"), ClassSpec(name="pore"))
@@ -87,19 +87,19 @@ class Panel:
 
 @dataclass(frozen=True, eq=False)
 class RunReport:
-    """What the page says about a run.
+    """Content of the page.
 
     Attributes:
         title: Heading of the page.
-        identity: What the run is bound to, in order: model digest, verdict, settings, versions, date. A value that is
-            a hexadecimal digest is also shown short; the key `verdict` is also shown as a badge.
-        areas: A row per micrograph and class; the rows of `areas.csv` fit. Needed keys: `micrograph`, `class` (or
+        identity: Identity of the run, in display order: model digest, verdict, settings, versions, date. Hexadecimal
+            digests are also shown shortened; the key `verdict` is also shown as a badge.
+        areas: A row per micrograph and class, as in `areas.csv`. Required keys: `micrograph`, `class` (or
             `class_name`), `pixel_count`, `area_fraction`. Optional: `measured_share` (0 to 1; without it,
             `measured_pixel_count` is shown), `area_um2`, `pixel_size_um` (y, x) or `pixel_size_um_y` and
-            `pixel_size_um_x`, `pixel_size_source`. None, NaN and "" mean: not known. Other keys are not shown.
+            `pixel_size_um_x`, `pixel_size_source`. None, NaN and "" mean unknown. Other keys are ignored.
         failures: Quarantined inputs with the keys `path`, `stage`, `reason`.
         panels: Micrographs to show.
-        truth: True area fraction by (micrograph, class), shown beside the measured one; None: no such columns.
+        truth: True area fraction by (micrograph, class), shown beside the measured one; None to leave these columns out.
 
     Example:
         >>> RunReport("Run a", identity={"verdict": "exact"}).areas
@@ -124,7 +124,7 @@ def _number(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A table cell: groups of digits to show, and the whole number to sort by and to copy."""
+    """A table cell: groups of digits for display, and the unrounded number for sorting."""
 
     groups: tuple[str, ...]
     value: str = ""
@@ -133,7 +133,7 @@ class _Cell:
 def _cell(value: float | None, decimals: int, scale: float = 1.0, *, signed: bool = False) -> _Cell:
     if value is None:
         return _Cell((_NONE,))
-    # Digits are grouped by markup, not by separators, so that a copied number is still a number.
+    # Digits are grouped by markup, without separators, so that a copied number can be parsed.
     text = f"{value * scale:{'+' if signed else ''},.{decimals}f}".replace("-", "\N{MINUS SIGN}")
     return _Cell(tuple(text.split(",")), repr(value))
 
@@ -146,7 +146,7 @@ def _pixel_size(row: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def _size_text(size: tuple[float, float] | None) -> str:
-    """A pixel size for people: one number where both are the same."""
+    """A pixel size as text: one number if both are equal."""
     if size is None:
         return _NONE
     y, x = size
@@ -158,7 +158,7 @@ def _class_of(row: Mapping[str, Any]) -> str:
 
 
 def _class_colors(report: RunReport) -> dict[str, str]:
-    """The colour of each class that is named anywhere in the report."""
+    """The colour of each class in the report."""
     colors = {
         spec.name: spec.color or default_color(index)
         for panel in report.panels
@@ -202,7 +202,7 @@ def _area_rows(report: RunReport) -> list[dict[str, Any]]:
 
 
 def _class_summaries(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Per class over the micrographs in which it was measured; a micrograph counts once, whatever its size."""
+    """Summary per class over the micrographs in which it was measured; each micrograph has the same weight."""
     for name in dict.fromkeys(row["class"] for row in rows):
         own = [row for row in rows if row["class"] == name]
         fractions = [row["fraction"] for row in own if row["fraction"] is not None]
@@ -245,7 +245,7 @@ def _identity_rows(identity: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _panel_view(panel: Panel) -> dict[str, Any]:
-    """What the template shows of a panel; made when its turn comes, so that one panel's images are held at a time."""
+    """Template values of a panel; made lazily, so that only one panel's images are in memory."""
     palette = class_palette(panel.classes)
     gray = stretched(panel.image)
     colored = Image.fromarray(panel.mask)
@@ -259,7 +259,7 @@ def _panel_view(panel: Panel) -> dict[str, Any]:
     return {
         "name": panel.name,
         "legend": legend,
-        # Pixels that are not square are shown in their true proportions.
+        # Non-square pixels are displayed in their true proportions.
         "ratio": f"{width * size[1]:.6g} / {height * size[0]:.6g}" if size else f"{width} / {height}",
         "bar": None if bar is None or size is None else f"{100 * bar / (width * size[1]):.4g}%",
         "bar_text": "" if bar is None else length_text(bar),
@@ -285,14 +285,14 @@ def _template() -> jinja2.Template:
 
 
 def write_run_report(page: Path, report: RunReport) -> None:
-    """Write the page of a run: one HTML file that needs nothing else.
+    """Write the page of a run as one self-contained HTML file.
 
     Args:
-        page: File to write; whole or absent, an older one is replaced.
-        report: What to say.
+        page: File to write; an older one is replaced atomically.
+        report: Content of the page.
 
     Raises:
-        ValueError: A row of areas without one of its needed keys.
+        ValueError: A row of areas lacks a required key.
 
     Example:
         >>> import tempfile
@@ -323,5 +323,5 @@ def write_run_report(page: Path, report: RunReport) -> None:
     )
     with whole(page) as partial, partial.open("wb") as file:
         for part in parts:
-            # File names that are not UTF-8 hold lone surrogates, which no page can show.
+            # File names that are not UTF-8 contain lone surrogates, which cannot be encoded.
             file.write(part.encode("utf-8", "replace"))

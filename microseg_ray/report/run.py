@@ -1,4 +1,4 @@
-"""From a run folder to its page."""
+"""The HTML page of a run folder."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def report_run(
         folder: The run folder.
         truth: True area fraction by (micrograph, class name), shown beside the measured one.
         title: Heading; default: the folder's name.
-        panels: Micrographs that are shown, at most.
+        panels: Maximum number of micrographs that are shown.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
-        StoreError: No run is there.
+        StoreError: The folder holds no run.
     """
     run = Run.open(folder)
     areas = run.areas()
@@ -75,7 +75,7 @@ def _identity(run: Run) -> dict[str, str]:
 
 
 def open_of_run(run: Run, name: str, store: MaskStore) -> Micrograph:
-    """A micrograph of a run as it was segmented, on the grid of its mask.
+    """Open a micrograph of a run as it was segmented, on the grid of its mask.
 
     Args:
         run: The run.
@@ -83,7 +83,7 @@ def open_of_run(run: Run, name: str, store: MaskStore) -> Micrograph:
         store: Its mask.
 
     Raises:
-        InputError: It is not there any more, or is of another shape.
+        InputError: The file is missing or its shape has changed.
     """
     record = store.identity.get("view")
     view = View(store.spec.shape) if record is None else View.of_record(record)
@@ -92,7 +92,7 @@ def open_of_run(run: Run, name: str, store: MaskStore) -> Micrograph:
 
 
 def _panel(run: Run, name: str) -> Panel | None:
-    """Micrograph and mask made small; None where the micrograph is not there any more."""
+    """Thumbnails of micrograph and mask; None if the micrograph is missing."""
     classes: tuple[ClassSpec, ...] = run.classes
     store = MaskStore.open(run.store_path(name))
     shape = store.spec.shape

@@ -1,4 +1,4 @@
-"""What a search came to: a table, a Parquet file, and a page with parallel coordinates."""
+"""Results of a search: trials as CSV, Parquet and a page with parallel coordinates."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _WIDTH, _HEIGHT, _TOP = 920, 360, 40
 
 @dataclass(frozen=True)
 class Axis:
-    """One upright axis of the parallel coordinates.
+    """One vertical axis of the parallel coordinates.
 
     Attributes:
-        name: What is on it.
-        x: Its place in the drawing.
-        ticks: (y, text) of its marks.
-        places: y of each trial, None where the trial has no value.
+        name: Setting or objective.
+        x: Horizontal position in the drawing.
+        ticks: (y, text) of each tick.
+        places: y of each trial, None for a trial without a value.
     """
 
     name: str
@@ -44,11 +44,11 @@ def write_sweep(tuned: Tuned, output: Path) -> Path:
     """Write trials.csv, trials.parquet and trials.html.
 
     Args:
-        tuned: What the search came to.
+        tuned: Results of the search.
         output: Folder.
 
     Returns:
-        The page.
+        Path of the page.
     """
     import pyarrow as pa
 
@@ -75,7 +75,7 @@ def write_sweep(tuned: Tuned, output: Path) -> Path:
 def axes_of(trials: Sequence[Trial], names: Sequence[str], objective: str) -> tuple[Axis, ...]:
     """Axes of the searched settings and of the objective, from left to right.
 
-    Numbers are placed by value, in the logarithm where they span more than a factor of 30; other values by rank.
+    Numbers are placed by value, on a logarithmic scale if they span more than a factor of 30; other values by rank.
 
     Args:
         trials: In the order of the lines.
@@ -119,7 +119,7 @@ def _axis(name: str, x: float, values: Sequence[Any]) -> Axis:
 
 
 def _line(axes: Sequence[Axis], place: int) -> dict[str, Any]:
-    """The polyline of one trial, with how good it is from 0 to 1."""
+    """The polyline of one trial, with its score scaled to 0 to 1."""
     points = [(axis.x, axis.places[place]) for axis in axes]
     text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points if y is not None)
     return {"points": text, "rank": place, "scored": axes[-1].places[place] is not None}

@@ -1,4 +1,4 @@
-"""Counts to areas: the numbers that people publish, and the tables that hold them."""
+"""Areas from pixel counts, and the tables areas.csv and areas.parquet."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ AREA_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of one finished micrograph.
+    """Counts and calibration of one finished micrograph.
 
     Attributes:
         micrograph: Its path below the archive.
         counts: (class,) int64 pixels.
         pixel_size_um: (y, x) in micrometres, or None.
-        pixel_size_source: Where the pixel size comes from; empty when None.
+        pixel_size_source: Origin of the pixel size; empty if it is None.
         model_digest: Identity of the model.
-        seams: What was measured along sampled seams, as `stitching.seams.SeamAudit` names it.
+        seams: Measurements at sampled seams, with the field names of `stitching.seams.SeamAudit`.
     """
 
     micrograph: str
@@ -118,7 +118,7 @@ def write_areas(folder: Path, rows: Iterable[AreaRow]) -> None:
 
     Args:
         folder: The run folder.
-        rows: All rows, in the order in which they are to stand.
+        rows: All rows, in the order of the table.
     """
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=AREA_SCHEMA)
     write_arrow_csv(folder / "areas.csv", table)

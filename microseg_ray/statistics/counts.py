@@ -16,7 +16,7 @@ __all__ = ["count_classes"]
 
 
 def count_classes(mask: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
-    """Pixels per class of a mask; `IGNORE_INDEX` counts for none.
+    """Pixels per class of a mask; pixels of `IGNORE_INDEX` are not counted.
 
     Args:
         mask: (y, x) uint8.
@@ -32,7 +32,7 @@ def count_classes(mask: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
         >>> count_classes(np.array([[0, 2], [2, 255]], np.uint8), classes=3).tolist()
         [1, 0, 2]
     """
-    # One comparison per class is several times faster than numpy.bincount, which first makes 8 bytes of every pixel.
+    # One comparison per class is several times faster than numpy.bincount, which first converts every pixel to 8 bytes.
     counts = np.array([np.count_nonzero(mask == index) for index in range(classes)], dtype=np.int64)
     if int(counts.sum()) + np.count_nonzero(mask == IGNORE_INDEX) != mask.size:
         strange = sorted({int(value) for value in np.unique(mask)} - set(range(classes)) - {IGNORE_INDEX})

@@ -1,8 +1,8 @@
-"""What predicted masks and probabilities are worth, in counts that can be merged in any order.
+"""Metrics of predicted masks and probabilities, from counts that can be merged in any order.
 
-`confusion`: masks against masks. `scores`: probabilities against masks, from histograms whose size does not grow with
-the data. `calibration`: whether a probability of 0.9 is right nine times in ten, and the temperature that mends it.
-`boundary`: whether borders lie where they should. `areas`: what the errors do to the area fractions.
+`confusion`: masks against masks. `scores`: probabilities against masks, from histograms of constant size.
+`calibration`: reliability of the probabilities, and temperature scaling. `boundary`: boundary F1. `areas`: errors of
+the area fractions.
 """
 
 from microseg_ray.evaluation.metrics.areas import AreaErrors, area_fraction_errors, percentages

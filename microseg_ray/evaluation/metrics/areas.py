@@ -1,8 +1,8 @@
-"""What wrong pixels do to the area fractions, which are what people publish.
+"""Errors of area fractions.
 
-Two methods of measuring the same quantity agree as far as their differences do: their mean (bias) and the limits
-between which 95 % of them lie (Bland and Altman, Lancet 327:307, 1986). Wrong pixels of both signs cancel in an area, so
-a model of lower accuracy can have the better areas, and only these figures say so.
+The agreement of two methods is described by the mean of their differences (bias) and the limits that contain 95 % of
+them (Bland and Altman, Lancet 327:307, 1986). False positives and false negatives cancel in an area, so a model with a
+lower pixel accuracy can have better areas; pixel metrics do not show this.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["AreaErrors", "area_fraction_errors", "percentages"]
 
-_LIMIT = 1.96  # standard deviations on either side that hold 95 % of a normal distribution
+_LIMIT = 1.96  # standard deviations on either side that contain 95 % of a normal distribution
 
 
 @dataclass(frozen=True, eq=False)
 class AreaErrors:
-    """True and predicted area fractions of whole micrographs, and how they differ.
+    """True and predicted area fractions of whole micrographs, and their differences.
 
     Attributes:
         names: Micrographs, in order.
@@ -55,19 +55,19 @@ class AreaErrors:
 
     @property
     def mean_absolute_error(self) -> float:
-        """Mean of `mean_absolute` over the classes: one number to choose models by, lower is better."""
+        """Mean of `mean_absolute` over the classes: one number for model selection, lower is better."""
         return float(self.mean_absolute.mean())
 
     @property
     def bias(self) -> NDArray[np.float64]:
-        """Mean difference, (K,); positive where the prediction holds too much of a class."""
+        """Mean difference, (K,); positive if a class is overestimated."""
         return _mean(self.difference)
 
     @property
     def limits_of_agreement(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Bias minus and plus 1.96 standard deviations of the differences (n - 1 in the divisor), each (K,).
 
-        nan with fewer than two micrographs, which say nothing about spread.
+        nan with fewer than two micrographs.
         """
         if len(self.names) < 2:
             undefined = np.full(self.true.shape[1], np.nan)
@@ -76,7 +76,7 @@ class AreaErrors:
         return self.bias - spread, self.bias + spread
 
     def document(self, classes: Sequence[str]) -> dict[str, Any]:
-        """The summary as it goes into metrics.json; None for nan."""
+        """The summary for metrics.json; None for nan."""
         low, high = self.limits_of_agreement
         columns = {
             "mean_absolute_error": self.mean_absolute,
@@ -95,14 +95,14 @@ class AreaErrors:
 
 
 def area_fraction_errors(matrices: Mapping[str, ConfusionMatrix]) -> AreaErrors:
-    """How far the area fractions of whole micrographs are off.
+    """Area fractions of whole micrographs, true and predicted.
 
     Args:
-        matrices: The confusion matrix of each micrograph, by name, all of one number of classes. Only labelled pixels
-            count, in the truth and in the prediction; a micrograph without any is left out.
+        matrices: The confusion matrix of each micrograph, by name, all with the same number of classes. Only
+            labelled pixels count, in truth and prediction; a micrograph without any is left out.
 
     Raises:
-        ValueError: No matrix at all.
+        ValueError: No matrix is given.
 
     Example:
         >>> from microseg_ray.evaluation.metrics import ConfusionMatrix
@@ -119,17 +119,17 @@ def area_fraction_errors(matrices: Mapping[str, ConfusionMatrix]) -> AreaErrors:
 
 
 def percentages(counts: Sequence[int] | NDArray[np.int64], digits: int = 4) -> tuple[str, ...]:
-    """Shares in percent, with a fixed number of decimals, that add up to exactly 100.
+    """Shares in percent with a fixed number of decimals and a sum of exactly 100.
 
-    The method of largest remainders: all are rounded down, and what is missing goes to those that lost most, the first
-    on a tie. No share is off by a whole last digit.
+    Largest remainder method: all shares are rounded down, and the missing units go to the largest remainders, the first
+    on a tie. No share is off by as much as one unit of the last digit.
 
     Args:
         counts: Pixels of each class.
         digits: Decimals.
 
     Returns:
-        Text, because a float of 33.3333 is not 33.3333. Empty strings where nothing is counted.
+        Text, because 33.3333 has no exact float. Empty strings if nothing is counted.
 
     Raises:
         ValueError: A negative count.

@@ -1,9 +1,9 @@
-"""Boundary F1: whether the borders of a class lie where they should, within a tolerance.
+"""Boundary F1: agreement of class boundaries within a tolerance.
 
-The BF score of Csurka, Larlus and Perronnin, "What is a good evaluation measure for semantic segmentation?", BMVC 2013:
+This is the BF score of Csurka, Larlus and Perronnin, "What is a good evaluation measure for semantic segmentation?", BMVC 2013:
 precision is the share of predicted boundary pixels that lie within the tolerance of a true one, recall the share of true
-boundary pixels that lie within the tolerance of a predicted one. Here a distance equal to the tolerance still counts, so
-that 0 asks for the same pixels.
+boundary pixels that lie within the tolerance of a predicted one. Here a distance equal to the tolerance counts as
+within, so that a tolerance of 0 requires identical pixels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BLOCK = 2048
 
 @dataclass(frozen=True, eq=False)
 class BoundaryCounts:
-    """Boundary pixels of each class; they add up over micrographs.
+    """Counts of boundary pixels of each class; additive over micrographs.
 
     Attributes:
         predicted: (K,) int64 predicted boundary pixels.
@@ -45,7 +45,7 @@ class BoundaryCounts:
 
     @classmethod
     def zeros(cls, classes: int) -> BoundaryCounts:
-        """No boundary at all.
+        """Counts of zero.
 
         Example:
             >>> BoundaryCounts.zeros(2).f1.tolist()
@@ -63,17 +63,17 @@ class BoundaryCounts:
 
     @property
     def precision(self) -> NDArray[np.float64]:
-        """(K,) float64; nan where no boundary is predicted."""
+        """(K,) float64; nan for classes without a predicted boundary."""
         return _ratio(self.predicted_near, self.predicted)
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """(K,) float64; nan where there is no true boundary."""
+        """(K,) float64; nan for classes without a true boundary."""
         return _ratio(self.true_near, self.true)
 
     @property
     def f1(self) -> NDArray[np.float64]:
-        """Harmonic mean of precision and recall, (K,); 0 where only one side has a boundary, nan where neither has."""
+        """Harmonic mean of precision and recall, (K,); 0 if only truth or prediction has a boundary, nan if neither has."""
         precision, recall = np.nan_to_num(self.precision), np.nan_to_num(self.recall)
         f1 = np.where(self.predicted + self.true > 0, 0.0, np.nan)
         np.divide(2 * precision * recall, precision + recall, out=f1, where=precision + recall > 0)
@@ -87,20 +87,20 @@ def boundary_counts(
     tolerance: float = 2.0,
     block: int = _BLOCK,
 ) -> BoundaryCounts:
-    """Count boundary pixels that have a partner, class by class.
+    """Count boundary pixels, and those that match, class by class.
 
-    A pixel is on its class's boundary where one of its four neighbours has another class. The rim of the micrograph and
-    pixels without a label (255) make no boundary and have none; a prediction there is not looked at.
+    A pixel is on the boundary of its class if one of its four neighbours has another class. The rim of the micrograph
+    and pixels without a label (255) are no boundary and create none; predictions on unlabelled pixels are ignored.
 
     Args:
         truth: (y, x) uint8.
         prediction: (y, x) uint8.
         classes: Number of classes K.
         tolerance: Euclidean distance in pixels, 0 or more.
-        block: Side in pixels of what is computed at once; the result does not depend on it, the memory does.
+        block: Side in pixels of the blocks that are computed at once; affects memory only, not the result.
 
     Raises:
-        ValueError: Shapes differ, or a tolerance or block that cannot be.
+        ValueError: Shapes differ, or tolerance or block is out of range.
 
     Example:
         >>> truth = np.repeat([[0, 0, 0, 1, 1, 1]], 4, axis=0).astype(np.uint8)
@@ -113,7 +113,7 @@ def boundary_counts(
     if not (math.isfinite(tolerance) and tolerance >= 0) or block < 1:
         raise ValueError(f"tolerance {tolerance} px must be 0 or more, and block {block} px 1 or more")
     counts = BoundaryCounts.zeros(classes)
-    # A partner can lie `tolerance` outside the block, and whether it is a boundary shows one pixel further out.
+    # A match can lie `tolerance` px outside the block, and one more pixel shows whether it is a boundary.
     margin = math.ceil(tolerance) + 1
     for core in _blocks(truth.shape, block):
         frame = core.grow(margin).intersection(Box.of_shape(truth.shape))

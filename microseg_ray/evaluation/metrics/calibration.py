@@ -1,7 +1,7 @@
-"""Whether probabilities mean what they say: reliability curves, calibration error, temperature scaling.
+"""Calibration of probabilities: reliability curves, expected calibration error, temperature scaling.
 
-Of the pixels that a model calls pore with a probability of 0.9, nine in ten should be pores. Networks are mostly too
-sure of themselves; dividing their logits by one number, fitted on other micrographs, mends most of it and changes no mask
+Of the pixels that a model predicts as pore with a probability of 0.9, nine in ten should be pores. Networks are usually
+overconfident; dividing the logits by one number, fitted on other micrographs, corrects most of it without changing masks
 (Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017).
 """
 
@@ -19,19 +19,19 @@ __all__ = ["PixelSample", "Reliability", "Temperature", "fit_temperature", "log_
 
 BINS = 15
 _SCALE = 1 << 24
-"""Probabilities are added up as integers of this fraction, so that the order of adding does not matter."""
+"""Probabilities are summed as integer multiples of this fraction, so that sums do not depend on the order."""
 
 _COOLEST, _HOTTEST = 0.05, 20.0
 
 
 class Reliability:
-    """Counts of how sure a model was, and how often it was right.
+    """Counts for reliability curves.
 
     Group 0 is the predicted class of each pixel with its probability (the confidence); group 1 + k is class k against
-    the rest. Bins are (l, r] of equal width, as scikit-learn's `calibration_curve`; probabilities of 0 are in the first.
+    all others. Bins are (l, r] of equal width, as scikit-learn's `calibration_curve`; probabilities of 0 are in the first.
 
     Args:
-        counts: int64 (K + 1, 3, bins): pixels, pixels where it is so, sum of the probabilities in units of 2**-24.
+        counts: int64 (K + 1, 3, bins): pixels, correct pixels, sum of the probabilities in units of 2**-24.
 
     Example:
         >>> reliability = Reliability.zeros(2, bins=2)
@@ -50,12 +50,12 @@ class Reliability:
 
     @classmethod
     def zeros(cls, classes: int, bins: int = BINS) -> Reliability:
-        """Nothing counted yet."""
+        """Counts of zero."""
         return cls(np.zeros((classes + 1, 3, bins), np.int64))
 
     @property
     def edges(self) -> NDArray[np.float64]:
-        """Borders of the bins, (bins + 1,)."""
+        """Edges of the bins, (bins + 1,)."""
         return np.linspace(0, 1, self.counts.shape[2] + 1)
 
     def update(
@@ -66,7 +66,7 @@ class Reliability:
         Args:
             truth: True classes of any shape; values that are no class are not counted.
             probabilities: (K, *shape).
-            prediction: Predicted classes, of truth's shape.
+            prediction: Predicted classes, same shape as truth.
         """
         classes = len(self.counts) - 1
         known = (truth < classes) & (prediction < classes)
@@ -92,29 +92,29 @@ class Reliability:
         return Reliability(self.counts + other.counts)
 
     def confidence(self, group: int) -> NDArray[np.float64]:
-        """Mean probability in each bin, (bins,); nan where it is empty."""
+        """Mean probability in each bin, (bins,); nan for an empty bin."""
         pixels, _, sums = self.counts[group]
         return _ratio(sums, pixels) / _SCALE
 
     def observed(self, group: int) -> NDArray[np.float64]:
-        """How often it was so in each bin, (bins,); nan where it is empty."""
+        """Observed frequency in each bin, (bins,); nan for an empty bin."""
         pixels, hits, _ = self.counts[group]
         return _ratio(hits, pixels)
 
     def expected_error(self, group: int) -> float:
-        """Expected calibration error: the gap between the two, weighted by the pixels of the bins; nan without pixels."""
+        """Expected calibration error: mean |confidence - observed|, weighted by the pixels of the bins; nan without pixels."""
         pixels, hits, sums = self.counts[group]
         total = int(pixels.sum())
         return float(np.abs(hits - sums / _SCALE).sum() / total) if total else float("nan")
 
 
 class PixelSample:
-    """Log-probabilities of some labelled pixels of each micrograph, drawn with a seed; bounded memory.
+    """Log-probabilities of a random sample of labelled pixels of each micrograph; bounded memory.
 
     Args:
         classes: Number of classes K.
-        quota: Pixels kept of each part that is offered, at most.
-        seed: Of the draw.
+        quota: Maximum number of pixels kept from each part.
+        seed: Seed of the sampling.
 
     Example:
         >>> sample = PixelSample(2, quota=1)
@@ -130,7 +130,7 @@ class PixelSample:
         self._labels: list[NDArray[np.uint8]] = []
 
     def add(self, truth: NDArray[np.uint8], probabilities: NDArray[np.floating[Any]]) -> None:
-        """Offer the pixels of a part of a micrograph: truth of any shape, probabilities (K, *shape)."""
+        """Sample pixels of a part of a micrograph: truth of any shape, probabilities (K, *shape)."""
         known = np.flatnonzero(truth.ravel() < self._classes)
         if len(known) > self._quota:
             known = np.sort(self._random.choice(known, self._quota, replace=False))
@@ -139,24 +139,24 @@ class PixelSample:
 
     @property
     def labels(self) -> NDArray[np.uint8]:
-        """True classes of the kept pixels, (n,)."""
+        """True classes of the sampled pixels, (n,)."""
         return np.concatenate(self._labels) if self._labels else np.zeros(0, np.uint8)
 
     @property
     def logs(self) -> NDArray[np.float32]:
-        """Their log-probabilities, (n, K): logits, but for a number that is the same for all classes."""
+        """Their log-probabilities, (n, K): logits up to a constant per pixel."""
         return np.concatenate(self._logs) if self._logs else np.zeros((0, self._classes), np.float32)
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """What logits are to be divided by.
+    """The number that logits are divided by.
 
     Attributes:
-        value: The temperature; above 1 the model was too sure of itself.
-        nll_before: Mean negative log-likelihood of the pixels that it was fitted on, as predicted.
+        value: The temperature; above 1 for an overconfident model.
+        nll_before: Mean negative log-likelihood of the fitted pixels, as predicted.
         nll_after: The same with the temperature.
-        pixels: How many these were.
+        pixels: Number of fitted pixels.
     """
 
     value: float
@@ -166,16 +166,16 @@ class Temperature:
 
 
 def fit_temperature(logits: NDArray[np.floating[Any]], truth: NDArray[np.uint8]) -> Temperature:
-    """The temperature from 0.05 to 20 with the lowest negative log-likelihood.
+    """Fit the temperature, from 0.05 to 20, with the lowest negative log-likelihood.
 
-    The likelihood has one valley in 1/T, so a bounded search in one dimension (Brent) finds its floor.
+    The negative log-likelihood is convex in 1/T, so a bounded one-dimensional search (Brent) finds the minimum.
 
     Args:
         logits: (n, K) logits or log-probabilities.
         truth: (n,) true classes.
 
     Raises:
-        ValueError: No pixel, or a label that is no class.
+        ValueError: No pixels, or a label that is no class.
 
     Example:
         >>> sure = np.log(np.array([[0.99, 0.01]] * 4))
@@ -206,7 +206,7 @@ def fit_temperature(logits: NDArray[np.floating[Any]], truth: NDArray[np.uint8])
 
 
 def log_probabilities(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Logarithms, with a floor where a probability was rounded to 0.
+    """Logarithms of probabilities; probabilities rounded to 0 get a finite floor.
 
     Example:
         >>> log_probabilities(np.array([1.0, 0.0], np.float32)).round(1).tolist()
@@ -218,10 +218,10 @@ def log_probabilities(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.fl
 
 
 def tempered(probabilities: NDArray[np.floating[Any]], temperature: float) -> NDArray[np.float32]:
-    """Probabilities as they would be with the logits divided by a temperature.
+    """Probabilities for logits divided by a temperature.
 
     Args:
-        probabilities: (K, ...) that add up to 1 over the classes.
+        probabilities: (K, ...) with a sum of 1 over the classes.
         temperature: Above 0.
 
     Returns:

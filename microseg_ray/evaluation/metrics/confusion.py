@@ -1,8 +1,7 @@
-"""Metrics of predicted masks against true ones, from one confusion matrix that can be merged in any order.
+"""Metrics of predicted masks against true masks, from a confusion matrix that can be merged in any order.
 
-Everything is counted in int64 and divided once at the end, so workers may count parts in any order and get the same
-numbers. What cannot be computed (a class that neither the truth nor the prediction holds) is nan, never 0 or 1, and is
-left out of means.
+Counts are int64 and divided once at the end, so the result does not depend on the order of counting. Undefined values
+(of a class that neither truth nor prediction contains) are nan, never 0 or 1, and are left out of means.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _CLASS_METRICS = ("iou", "precision", "recall", "f1")
 
 
 class ConfusionMatrix:
-    """Pixel counts of each true class (rows) that were predicted as each class (columns).
+    """Pixel counts by true class (rows) and predicted class (columns).
 
     Args:
-        counts: Integers (K, K), none negative.
+        counts: Non-negative integers (K, K).
 
     Attributes:
         counts: int64 (K, K).
@@ -81,7 +80,7 @@ class ConfusionMatrix:
             unmeasured: What to do where a labelled pixel's prediction is 255: an `error`, or `ignore` the pixel.
 
         Raises:
-            ValueError: Shapes differ, not integers, or a value that is no class; nothing is added then.
+            ValueError: Shapes differ, not integers, or a value that is no class; then nothing is added.
 
         Example:
             >>> ConfusionMatrix.zeros(2).update(np.array([7]), np.array([0]))
@@ -135,7 +134,7 @@ class ConfusionMatrix:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of the labelled pixels that are right; nan where none is labelled."""
+        """Share of labelled pixels that are correct; nan without labelled pixels."""
         total = int(self.counts.sum())
         return int(np.trace(self.counts)) / total if total else float("nan")
 
@@ -146,12 +145,12 @@ class ConfusionMatrix:
 
     @property
     def precision(self) -> NDArray[np.float64]:
-        """Share of a class's predicted pixels that are right, float64 (K,); nan where it is never predicted."""
+        """Precision of each class, float64 (K,); nan if it is never predicted."""
         return _ratio(self._hits, self._predicted)
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """Share of a class's true pixels that are found, float64 (K,); nan where it does not occur."""
+        """Recall of each class, float64 (K,); nan if it does not occur in the truth."""
         return _ratio(self._hits, self.support)
 
     @property
@@ -161,16 +160,16 @@ class ConfusionMatrix:
 
     @property
     def mean_iou(self) -> float:
-        """Mean of `iou` over the classes where it is defined; nan where none is."""
+        """Mean of `iou` over the classes where it is defined; nan if there is none."""
         return _mean(self.iou)
 
     @property
     def micro_iou(self) -> float:
-        """Intersection over union of all classes' planes laid end to end: a / (2 - a) for a pixel accuracy of a.
+        """Micro-averaged intersection over union: a / (2 - a) for a pixel accuracy of a.
 
-        Each wrong pixel is one too many in one class and one too few in another. It is the IoU that segmentation
-        libraries report as "micro", and it is always above the mean over classes where rare classes are hard. nan where
-        nothing is labelled.
+        Intersections and unions are summed over the classes before the division; each wrong pixel is a false positive of
+        one class and a false negative of another. Rare, difficult classes lower it less than `mean_iou`. nan without
+        labelled pixels.
 
         Example:
             >>> ConfusionMatrix(np.array([[3, 1], [0, 4]])).micro_iou == 7 / 9
@@ -189,7 +188,7 @@ class ConfusionMatrix:
         return totals
 
     def as_metrics(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """The metrics in the shape of `metrics.json`: plain floats and integers, None for nan.
+        """The metrics as in `metrics.json`: floats and integers, None for nan.
 
         Raises:
             ValueError: The number of names is not that of the classes.
@@ -209,9 +208,9 @@ class ConfusionMatrix:
 
 
 def mean_of(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Averages over images of dictionaries that `as_metrics` gave, each image counting the same.
+    """Average the dictionaries of `as_metrics` over images, with equal weights.
 
-    None (undefined in that image) is left out; a value that is undefined in all stays None. `support` is added up.
+    None (undefined in an image) is left out; a value that is undefined in all images stays None. `support` is summed.
 
     Example:
         >>> one, two = ConfusionMatrix(np.array([[1, 1], [0, 0]])), ConfusionMatrix(np.array([[1, 0], [0, 1]]))
@@ -230,10 +229,10 @@ def mean_of(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def classification_report(matrix: ConfusionMatrix, names: Sequence[str]) -> Table:
-    """A table for the terminal: each class, the accuracy, and the macro and support-weighted averages.
+    """A table for the terminal: metrics per class, accuracy, macro and support-weighted averages.
 
-    The numbers are those of scikit-learn's `classification_report` with `zero_division=nan`, and the IoU beside them.
-    Undefined values are shown as `-` and are left out of the averages.
+    The numbers are those of scikit-learn's `classification_report` with `zero_division=nan`, plus the IoU.
+    Undefined values are shown as `-` and left out of the averages.
 
     Raises:
         ValueError: The number of names is not that of the classes.
@@ -285,7 +284,7 @@ def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.floa
 
 
 def _mean(values: NDArray[np.float64], weights: NDArray[np.int64] | None = None) -> float:
-    """Mean over what is defined; nan where nothing is. Where all weights are zero, unweighted, as scikit-learn does."""
+    """Mean of the defined values, or nan. Unweighted if all weights are zero, as in scikit-learn."""
     defined = ~np.isnan(values)
     if not defined.any():
         return float("nan")

@@ -1,9 +1,9 @@
 """Probabilities against true masks: precision, recall and thresholds, from histograms that can be merged.
 
-A class is judged one against the rest. A pixel counts as found at threshold t where its probability is **above** t, as
-in `microseg threshold`. The histogram's bins end on their upper edge, (k-1)/B < p <= k/B, with B a power of two: so at
-the thresholds k/B the counts are exact, and only thresholds between two edges are not looked at. What is computed from
-the bins is what scikit-learn computes from probabilities rounded up to k/B.
+Each class is evaluated against all others. A pixel is positive at threshold t if its probability is **above** t, as in
+`microseg threshold`. Bins include their upper edge, (k-1)/B < p <= k/B, with B a power of two, so the counts are exact
+at the thresholds k/B; thresholds between two edges are not evaluated. Figures from the bins equal those that
+scikit-learn computes from probabilities rounded up to k/B.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ __all__ = ["CRITERIA", "Criterion", "ScoreHistogram", "ThresholdCurve", "exact_c
 
 Criterion = Literal["f1", "f2", "f0.5", "iou"]
 CRITERIA: tuple[Criterion, ...] = ("f1", "f2", "f0.5", "iou")
-"""What a threshold can be the best for. F2 weighs recall, F0.5 precision (van Rijsbergen, 1979)."""
+"""Criteria for the best threshold. F2 weighs recall, F0.5 precision (van Rijsbergen, 1979)."""
 
 BINS = 4096
-_TOLERANCE = 1e-3  # averaged probabilities in half precision leave 0 to 1 by less
-_EVERYTHING = -1.0  # the threshold that all probabilities exceed
+_TOLERANCE = 1e-3  # averaged half-precision probabilities exceed the range 0 to 1 by less than this
+_EVERYTHING = -1.0  # a threshold below all probabilities
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class ThresholdCurve:
-    """What a class's probabilities come to at rising thresholds.
+    """Counts for one class at increasing thresholds.
 
     Attributes:
-        thresholds: (N,) float64, rising; a pixel is found where its score is above the threshold.
-        found: (N,) int64, pixels of the class that are found (true positives).
-        wrong: (N,) int64, other pixels that are found (false positives).
+        thresholds: (N,) float64, increasing; a pixel is positive if its score is above the threshold.
+        found: (N,) int64, true positives.
+        wrong: (N,) int64, false positives.
         positives: Pixels of the class.
         negatives: Other pixels.
 
@@ -55,22 +55,22 @@ class ThresholdCurve:
 
     @property
     def precision(self) -> NDArray[np.float64]:
-        """Share of the found pixels that are of the class, (N,); nan where none is found."""
+        """(N,); nan where no pixel is positive."""
         return _share(self.found, self.found + self.wrong)
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """Share of the class's pixels that are found, (N,); nan where there are none."""
+        """(N,); nan if the class has no pixels."""
         return _share(self.found, np.full_like(self.found, self.positives))
 
     @property
     def accuracy(self) -> NDArray[np.float64]:
-        """Share of all pixels that are rightly found or rightly left, (N,)."""
+        """Share of pixels that are true positives or true negatives, (N,)."""
         right = self.found + (self.negatives - self.wrong)
         return _share(right, np.full_like(right, self.positives + self.negatives))
 
     def score(self, criterion: Criterion) -> NDArray[np.float64]:
-        """F1, F2, F0.5 or IoU at each threshold, (N,); nan where the class neither occurs nor is found."""
+        """F1, F2, F0.5 or IoU at each threshold, (N,); nan where the class neither occurs nor is predicted."""
         if criterion == "iou":
             return _share(self.found, self.positives + self.wrong)
         square = float(criterion[1:]) ** 2
@@ -81,22 +81,22 @@ class ThresholdCurve:
         """Area under the precision-recall curve as a sum of steps; nan without positives.
 
         This is scikit-learn's `average_precision_score`.
-        Precision is not interpolated between thresholds, because straight lines there are too good (Davis and
+        Precision is not interpolated between thresholds, because linear interpolation is too optimistic (Davis and
         Goadrich, ICML 2006).
         """
         if not self.positives:
             return float("nan")
-        # From the highest threshold down: what each step adds to the recall, at the precision that it then has.
+        # From the highest threshold down: the increase in recall of each step, times its precision.
         found, total = self.found[::-1], (self.found + self.wrong)[::-1]
         gained = np.diff(found, prepend=0)
         return float((gained * (found / np.maximum(total, 1))).sum() / self.positives)
 
     @property
     def roc_auc(self) -> float:
-        """Area under the ROC curve; nan where one of the two kinds of pixels is missing.
+        """Area under the ROC curve; nan without positives or without negatives.
 
-        It is the chance that a pixel of the class scores above another pixel, ties counting half. For rare classes it
-        flatters; `average_precision` does not.
+        It is the probability that a positive scores above a negative, ties counting half. It is optimistic for rare
+        classes; `average_precision` is not.
         """
         if not self.positives or not self.negatives:
             return float("nan")
@@ -105,10 +105,10 @@ class ThresholdCurve:
         return float((width * (height[:-1] + height[1:])).sum() / 2)
 
     def at(self, threshold: float) -> dict[str, float | None]:
-        """All figures at one threshold, None where undefined; between two thresholds of the curve, those of the lower.
+        """All figures at one threshold, None where undefined; between two thresholds of the curve, those of the lower one.
 
         Raises:
-            ValueError: A threshold below the lowest of the curve.
+            ValueError: The threshold is below the lowest of the curve.
         """
         place = int(np.searchsorted(self.thresholds, threshold, side="right")) - 1
         if place < 0:
@@ -118,12 +118,12 @@ class ThresholdCurve:
         return {name: None if np.isnan(value) else float(value) for name, value in figures.items()}
 
     def best(self, criterion: Criterion) -> dict[str, float | None]:
-        """The threshold at which a criterion is highest, as `threshold`, and all figures there.
+        """The threshold with the highest value of a criterion, as `threshold`, and all figures at it.
 
-        Where neighbouring thresholds do equally well, the one in the middle: it has most room on either side.
+        Of neighbouring thresholds with equal values the middle one is taken, which is the least sensitive.
 
         Raises:
-            ValueError: The class neither occurs nor is found, so that no threshold is best.
+            ValueError: The class neither occurs nor is predicted.
         """
         values = self.score(criterion)
         if np.isnan(values).all() or not self.positives:
@@ -137,13 +137,13 @@ class ThresholdCurve:
 
 
 class ScoreHistogram:
-    """Counts of pixels by class, by whether they are of it, and by the bin of its probability; bounded memory.
+    """Histograms of probabilities: per class, for its pixels and for all others; bounded memory.
 
     Args:
-        counts: int64 (K, 2, B + 1): class, (other, of the class), bin. Bin 0 holds probabilities of exactly 0.
+        counts: int64 (K, 2, B + 1): class, (other, of the class), bin. Bin 0 is for probabilities of exactly 0.
 
     Raises:
-        ValueError: Not of that shape, or negative.
+        ValueError: Wrong shape, or negative counts.
 
     Example:
         >>> histogram = ScoreHistogram.zeros(2, bins=4)
@@ -165,10 +165,10 @@ class ScoreHistogram:
 
         Args:
             classes: Number of classes K.
-            bins: B, a power of two, so that probabilities in float32 fall into their bins without rounding.
+            bins: B, a power of two, so that float32 probabilities are binned without rounding.
 
         Raises:
-            ValueError: `bins` is no power of two from 2 to 65536.
+            ValueError: `bins` is not a power of two from 2 to 65536.
         """
         if not 2 <= bins <= 1 << 16 or bins & (bins - 1):
             raise ValueError(f"{bins} bins: must be a power of two from 2 to 65536")
@@ -187,8 +187,7 @@ class ScoreHistogram:
             probabilities: (K, *shape of truth), float16 or float32.
 
         Raises:
-            ValueError: Shapes that do not fit, or a labelled pixel whose probability is not from 0 to 1; nothing is
-                added then.
+            ValueError: Shapes do not match, or a labelled pixel's probability is not in 0 to 1; then nothing is added.
         """
         classes = len(self.counts)
         if probabilities.shape != (classes, *truth.shape):
@@ -213,23 +212,23 @@ class ScoreHistogram:
         return ScoreHistogram(self.counts + other.counts)
 
     def curve(self, index: int) -> ThresholdCurve:
-        """The curve of one class at the thresholds -1 (everything is found), 0, 1/B, 2/B ... 1."""
+        """The curve of one class at the thresholds -1 (all pixels are positive), 0, 1/B, 2/B ... 1."""
         others, own = self.counts[index]
-        # Above threshold k/B are the bins after k.
+        # Pixels above threshold k/B are in the bins after k.
         above = [np.concatenate([counts[::-1].cumsum()[::-1], [0]]) for counts in (own, others)]
         thresholds = np.concatenate([[_EVERYTHING], np.arange(self.bins + 1) / self.bins])
         return ThresholdCurve(thresholds, above[0], above[1], int(own.sum()), int(others.sum()))
 
 
 def exact_curve(truth: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> ThresholdCurve:
-    """The curve of scores in memory, at every threshold that makes a difference; any finite scores.
+    """The exact curve of scores in memory, at every distinct score; any finite scores.
 
     Args:
         truth: bool (N,), which pixels are of the class.
-        scores: (N,) higher where the class is more likely.
+        scores: (N,) higher for a more likely class.
 
     Raises:
-        ValueError: Shapes differ, nothing is given, or a score is not finite.
+        ValueError: Shapes differ, the arrays are empty, or a score is not finite.
 
     Example:
         >>> exact_curve(np.array([False, True]), np.array([0.25, 0.5])).thresholds[1:].tolist()
@@ -242,7 +241,7 @@ def exact_curve(truth: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> 
     order = np.argsort(scores, kind="stable")
     ordered = scores[order].astype(np.float64)
     ends = np.flatnonzero(np.diff(ordered, append=np.inf))
-    # Pixels up to and with each distinct score are not above it.
+    # Pixels up to and including each distinct score are not above it.
     below = np.cumsum(truth[order], dtype=np.int64)[ends]
     positives, counted = int(truth.sum()), ends + 1
     found = np.concatenate([[positives], positives - below])
@@ -254,10 +253,10 @@ def exact_curve(truth: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> 
 
 
 def score_statistics(curve: ThresholdCurve) -> dict[str, Any]:
-    """Everything that is said of one class's scores: areas under the curves, and the best thresholds.
+    """Statistics of one class's scores: areas under the curves, and the best thresholds.
 
     Returns:
-        `aupr` and `auc`, None where undefined, and for each of `CRITERIA` what `ThresholdCurve.best` gives, None where
+        `aupr` and `auc`, None where undefined, and for each of `CRITERIA` the result of `ThresholdCurve.best`, None if
         the class has no pixel.
 
     Example:

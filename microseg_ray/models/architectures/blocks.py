@@ -1,4 +1,4 @@
-"""Parts that several architectures are made of."""
+"""Building blocks shared by several architectures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["InputScaling", "ScaledInput", "check_sides", "convolution", "full_pr
 
 ScaledInput = Literal["plain", "imagenet", "caffe"]
 
-# Of ImageNet's training images, red, green, blue; what torchvision's and MicroNet's weights were trained with.
+# Mean and standard deviation of ImageNet (red, green, blue), used by torchvision's and MicroNet's weights.
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Of 0 to 255, blue, green, red; Caffe's and so Keras' VGG.
+# Mean of 0 to 255 (blue, green, red), used by the VGG weights of Caffe and Keras.
 _CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 
 def check_sides(images: Tensor, stride: int) -> None:
-    """Refuse images whose sides are no positive multiples of a model's stride.
+    """Check that the sides of images are positive multiples of a model's stride.
 
     Raises:
         ValueError: They are not.
@@ -42,9 +42,9 @@ def check_sides(images: Tensor, stride: int) -> None:
 
 
 def full_precision(head: nn.Module, features: Tensor) -> Tensor:
-    """The logits of a head in float32, under bf16 autocast too.
+    """Compute the logits of a head in float32, also under bf16 autocast.
 
-    Logits that differ by less than bf16 can say must not become ties.
+    In bf16, logits that differ by less than its precision would become ties.
 
     Example:
         >>> with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -57,11 +57,11 @@ def full_precision(head: nn.Module, features: Tensor) -> Tensor:
 
 
 def initialise(model: nn.Module, head: nn.Conv2d) -> None:
-    """Start weights of a model whose convolutions are followed by ReLUs, and of its 1x1 head, which none follows.
+    """Initialise a model whose convolutions are followed by ReLUs, and its 1x1 head, which is not.
 
     Args:
-        model: All of it; each convolution gets He's start, each bias 0.
-        head: The part of it that gives logits: of the order of one for features of the order of one.
+        model: The whole model; He initialisation for convolutions, 0 for biases.
+        head: The part of it that computes logits; initialised so that its outputs have the scale of its inputs.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1))
@@ -71,7 +71,7 @@ def initialise(model: nn.Module, head: nn.Conv2d) -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.ConvTranspose2d):
-            # Kernel = stride, so an output pixel sees one input pixel: torch's fan would count four. No ReLU follows.
+            # Kernel = stride, so each output pixel depends on one input pixel; torch's fan would count four. No ReLU follows.
             nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_channels))
         elif isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -83,7 +83,7 @@ def initialise(model: nn.Module, head: nn.Conv2d) -> None:
 
 
 def convolution(before: int, after: int, kernel: int = 3, *, dilation: int = 1) -> list[nn.Module]:
-    """A convolution that keeps the size, its batch norm and a ReLU, side by side so that the norm can be folded.
+    """A size-preserving convolution, batch norm and ReLU, in one Sequential so that the norm can be folded.
 
     Example:
         >>> [type(layer).__name__ for layer in convolution(1, 2)]
@@ -98,10 +98,10 @@ def convolution(before: int, after: int, kernel: int = 3, *, dilation: int = 1) 
 
 
 class InputScaling(nn.Module):
-    """Scaled intensities, 0 to 1, as the numbers that published weights were trained on.
+    """Converts scaled intensities (0 to 1) to the input range of published weights.
 
     `imagenet`: (value - mean) / standard deviation of ImageNet; `caffe`: 0 to 255 less ImageNet's mean, channels in the
-    order blue, green, red. Images of other than three channels get the mean of the three figures.
+    order blue, green, red. For other than three channels the mean of the three values is used.
 
     Args:
         kind: `imagenet` or `caffe`.
@@ -129,7 +129,7 @@ class InputScaling(nn.Module):
         self.reverse = kind == "caffe" and channels == 3
         for name, figures in (("mean", mean), ("std", std)):
             each = figures if channels == 3 else (sum(figures) / 3,) * channels
-            # Saved with the weights: a model that is made without memory is filled from there.
+            # Saved with the weights, because a model built on the meta device is filled from them.
             self.register_buffer(name, torch.tensor(each).reshape(1, channels, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:

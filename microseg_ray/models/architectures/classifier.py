@@ -1,7 +1,7 @@
 """The coarse/fine classifier: one class for a whole micrograph.
 
-It sees a micrograph at one size, to which it is resized before; logits are those of the classes, so that a softmax gives
-probabilities as everywhere else.
+Micrographs are resized to a fixed size before. The output is one logit per class, so that a softmax gives probabilities
+as for the other models.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _HIDDEN = 128
 
 
 class CoarseFine(nn.Module):
-    """Four 3x3 convolutions (8, 16, 32, 32 channels, nothing padded) with ReLU and 2x2 pooling, a dense layer of 128, a head.
+    """Four 3x3 convolutions (8, 16, 32, 32 channels, no padding) with ReLU and 2x2 pooling, a dense layer of 128, a head.
 
-    For two classes the head has one output z and the logits are 0 and z, so that the softmax of the second is the sigmoid
+    For two classes the head has one output z and the logits are 0 and z, so that the softmax of the second equals the sigmoid
     of z: 1,653,937 parameters for RGB images of 432 x 288 px.
 
     Args:
         in_channels: Channels of the images.
         classes: Number of classes, 2 or more.
-        height: Of the images, pixels.
-        width: Of the images, pixels.
-        dropout: Before each dense layer, while training.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        dropout: Dropout rate before each dense layer in training.
 
     Raises:
-        ValueError: Fewer than two classes, images too small; when called, images of another size.
+        ValueError: Fewer than two classes, or images too small; on call, images of another size.
 
     Example:
         >>> model = CoarseFine(3, 2)
@@ -86,17 +86,17 @@ class CoarseFine(nn.Module):
 def build_classifier(
     in_channels: int = 3, classes: int = 2, *, height: int = 432, width: int = 288, dropout: float = 0.0
 ) -> CoarseFine:
-    """A freshly initialised classifier; `build_model("coarse_fine", ...)` is the same.
+    """Build a classifier with initial weights, like `build_model("coarse_fine", ...)`.
 
     Args:
         in_channels: Channels of the images.
         classes: Number of classes, 2 or more.
-        height: Of the images, pixels.
-        width: Of the images, pixels.
-        dropout: Before each dense layer, while training.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        dropout: Dropout rate before each dense layer in training.
 
     Raises:
-        SettingsError: A value is not possible.
+        SettingsError: A value is invalid.
 
     Example:
         >>> build_classifier(1, 3, height=64, width=64)(torch.zeros(5, 1, 64, 64)).shape

@@ -1,8 +1,8 @@
-"""DeepLabV3+, as it was used for pores and grains of rocks.
+"""DeepLabV3+, in the variant that was used for pores and grains of rocks.
 
 Chen, Zhu, Papandreou, Schroff, Adam: Encoder-decoder with atrous separable convolution (ECCV 2018), with plain
-convolutions. The encoder is a ResNet with torchvision's names (post-activation), so that published weight files fit; the
-original code used the pre-activation ResNet. Bilinear steps take pixels as areas (half-pixel centres).
+convolutions. The encoder is a ResNet with torchvision's names (post-activation), so that published weight files can be
+loaded; the original code used the pre-activation ResNet. Bilinear resampling uses half-pixel centres.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["DeepLabV3Plus"]
 _WIDTH, _LOW_LEVEL, _LOW_STRIDE = 256, 48, 4
 _RATES = (6, 12, 18)
 _WEIGHT_STRIDE = 16
-"""The output stride that the rates 6, 12, 18 are for; at half of it they are doubled."""
+"""Output stride for the rates 6, 12, 18; they are doubled at half of it."""
 
 
 class DeepLabV3Plus(nn.Module):
@@ -34,10 +34,10 @@ class DeepLabV3Plus(nn.Module):
         in_channels: Channels of the images.
         classes: Number of classes.
         encoder: `resnet50` or `resnet101`.
-        output_stride: Of the encoder, 8 or 16; the pyramid's rates are 6, 12, 18 at 16 and twice that at 8.
-        image_pooling: With the branch that averages over the whole tile. Then what is predicted depends on where a tile was
-            cut, and no halo makes stitching exact; without it, it does not. In training it needs two tiles a batch.
-        scaling: What the encoder's weights were trained on.
+        output_stride: Output stride of the encoder, 8 or 16; the rates of the pyramid are 6, 12, 18 at 16, doubled at 8.
+        image_pooling: Whether to include the branch that averages over the whole tile. With it, predictions depend on the
+            tile's position, so that no halo makes stitching exact, and training needs at least two tiles per batch.
+        scaling: Input range of the encoder's weights.
 
     Raises:
         ValueError: Unknown encoder or output stride.
@@ -80,8 +80,8 @@ class DeepLabV3Plus(nn.Module):
         """Logits of a batch.
 
         Args:
-            images: float (n, in_channels, y, x) of any size; sides that are no multiples of `stride` are padded within, at
-                the bottom and the right, by their last row and column.
+            images: float (n, in_channels, y, x) of any size; if sides are not multiples of `stride`, the bottom and the
+                right are padded internally with the last row and column.
 
         Returns:
             float32 logits (n, classes, y, x).
@@ -97,7 +97,7 @@ class DeepLabV3Plus(nn.Module):
 
 
 class _Pyramid(nn.Module):
-    """Atrous spatial pyramid pooling: a 1x1, three dilated 3x3 convolutions and the mean of the tile, joined by a 1x1."""
+    """Atrous spatial pyramid pooling: a 1x1 and three dilated 3x3 convolutions and the tile mean, merged by a 1x1."""
 
     def __init__(self, before: int, rates: tuple[int, ...], *, image_pooling: bool) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class _Pyramid(nn.Module):
         """(n, before, y, x) to (n, 256, y, x)."""
         found = [branch(features) for branch in self.branches]
         if self.pooling is not None:
-            # In the probe of a receptive field the pooling is left out, and the map is as large already.
+            # When the receptive field is measured, the pooling is disabled and the map already has this size.
             found.append(self.pooling(features).expand(-1, -1, *features.shape[-2:]))
         joined: Tensor = self.project(torch.cat(found, dim=1))
         return joined

@@ -1,7 +1,7 @@
-"""DefectSegNet, made for dislocations, precipitates and voids in steel, and any network that its text files describe.
+"""DefectSegNet for dislocations, precipitates and voids in steel, and any network described by its text files.
 
 Roberts et al.: Deep learning for semantic segmentation of defects in advanced STEM images of steels (2019). Every layer
-reads the joined maps of any earlier ones; `layer_text` has the grammar.
+reads the concatenated maps of any earlier layers; `layer_text` documents the file format.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _NORM_EPS, _NORM_MOMENTUM = 1e-3, 1e-3
 class DefectSegNet(nn.Module):
     """The network of an architecture file.
 
-    The reference file has 20 layers: 349,342 parameters in its convolutions for one channel and one output, and 1,088 in
-    its norms, which stand after the activations of all layers, poolings included.
+    The reference file has 20 layers: 349,342 parameters in convolutions for one channel and one output, and 1,088 in
+    norms, which follow the activations of all layers, poolings included.
 
     Args:
         in_channels: Channels of the images.
-        classes: Number of classes; the last layer of the file gives as many logits, whatever it says.
+        classes: Number of classes and of logits, which overrides `filters` of the file's last layer.
         layers: Text of an architecture file; empty for the reference.
         norm_place: Batch norms after the activations (the original), before them, or none.
-        dropout: Of dropout layers that name no rate.
-        original_head: The last layer as the file has it, with its activation (a sigmoid) and norm, in place of logits; then
-            `classes` must be what the file says.
+        dropout: Rate of dropout layers without a rate in the file.
+        original_head: Keep the last layer of the file, with its activation (a sigmoid) and norm, instead of logits; then
+            `classes` must equal its filters.
 
     Raises:
-        InputError: The text is no architecture; the message names the line.
-        ValueError: Unknown place of the norms, or the head has other classes; when called, sides that are no multiples of
-            the stride.
+        InputError: The text is not a valid architecture; the message names the line.
+        ValueError: Unknown `norm_place`, or the head has other classes; on call, sides that are not multiples of the
+            stride.
 
     Example:
         >>> model = DefectSegNet(1, 2).eval()
@@ -101,7 +101,7 @@ class DefectSegNet(nn.Module):
 
 
 class SymmetricPad(nn.Module):
-    """Mirrors the borders, the border pixels included; torch has this for one pixel only, as replication.
+    """Symmetric padding: mirrors the borders including the border pixels. torch supports this for one pixel only.
 
     Example:
         >>> SymmetricPad(0, 0, 2, 2)(torch.tensor([[[[1, 2, 3]]]])).tolist()
@@ -125,7 +125,7 @@ def _joined(maps: list[Tensor], inputs: tuple[int, ...]) -> Tensor:
 
 
 def _layer(spec: LayerSpec, before: int, after: int, norm_place: NormPlace, dropout: float) -> list[nn.Module]:
-    """What a line stands for."""
+    """The modules of one line."""
     layers: list[nn.Module] = []
     match spec.kind:
         case "convolution":
@@ -135,7 +135,7 @@ def _layer(spec: LayerSpec, before: int, after: int, norm_place: NormPlace, drop
         case "max pool":
             layers = [nn.MaxPool2d(spec.kernel, stride=spec.strides)]
         case "dense":
-            # Over the channels of each pixel, which is a 1x1 convolution.
+            # A dense layer over the channels of each pixel is a 1x1 convolution.
             layers = [nn.Conv2d(before, after, kernel_size=1)]
         case "dropout":
             return [nn.Dropout(dropout if spec.rate is None else spec.rate)]
@@ -148,7 +148,7 @@ def _layer(spec: LayerSpec, before: int, after: int, norm_place: NormPlace, drop
 
 def _convolution(spec: LayerSpec, before: int, after: int) -> list[nn.Module]:
     height, width = spec.kernel
-    # As the original pads: one more at the top and the left for an even kernel.
+    # As in the original: for an even kernel one more pixel at the top and the left.
     top, left = height // 2, width // 2
     bottom, right = (height - 1) // 2, (width - 1) // 2
     convolution = nn.Conv2d(before, after, spec.kernel, stride=spec.strides)

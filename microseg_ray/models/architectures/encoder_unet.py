@@ -1,4 +1,4 @@
-"""U-Net decoders on encoders with published weights: our ResNets, and timm's backbones where timm is installed."""
+"""U-Net decoders for encoders with published weights: ResNets, and the backbones of timm if it is installed."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ __all__ = ["EncoderUNet", "resnet_unet", "timm_unet"]
 
 _WIDTHS = (256, 128, 64, 32, 16)
 _FINEST = {1: 0, 2: 1, 4: 2}
-"""By how much the first map may be smaller than the image, and how many steps it takes to undo that."""
+"""Allowed reductions of the first map, and the number of decoder steps each needs."""
 
 
 class EncoderUNet(nn.Module):
     """A U-Net decoder on the feature maps of an encoder.
 
-    Each step doubles the grid (nearest), joins the encoder's map of that grid and has two 3x3 convolutions with batch
-    norm and ReLU: 256 channels at the coarsest step, halved at each one.
+    Each step doubles the resolution (nearest), concatenates the encoder's map of that resolution and applies two 3x3
+    convolutions with batch norm and ReLU: 256 channels at the coarsest step, halved at each further one.
 
     Args:
-        encoder: From images to feature maps, finest first, each of half the grid of the one before; the first of 1, 1/2 or 1/4
-            of the side.
+        encoder: Module from images to feature maps, finest first, each of half the side of the one before; the first of 1,
+            1/2 or 1/4 of the image's side.
         channels: Channels of those maps.
-        reductions: By how much each is smaller than the image.
+        reductions: Side of the image divided by that of each map.
         in_channels: Channels of the images.
         classes: Number of classes.
-        scaling: What the encoder's weights were trained on.
+        scaling: Input range of the encoder's weights.
 
     Raises:
-        ValueError: The maps do not halve; when called, an image whose sides are no multiples of the stride.
+        ValueError: The maps do not halve; on call, sides that are not multiples of the stride.
 
     Example:
         >>> model = resnet_unet(1, 3, encoder="resnet18").eval()
@@ -79,7 +79,7 @@ class EncoderUNet(nn.Module):
         self.scaling = input_scaling(scaling, in_channels)
         self.encoder = encoder
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
-        # Where the encoder's first map is coarser than the image, there is nothing to join on the grids above it.
+        # If the encoder's first map is coarser than the image, finer steps have no map to concatenate.
         skips = [*channels[-2::-1], *([0] * _FINEST[reductions[0]])]
         steps: list[nn.Module] = []
         before = channels[-1]
@@ -109,7 +109,7 @@ def resnet_unet(
         in_channels: Channels of the images.
         classes: Number of classes.
         encoder: A key of `resnet.RESNETS`.
-        scaling: What the encoder's weights were trained on.
+        scaling: Input range of the encoder's weights.
 
     Example:
         >>> resnet_unet(1, 2, encoder="resnet18").stride
@@ -120,15 +120,15 @@ def resnet_unet(
 
 
 def timm_unet(in_channels: int, classes: int, encoder: str = "resnet34", scaling: ScaledInput = "plain") -> EncoderUNet:
-    """A U-Net on any backbone of timm that gives feature maps of 1/2 to 1/32 of the side.
+    """A U-Net on any backbone of timm with feature maps of 1/2 to 1/32 of the side.
 
     Raises:
-        SettingsError: timm is not installed, or has no such backbone, or it has no such feature maps.
+        SettingsError: timm is not installed or has no such backbone, or the backbone has other feature maps.
     """
     try:
         import timm
     except (ImportError, RuntimeError) as error:
-        # A torchvision that does not belong to the installed torch fails with RuntimeError.
+        # A torchvision that does not match the installed torch raises RuntimeError.
         raise SettingsError(
             f"model.name: timm needs the package timm ({error}); pip install 'microseg_ray[timm]'"
         ) from error

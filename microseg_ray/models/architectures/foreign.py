@@ -1,4 +1,4 @@
-"""Models of segmentation-models-pytorch by name, where that package is installed."""
+"""Models of segmentation-models-pytorch by name, if that package is installed."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["SmpModel"]
 
 
 class SmpModel(nn.Module):
-    """A model of segmentation-models-pytorch, which starts without pre-trained weights: `model.weights` names a file.
+    """A model of segmentation-models-pytorch, without pre-trained weights; `model.weights` can name a file.
 
-    Its receptive field is measured where its layers let themselves be measured; else it counts as tile-dependent.
+    Its receptive field is measured if its layers allow that; otherwise it is treated as tile-dependent.
 
     Args:
         in_channels: Channels of the images.
         classes: Number of classes.
         architecture: `Unet`, `UnetPlusPlus`, `FPN`, `DeepLabV3Plus` ...
         encoder: `resnet34`, `mobilenet_v2`, `tu-...` for timm's ...
-        scaling: What the encoder's weights were trained on.
+        scaling: Input range of the encoder's weights.
 
     Raises:
-        SettingsError: The package is not installed, or knows no such architecture or encoder.
+        SettingsError: The package is not installed, or has no such architecture or encoder.
 
     Example:
         >>> SmpModel(1, 2, architecture="Unet", encoder="no-such-encoder")  # doctest: +IGNORE_EXCEPTION_DETAIL
@@ -52,7 +52,7 @@ class SmpModel(nn.Module):
         try:
             import segmentation_models_pytorch as smp
         except (ImportError, RuntimeError) as error:
-            # A torchvision that does not belong to the installed torch fails with RuntimeError.
+            # A torchvision that does not match the installed torch raises RuntimeError.
             raise SettingsError(
                 f"model.name: smp needs the package segmentation-models-pytorch ({error}); pip install 'microseg_ray[smp]'"
             ) from error

@@ -1,11 +1,12 @@
-"""Architecture files of DefectSegNet: a line for each layer, `key:value` pairs parted by `|`. No torch in here.
+"""Architecture files of DefectSegNet: one line per layer, `key:value` pairs separated by `|`. This module does not import torch.
 
     type:convolution|kernel:3,3|filters:16|strides:1,1|padding:same|activation function:relu|input tensors:3,4
 
 `type` is `convolution`, `convolution transpose`, `max pool`, `dense` or `dropout`; `input tensors` are earlier layers, whose
-maps are joined in that order: 0 is the image, 1 the first line's layer. `activation function` is `relu`, `tanh`, `sigmoid` or
-`identity`; that of poolings and transposed convolutions is not used. A convolution pads by mirroring, edge included, so that
-`strides:1,1` keep the size. Dense layers have a `size` and see one pixel; dropout layers may have a `rate`.
+maps are concatenated in that order: 0 is the image, 1 the layer of the first line. `activation function` is `relu`,
+`tanh`, `sigmoid` or `identity`; poolings and transposed convolutions ignore it. Convolutions use symmetric
+padding, so that `strides:1,1` keeps the size. Dense layers have a `size` and act on single pixels; dropout layers may have a
+`rate`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _KEYS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "dense": (frozenset({"size"}), frozenset({"activation function"})),
     "dropout": (frozenset(), frozenset({"rate", "activation function"})),
 }
-"""What a line of each type must have beside `type` and `input tensors`, and what it may have."""
+"""Required and optional keys of each type, besides `type` and `input tensors`."""
 
 _ACTIVATIONS = ("relu", "tanh", "sigmoid", "identity")
 _MAX_NUMBER = 1 << 14
@@ -40,12 +41,12 @@ class LayerSpec:
 
     Attributes:
         kind: Its `type`.
-        inputs: The tensors that it reads; 0 is the image.
-        filters: Channels that come out; 0 where as many as go in.
+        inputs: Input tensors; 0 is the image.
+        filters: Output channels; 0 for as many as input channels.
         kernel: Height and width in pixels.
-        strides: Down and right in pixels.
-        activation: What follows; `identity` for poolings and transposed convolutions.
-        rate: Of a dropout; None where the file leaves it open.
+        strides: Vertical and horizontal stride in pixels.
+        activation: Activation function; `identity` for poolings and transposed convolutions.
+        rate: Dropout rate; None if the file has none.
     """
 
     kind: str
@@ -58,7 +59,7 @@ class LayerSpec:
 
 
 def reference_layers() -> str:
-    """The architecture file of DefectSegNet itself.
+    """The architecture file of the original DefectSegNet.
 
     Example:
         >>> len(reference_layers().splitlines())
@@ -68,14 +69,14 @@ def reference_layers() -> str:
 
 
 def read_layers(text: str, where: str = "architecture") -> tuple[LayerSpec, ...]:
-    """The layers of an architecture file.
+    """Parse an architecture file.
 
     Args:
-        text: The file's text; blank lines are passed over.
-        where: What to call the file in errors.
+        text: Content of the file; blank lines are ignored.
+        where: Name of the file in error messages.
 
     Raises:
-        InputError: A line is not understood, or joins maps of different size; the message names the line.
+        InputError: A line cannot be parsed, or concatenates maps of different sizes; the message names the line.
 
     Example:
         >>> read_layers("type:dense|size:4|activation function:tanh|input tensors:0")[0].filters
@@ -86,7 +87,7 @@ def read_layers(text: str, where: str = "architecture") -> tuple[LayerSpec, ...]
         microseg_ray.errors.InputError: architecture: line 1: unknown type 'dens'; known are convolution, ...
     """
     layers: list[LayerSpec] = []
-    # How much smaller than the image each tensor is, as a pair of products: (down, up).
+    # Scale of each tensor relative to the image: products of the strides (down, up).
     scales: list[tuple[int, int]] = [(1, 1)]
     number = 0
     for number, line in enumerate(text.splitlines(), 1):
@@ -112,7 +113,7 @@ def read_layers(text: str, where: str = "architecture") -> tuple[LayerSpec, ...]
 
 
 def stride_of_layers(layers: tuple[LayerSpec, ...]) -> int:
-    """Pixels that the sides of an image must be multiples of.
+    """The stride: the sides of an image must be multiples of it.
 
     Example:
         >>> stride_of_layers(read_layers(reference_layers()))

@@ -1,7 +1,7 @@
-"""ResNet encoders with the state-dict names that torchvision gave them, so that published weight files fit.
+"""ResNet encoders with torchvision's state-dict names, so that published weight files can be loaded.
 
-He, Zhang, Ren, Sun: Deep residual learning for image recognition (CVPR 2016); the stride of a bottleneck sits in its 3x3
-convolution, as torchvision has it.
+He, Zhang, Ren, Sun: Deep residual learning for image recognition (CVPR 2016); the stride of a bottleneck is in its 3x3
+convolution, as in torchvision.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ RESNETS: dict[str, tuple[bool, tuple[int, int, int, int]]] = {
     "resnet50": (True, (3, 4, 6, 3)),
     "resnet101": (True, (3, 4, 23, 3)),
 }
-"""Whether the blocks are bottlenecks, and how many each layer has."""
+"""Whether the blocks are bottlenecks, and the number of blocks of each layer."""
 
 
 class ResNetEncoder(nn.Module):
-    """The feature maps of a ResNet.
+    """A ResNet that returns its feature maps.
 
     Args:
         name: A key of `RESNETS`.
@@ -70,7 +70,7 @@ class ResNetEncoder(nn.Module):
             if reached * wanted > output_stride:
                 stride, dilation = 1, dilation * wanted
             reached *= stride
-            # What comes before the stride that is left out still has the dilation before it, as torchvision has it.
+            # As in torchvision, the first block keeps the previous dilation.
             blocks: list[nn.Module] = [block(before, width, stride, (first, dilation))]
             before = width * block.expansion
             blocks += [block(before, width, 1, (dilation, dilation)) for _ in range(count - 1)]
@@ -96,7 +96,7 @@ def _shortcut(before: int, after: int, stride: int) -> nn.Sequential | None:
 
 
 class _Basic(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions with a shortcut."""
 
     expansion: ClassVar[int] = 1
     folds: ClassVar[tuple[tuple[str, str], ...]] = (("conv1", "bn1"), ("conv2", "bn2"))
@@ -119,7 +119,7 @@ class _Basic(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """A 1x1, a 3x3 and a 1x1 convolution beside a shortcut."""
+    """A 1x1, a 3x3 and a 1x1 convolution with a shortcut."""
 
     expansion: ClassVar[int] = 4
     folds: ClassVar[tuple[tuple[str, str], ...]] = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
@@ -128,7 +128,7 @@ class _Bottleneck(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(before, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        # The only one that sees neighbours; what follows is on the grid after the stride.
+        # The only convolution with a spatial extent; it carries the stride.
         dilation = dilations[0]
         self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(width)

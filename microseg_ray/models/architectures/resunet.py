@@ -1,11 +1,11 @@
-"""A residual U-Net that works from half resolution downwards and sees far, for short trainings from scratch.
+"""A residual U-Net with most layers at half resolution and coarser, for short trainings from scratch.
 
-Full resolution costs most of a U-Net's time, so it gets two narrow convolutions only: one that looks at the pixels, one
-that puts the edges back. Everything else is residual blocks on a grid of half the pixels per side and coarser, and the
-coarsest level has dilated blocks, which is where the context comes from that tells a large grain from a patch of matrix.
+Full resolution takes most of a U-Net's time, so it has only two narrow convolutions: one on the input, and one that
+restores edges. The other layers are residual blocks at half resolution and coarser. The coarsest level has dilated blocks,
+which provide the context to distinguish a large grain from a patch of matrix.
 
-Zero-padded convolutions, strided and transposed ones: every step commutes with a shift by the model's stride, so tiles
-whose origins are multiples of the stride predict what the whole image does.
+All layers (zero-padded, strided and transposed convolutions) commute with shifts by the model's stride. Tiles whose
+origins are multiples of the stride therefore give the same logits as the whole image.
 """
 
 from __future__ import annotations
@@ -27,23 +27,22 @@ __all__ = ["ResUNet"]
 
 
 class ResUNet(nn.Module):
-    """A residual U-Net on `depth` grids, the first of half resolution, with a narrow path of full resolution.
+    """A residual U-Net with `depth` levels, the first at half resolution, and a narrow path at full resolution.
 
-    Level l (from 0) has `width * max(1, 2 * l)` channels on a grid of 1 / 2**(l + 1). The 1x1 head is always computed in
-    float32, under bf16 autocast too. The normalisation is that of the batch, which is a constant in evaluation.
+    Level l (from 0) has `width * max(1, 2 * l)` channels at a resolution of 1 / 2**(l + 1). The 1x1 head is always computed
+    in float32, also under bf16 autocast. Batch norms are used, which are constant in evaluation mode.
 
     Args:
         in_channels: Channels of the images.
         classes: Number of classes.
-        width: Channels of the level of half resolution.
+        width: Channels of the level at half resolution.
         depth: Number of levels; the sides of an image must be multiples of `stride = 2**depth`.
-        dilations: Dilation of each residual block of the coarsest level; together they set how far the model sees.
-        detail: Channels of the path of full resolution; the head reads twice as many.
-        dropout: Share of channels of the coarsest level that are dropped while training.
+        dilations: Dilation of each residual block of the coarsest level; they determine the receptive field.
+        detail: Channels of the path at full resolution; the head reads twice as many.
+        dropout: Share of channels of the coarsest level that are dropped in training.
 
     Raises:
-        ValueError: No level, no block of the coarsest level; when called, an image whose sides are no multiples of the
-            stride.
+        ValueError: No level, or no block at the coarsest level; on call, sides that are not multiples of the stride.
 
     Example:
         >>> model = ResUNet(in_channels=1, classes=3, width=4, depth=2)
@@ -79,7 +78,7 @@ class ResUNet(nn.Module):
         self.down = nn.ModuleList(
             nn.Conv2d(fine, coarse, kernel_size=2, stride=2) for fine, coarse in itertools.pairwise(widths)
         )
-        # Two blocks where pixels are few: the first two levels cost more than all that follow.
+        # Two blocks only at coarse levels: the first two levels cost more than all others together.
         self.encoder = nn.ModuleList(
             nn.Sequential(*(_Residual(w, w) for _ in range(1 if level < 2 else 2)))
             for level, w in enumerate(widths[:-1])
@@ -109,7 +108,7 @@ class ResUNet(nn.Module):
             Logits (n, classes, y, x), float32 (float64 for a float64 model).
 
         Raises:
-            ValueError: A side is no positive multiple of the stride.
+            ValueError: A side is not a positive multiple of the stride.
 
         Example:
             >>> ResUNet(1, 2, width=2, depth=1).forward(torch.zeros(1, 1, 4, 4)).dtype
@@ -129,7 +128,7 @@ class ResUNet(nn.Module):
 
 
 class _Residual(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the channels change."""
+    """Two 3x3 convolutions with a shortcut, which is a 1x1 convolution if the number of channels changes."""
 
     def __init__(self, before: int, after: int, dilation: int = 1) -> None:
         super().__init__()
@@ -144,14 +143,14 @@ class _Residual(nn.Module):
         return total
 
     def start_small(self) -> None:
-        """Let the shortcut lead at first: the sum of many blocks then stays of the order of one."""
+        """Scale down the last norm, so that the shortcut dominates at first and activations keep their scale."""
         last = self.body[-1]
         if isinstance(last, nn.BatchNorm2d):
             nn.init.constant_(last.weight, 0.5)
 
 
 def _step(before: int, after: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> tuple[nn.Module, nn.Module]:
-    """A convolution and its norm, side by side in a Sequential so that the norm can be folded."""
+    """A convolution and its norm in one Sequential, so that the norm can be folded."""
     padding = dilation * (kernel // 2)
     convolution = nn.Conv2d(before, after, kernel, stride=stride, padding=padding, dilation=dilation, bias=False)
     return convolution, nn.BatchNorm2d(after)

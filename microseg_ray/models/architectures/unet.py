@@ -1,7 +1,7 @@
-"""A U-Net whose logits do not depend on where a tile was cut.
+"""A U-Net whose logits do not depend on the tile's position.
 
-Zero-padded 3x3 convolutions, 2x2 max pooling and 2x2 transposed convolutions of stride 2: every step commutes with a
-shift by the model's stride, so tiles whose origins are multiples of the stride predict what the whole image does.
+All layers (zero-padded 3x3 convolutions, 2x2 max pooling, 2x2 transposed convolutions of stride 2) commute with shifts by
+the model's stride. Tiles whose origins are multiples of the stride therefore give the same logits as the whole image.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _GROUP_COUNT = 8
 
 
 class UNet(nn.Module):
-    """A U-Net: `depth` poolings, `width` channels at the first level and twice as many at each next one.
+    """A U-Net with `depth` poolings, `width` channels at the first level and twice as many at each next level.
 
-    Each level has two 3x3 convolutions (with a bias only where no normalisation follows), each followed by the
-    normalisation and the activation. The 1x1 head is always computed in float32, under bf16 autocast too: logits that differ by
-    less than bf16 can say must not become ties.
+    Each level has two 3x3 convolutions (with a bias only if no normalisation follows), each followed by normalisation and
+    activation. The 1x1 head is always computed in float32, also under bf16 autocast, because in bf16 logits that differ by
+    less than its precision would become ties.
 
     Args:
         in_channels: Channels of the images.
@@ -39,17 +39,16 @@ class UNet(nn.Module):
         width: Channels of the first level.
         depth: Number of poolings; the sides of an image must be multiples of `stride = 2**depth`.
         norm: `batch`, `pool` (a batch norm after each pooling and nowhere else) and `none` are tile-invariant; `group` and
-            `instance` take statistics of the whole tile.
-        dropout: Share that is dropped in each level while training.
+            `instance` use statistics of the whole tile.
+        dropout: Dropout rate of each level in training.
         activation: `relu` or `elu`.
         dropout_place: `after` drops whole channels after each level, `between` values between its two convolutions.
 
-    With `width=32, depth=4, norm="none", activation="elu", dropout_place="between"` it is the U-Net that was made for CCD
+    With `width=32, depth=4, norm="none", activation="elu", dropout_place="between"` it is the U-Net that was published for CCD
     images: 7,759,620 parameters for one channel and four classes. Its first version is `norm="pool"` for three channels.
 
     Raises:
-        ValueError: Unknown norm, activation or place of the dropout; when called, an image whose sides are no multiples of
-            the stride.
+        ValueError: Unknown norm, activation or `dropout_place`; on call, sides that are not multiples of the stride.
 
     Example:
         >>> model = UNet(in_channels=1, classes=3, width=4, depth=2)
@@ -107,7 +106,7 @@ class UNet(nn.Module):
             Logits (n, classes, y, x), float32 (float64 for a float64 model).
 
         Raises:
-            ValueError: A side is no positive multiple of the stride.
+            ValueError: A side is not a positive multiple of the stride.
 
         Example:
             >>> UNet(1, 2, width=2, depth=1).forward(torch.zeros(1, 1, 4, 4)).dtype
@@ -130,7 +129,7 @@ class _Dropout(NamedTuple):
 
 
 def _level(before: int, after: int, norm: Norm, activation: Activation, dropout: _Dropout) -> nn.Sequential:
-    """Two convolutions with normalisation and activation; a flat Sequential, so that norms can be folded by place."""
+    """Two convolutions with normalisation and activation; a flat Sequential, so that norms can be folded by position."""
     layers: list[nn.Module] = []
     for channels in (before, after):
         if layers and dropout.share > 0 and dropout.place == "between":

@@ -1,4 +1,4 @@
-"""A U-Net on VGG16, as it was used for fracture surfaces of ceramics.
+"""A U-Net on VGG16, in the variant that was used for fracture surfaces of ceramics.
 
 Simonyan, Zisserman: Very deep convolutional networks (2015) for the encoder, whose state-dict names are torchvision's.
 """
@@ -22,7 +22,7 @@ _DECODER = (1024, 512, 256, 128, 128)
 
 
 class VGG16Encoder(nn.Module):
-    """The 13 convolutions of VGG16; the feature map before each pooling, and the last pooled one.
+    """The 13 convolutions of VGG16; returns the map before each pooling, and the last pooled map.
 
     Example:
         >>> [tuple(features.shape[1:]) for features in VGG16Encoder(3)(torch.zeros(1, 3, 32, 32))]
@@ -37,7 +37,7 @@ class VGG16Encoder(nn.Module):
         before = in_channels
         for widths in _STAGES:
             for width in widths:
-                # Not in place: what is pooled is joined in the decoder as well.
+                # Not in place, because the decoder reads the maps before pooling.
                 layers += [nn.Conv2d(before, width, kernel_size=3, padding=1), nn.ReLU()]
                 before = width
             layers.append(nn.MaxPool2d(2))
@@ -58,19 +58,19 @@ class VGG16Encoder(nn.Module):
 class VGG16UNet(nn.Module):
     """A U-Net on VGG16 without norms or dropout; 55,789,763 parameters for RGB and three classes.
 
-    One 3x3 convolution of 1024 channels follows the last pooling; then each step doubles the grid (nearest), joins the
-    encoder's map and has two 3x3 convolutions: 1024, 512, 256, 128, 128 channels.
+    One 3x3 convolution of 1024 channels follows the last pooling; then each step doubles the resolution (nearest),
+    concatenates the encoder's map and applies two 3x3 convolutions: 1024, 512, 256, 128, 128 channels.
 
     Args:
         in_channels: Channels of the images.
         classes: Number of classes.
-        linear_decoder: No activation between the decoder's convolutions, as the original has it.
-        scaling: What the encoder's weights were trained on; the original's is `caffe`.
-        valid_head: The head pads nothing, so that logits are two pixels smaller each way, as the original's are. Not for
-            the engine, which needs logits as large as the image.
+        linear_decoder: No activation between the decoder's convolutions, as in the original.
+        scaling: Input range of the encoder's weights; `caffe` in the original.
+        valid_head: The head has no padding, so that logits are two pixels smaller along each axis, as in the original. Not
+            for segmentation runs, which need logits of the image's size.
 
     Raises:
-        ValueError: When called: an image whose sides are no multiples of the stride 32.
+        ValueError: On call, sides that are not multiples of the stride 32.
 
     Example:
         >>> model = VGG16UNet(3, 3)
