@@ -13,11 +13,12 @@ from microseg_ray.settings import JOBS
 from microseg_ray.simulation import simulate_micrograph
 from microseg_ray.sources import read_mask
 from tests.format_files import write_fits
-from tests.recipe_pages import REPOSITORY, TINY, go_through, smaller
+from tests.recipe_pages import TINY, copy_configs, page_at, run_page
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+PAGE = page_at("ccd.md")
 FRAME = (330, 610)
 
 
@@ -41,10 +42,9 @@ def place(tmp_path, microseg, monkeypatch):
     for seed in (0, 1):
         frame = simulate_micrograph(FRAME, seed, preset="ccd_v2").image
         write_fits(repository / f"frames/{seed}.fits", frame if seed else frame.astype(np.float32))
-    tiny = {**TINY, "tile": {"overlap": 0, "workers": 0}, "tune": {**TINY["tune"], "trials": 2}}
-    tiny["train"] = {**TINY["train"], "crop": 64}
-    smaller("ccd_v0", repository, tiny)
-    smaller("ccd_v2", repository, {**tiny, "simulate": {"count": 12}})
+    tiny = {**TINY, "train.crop": 64, "tune.trials": 2}
+    del tiny["tile.tile"]
+    copy_configs(PAGE, repository, {"configs/ccd_v0.yaml": tiny, "configs/ccd_v2.yaml": {**tiny, "simulate.count": 12}})
     monkeypatch.chdir(repository)
     return repository
 
@@ -56,7 +56,7 @@ def place(tmp_path, microseg, monkeypatch):
 def test_the_search_of_the_page(place, microseg):
     assert microseg("simulate", "configs/ccd_v2.yaml").code == 0
     assert microseg("tile", "configs/ccd_v2.yaml").code == 0
-    go_through("ccd.md", microseg, {"tune"})
+    run_page(PAGE, microseg, {"tune"})
     assert len(rows_of(place / "runs/ccd_v2/tune/trials.csv")) == 2
     assert (place / "runs/ccd_v2/tune/best/model.json").is_file()
 
@@ -64,8 +64,8 @@ def test_the_search_of_the_page(place, microseg):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_command_of_the_page_but_the_search(place, microseg):
-    printed = go_through("ccd.md", microseg, set(JOBS) - {"tune"})
-    assert {job for job, _ in printed} == {
+    ran = run_page(PAGE, microseg, set(JOBS) - {"tune"})
+    assert {one.job for one in ran} == {
         *("annotate", "simulate", "tile", "train", "evaluate", "segment", "measure", "report")
     }
     runs = place / "runs"
@@ -76,7 +76,7 @@ def test_every_command_of_the_page_but_the_search(place, microseg):
         assert list(document["pooled"]["classes"]) == ["background", "glowing", "hot pixel", "cluster"]
         assert (folder / "curves.png").is_file()
         assert list((folder / "panels").rglob("*.png"))
-    assert any("classification report" in text for job, text in printed if job == "evaluate")
+    assert any("classification report" in one.out for one in ran if one.job == "evaluate")
     # Frames: whole by default, the right half on request, both with the list of sections.
     for number in (0, 1):
         whole = read_mask(runs / f"ccd_v2/frames/masks/{number}.fits.zarr")
@@ -93,7 +93,7 @@ def test_every_command_of_the_page_but_the_search(place, microseg):
 
 
 def test_the_page_names_every_option_of_the_original():
-    text = (REPOSITORY / "docs/recipes/ccd.md").read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     options = (
         "pretrained_weights input_size weights activation dropout loss optimizer dilation_rate reg get_class get_weights wcce "
         "process_fits images_small2big percentage_result check_one_object"

@@ -10,9 +10,9 @@ from PIL import Image
 from microseg_ray.catalog import read_table
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
-from tests.end_to_end.recipe_page import REPOSITORY, copy_configs, run_page
+from tests.recipe_pages import copy_configs, page_at, run_page
 
-PAGE = REPOSITORY / "docs/recipes/defects.md"
+PAGE = page_at("defects.md")
 SIZE = 256
 CHANGES = {
     "configs/defects.yaml": {
@@ -52,11 +52,11 @@ def workspace(tmp_path_factory):
 @pytest.mark.ray
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("ray_session")
-def test_the_commands_of_the_page_run(workspace, monkeypatch):
+def test_the_commands_of_the_page_run(workspace, monkeypatch, microseg):
     monkeypatch.chdir(workspace)
     copy_configs(PAGE, workspace, CHANGES)
-    ran = run_page(PAGE, workspace)
-    assert {one.words[0] for one in ran} >= {
+    ran = run_page(PAGE, microseg)
+    assert {one.job for one in ran} >= {
         "simulate",
         "divide",
         "tile",

@@ -12,11 +12,12 @@ from PIL import Image
 
 from microseg_ray.settings import JOBS
 from microseg_ray.sources import read_mask
-from tests.recipe_pages import REPOSITORY, TINY, commands, go_through, smaller
+from tests.recipe_pages import TINY, commands, copy_configs, page_at, run_page
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+PAGE = page_at("fractography.md")
 SIDE = 128
 
 
@@ -65,9 +66,12 @@ def place(tmp_path, microseg, monkeypatch):
     (data / "via_region_data.json").write_text(json.dumps(project), encoding="utf-8")
     repository = tmp_path / "repository"
     repository.mkdir()
-    tune = {**TINY["tune"], "search": {"optimizer.name": ["adam", "rmsprop", "adadelta", "sgd"]}}
-    smaller("fractography", repository, {**TINY, "tune": tune})
-    smaller("facets", repository, {**TINY, "tune": tune, "simulate": {"count": 6, "size": SIDE}})
+    tiny = {**TINY, "tune.search": {"optimizer.name": ["adam", "rmsprop", "adadelta", "sgd"]}}
+    changes = {
+        "configs/fractography.yaml": tiny,
+        "configs/facets.yaml": {**tiny, "simulate.count": 6, "simulate.size": SIDE},
+    }
+    copy_configs(PAGE, repository, changes)
     monkeypatch.chdir(repository)
     return repository
 
@@ -78,7 +82,7 @@ def place(tmp_path, microseg, monkeypatch):
 @pytest.mark.usefixtures("ray_session")
 def test_the_search_of_the_page(place, microseg):
     """Acceptance F5: all four optimizers. A trial is a process of its own, which takes its time to start."""
-    go_through("fractography.md", microseg, {"simulate", "annotate", "tile", "tune"})
+    run_page(PAGE, microseg, {"simulate", "annotate", "tile", "tune"})
     tried = {row["optimizer.name"] for row in rows_of(place / "runs/fractography/tune/trials.csv")}
     assert tried == {"adam", "rmsprop", "adadelta", "sgd"}
 
@@ -86,8 +90,7 @@ def test_the_search_of_the_page(place, microseg):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_command_of_the_page_but_the_search(place, microseg):
-    printed = go_through("fractography.md", microseg, set(JOBS) - {"tune"})
-    jobs = {job for job, _ in printed}
+    jobs = {one.job for one in run_page(PAGE, microseg, set(JOBS) - {"tune"})}
     assert jobs == {
         *("annotate", "catalog", "tile", "train", "evaluate", "plan", "segment", "measure", "report"),
         "simulate",
@@ -131,11 +134,11 @@ def check_run(place: Path, run: Path) -> None:
 
 
 def test_the_page_names_every_option_of_the_original():
-    text = (REPOSITORY / "docs/recipes/fractography.md").read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     options = (
         "save_weights_path train_images train_annotations logs n_classes input_height input_width val_images "
         "val_annotations start_epoch end_epoch batch_size val_batch_size load_weights optimizer_name init_learning_rate "
         "epoch_steps test_images output_path"
     )
     assert [name for name in options.split() if f"`{name}`" not in text] == []
-    assert commands("fractography.md")[0] == ["annotate", "configs/fractography.yaml"]
+    assert commands(PAGE)[0] == ("annotate", "configs/fractography.yaml")

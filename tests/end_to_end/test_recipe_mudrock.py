@@ -11,9 +11,9 @@ from PIL import Image
 from microseg_ray.runs.folder import Run
 from microseg_ray.simulation import simulate_micrograph
 from microseg_ray.tiles.store import TileStore
-from tests.end_to_end.recipe_page import REPOSITORY, copy_configs, run_page
+from tests.recipe_pages import copy_configs, page_at, run_page
 
-PAGE = REPOSITORY / "docs/recipes/mudrock.md"
+PAGE = page_at("mudrock.md")
 SIZE = (80, 96)
 SMALL = {"train.batch": 2, "train.epochs": 1, "train.steps_per_epoch": 1, "train.workers": 0, "segment.workers": 0}
 CHANGES = {
@@ -78,11 +78,11 @@ def workspace(tmp_path_factory):
 @pytest.mark.ray
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("ray_session")
-def test_the_commands_of_the_page_run(workspace, monkeypatch):
+def test_the_commands_of_the_page_run(workspace, monkeypatch, microseg):
     monkeypatch.chdir(workspace)
     copy_configs(PAGE, workspace, CHANGES)
-    ran = run_page(PAGE, workspace)
-    assert {one.words[0] for one in ran} >= {"tile", "train", "tune", "segment", "evaluate", "catalog", "export"}
+    ran = run_page(PAGE, microseg)
+    assert {one.job for one in ran} >= {"tile", "train", "tune", "segment", "evaluate", "catalog", "export"}
 
     runs, data = workspace / "runs", workspace.parent / "shared/data/mudrock"
     told = json.loads((runs / "mudrock/evaluation/metrics.json").read_text(encoding="utf-8"))
