@@ -101,13 +101,16 @@ def copy_configs(page: Path, workspace: Path, changes: Mapping[str, Mapping[str,
         (workspace / name).write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
-def run_page(page: Path, microseg: Callable[..., Any], only: Collection[str] = JOBS) -> list[Ran]:
+def run_page(
+    page: Path, microseg: Callable[..., Any], only: Collection[str] = JOBS, codes: Mapping[str, int] | None = None
+) -> list[Ran]:
     """Run the commands of a page in the current folder, where `copy_configs` wrote to.
 
     Args:
         page: The page.
         microseg: The fixture of this name.
         only: Jobs that are run.
+        codes: Exit codes by job, where they are not 0.
 
     Returns:
         What ran, in order. The first line that fails is an assertion error that names it.
@@ -121,7 +124,9 @@ def run_page(page: Path, microseg: Callable[..., Any], only: Collection[str] = J
             assert program == "microseg", f"{page.name}: `{line}` is not run; put it into a block of another kind"
             if words[0] in only:
                 done = microseg(*words)
-                assert done.code == 0, f"{page.name}: `{line}` ended with {done.code}: {done.err} {done.out}"
+                assert done.code == (codes or {}).get(words[0], 0), (
+                    f"{page.name}: `{line}` ended with {done.code}: {done.err} {done.out}"
+                )
                 ran.append(Ran(tuple(words), done.out))
     assert ran, f"{page} has no `microseg` line in a bash block"
     return ran

@@ -10,30 +10,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from microseg_ray.geometry import Box, Tile, TileGrid, ceil_to, floor_to
+from tests.strategies import grids, shapes
 
-SIDES = st.integers(1, 90)
+LONGEST = 90
 
 
 @st.composite
 def boxes(draw: st.DrawFn, limit: int = 60) -> Box:
     y0, x0 = draw(st.integers(-5, limit)), draw(st.integers(-5, limit))
     return Box(y0, x0, y0 + draw(st.integers(0, limit)), x0 + draw(st.integers(0, limit)))
-
-
-@st.composite
-def grids(draw: st.DrawFn, *, sharded: bool | None = None) -> TileGrid:
-    """Any grid that can be built: odd strides, halos up to 45 % of the tile, tiles larger than the micrograph."""
-    shape = draw(st.tuples(SIDES, SIDES) | st.tuples(st.just(1), st.integers(1, 400)) | st.just((1, 1)))
-    stride = draw(st.sampled_from([1, 1, 2, 3, 4, 5, 7, 8]))
-    tiles, halos, shards = [], [], []
-    for _ in range(2):
-        halo = draw(st.integers(0, 12))
-        core = draw(st.integers(1, 6))
-        tiles.append(2 * ceil_to(halo, stride) + core * stride)
-        halos.append(halo)
-        shards.append(stride * draw(st.integers(1, 12)))
-    use_shard = draw(st.booleans()) if sharded is None else sharded
-    return TileGrid(shape, tuple(tiles), tuple(halos), stride, tuple(shards) if use_shard else None)
 
 
 def mark(shape: tuple[int, int], parts: list[Box]) -> np.ndarray:
@@ -44,7 +29,7 @@ def mark(shape: tuple[int, int], parts: list[Box]) -> np.ndarray:
     return hits
 
 
-@given(grids())
+@given(grids(longest=LONGEST))
 @example(TileGrid((1, 5000), 512, 96, 16, shard=2048))
 @example(TileGrid((1, 5000), 512, 96, 16))
 @example(TileGrid((1, 1), 4096, 1000, 16, shard=64))
@@ -54,7 +39,7 @@ def test_cores_partition_the_micrograph(grid: TileGrid) -> None:
     assert (mark(grid.shape, [tile.core for tile in grid]) == 1).all()
 
 
-@given(grids())
+@given(grids(longest=LONGEST))
 def test_core_lies_in_tile_and_tile_in_padded_micrograph(grid: TileGrid) -> None:
     padded = Box.of_shape(grid.padded_shape)
     frame = Box.of_shape(grid.shape)
@@ -68,19 +53,19 @@ def test_core_lies_in_tile_and_tile_in_padded_micrograph(grid: TileGrid) -> None
     assert all(0 <= padding < grid.stride for padding in np.subtract(grid.padded_shape, grid.shape))
 
 
-@given(grids())
+@given(grids(longest=LONGEST))
 def test_all_tiles_have_one_shape_no_larger_than_asked_for(grid: TileGrid) -> None:
     assert {tile.box.shape for tile in grid} == {grid.tile_shape}
     assert all(side <= asked for side, asked in zip(grid.tile_shape, grid.tile, strict=True))
 
 
-@given(grids())
+@given(grids(longest=LONGEST))
 def test_origins_and_sides_are_multiples_of_the_stride(grid: TileGrid) -> None:
     for tile in grid:
         assert all(value % grid.stride == 0 for value in (*tile.origin, *tile.box.shape))
 
 
-@given(grids())
+@given(grids(longest=LONGEST))
 def test_core_pixels_have_the_halo_or_the_micrographs_border(grid: TileGrid) -> None:
     halo_y, halo_x = grid.halo
     frame = Box.of_shape(grid.shape)
@@ -90,7 +75,7 @@ def test_core_pixels_have_the_halo_or_the_micrographs_border(grid: TileGrid) -> 
         assert tile.visible.contains(needed)
 
 
-@given(grids(sharded=True))
+@given(grids(longest=LONGEST, sharded=True))
 def test_cores_nest_in_shards(grid: TileGrid) -> None:
     height, width = grid.shard
     for tile in grid:
@@ -98,7 +83,7 @@ def test_cores_nest_in_shards(grid: TileGrid) -> None:
         assert tile.core.x0 // width == (tile.core.x1 - 1) // width
 
 
-@given(grids(sharded=True))
+@given(grids(longest=LONGEST, sharded=True))
 def test_a_shard_reads_no_more_than_its_halo_or_one_tile(grid: TileGrid) -> None:
     for tile in grid:
         for axis in (0, 1):
@@ -111,7 +96,7 @@ def test_a_shard_reads_no_more_than_its_halo_or_one_tile(grid: TileGrid) -> None
             assert start >= min(window[0], max(0, window[1] - grid.tile_shape[axis]))
 
 
-@given(grids(sharded=True))
+@given(grids(longest=LONGEST, sharded=True))
 def test_a_sharded_tile_is_the_smallest_that_needs_no_more_tiles(grid: TileGrid) -> None:
     for axis in (0, 1):
         smaller = grid.tile_shape[axis] - grid.stride
@@ -123,7 +108,7 @@ def test_a_sharded_tile_is_the_smallest_that_needs_no_more_tiles(grid: TileGrid)
         assert tighter.counts[axis] > grid.counts[axis]
 
 
-@given(grids(), boxes())
+@given(grids(longest=LONGEST), boxes())
 def test_tiles_touching_equals_brute_force(grid: TileGrid, box: Box) -> None:
     seen = np.zeros(grid.shape, bool)
     clipped = box.intersection(Box.of_shape(grid.shape))
@@ -131,7 +116,7 @@ def test_tiles_touching_equals_brute_force(grid: TileGrid, box: Box) -> None:
     assert grid.tiles_touching(box) == [tile for tile in grid if seen[tile.visible.slices].any()]
 
 
-@given(grids(), boxes())
+@given(grids(longest=LONGEST), boxes())
 def test_tiles_owning_equals_brute_force(grid: TileGrid, box: Box) -> None:
     seen = np.zeros(grid.shape, bool)
     clipped = box.intersection(Box.of_shape(grid.shape))
@@ -139,7 +124,7 @@ def test_tiles_owning_equals_brute_force(grid: TileGrid, box: Box) -> None:
     assert grid.tiles_owning(box) == [tile for tile in grid if seen[tile.core.slices].any()]
 
 
-@given(st.tuples(SIDES, SIDES), st.integers(1, 40), st.floats(0, 0.9), st.sampled_from([1, 2, 3]))
+@given(shapes(LONGEST), st.integers(1, 40), st.floats(0, 0.9), st.sampled_from([1, 2, 3]))
 def test_regular_grids_overlap_as_asked(shape: tuple[int, int], steps: int, overlap: float, stride: int) -> None:
     side = steps * stride
     halo = min(int(side * overlap / 2), (side - stride) // 2)
@@ -151,14 +136,14 @@ def test_regular_grids_overlap_as_asked(shape: tuple[int, int], steps: int, over
     assert len(set(pitches[:-1].tolist())) <= 1  # one pitch, but for the last tile
 
 
-@given(grids())
+@given(grids(longest=LONGEST))
 def test_order_is_row_major(grid: TileGrid) -> None:
     cores = [(tile.core.y0, tile.core.x0) for tile in grid]
     assert cores == sorted(cores)
     assert [grid.at(row, column) for row in range(grid.counts[0]) for column in range(grid.counts[1])] == list(grid)
 
 
-@given(grids())
+@given(grids(longest=LONGEST))
 def test_halo_tax_is_pixels_computed_per_pixel_kept(grid: TileGrid) -> None:
     computed = sum(tile.box.area for tile in grid)
     assert grid.halo_tax == pytest.approx(computed / (grid.shape[0] * grid.shape[1]))

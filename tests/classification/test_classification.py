@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -384,36 +382,3 @@ def test_every_leak_free_test_picture_is_right(real_data, tmp_path, seed):
     ]
     done = fit_classifier(load_settings(ClassifierJobSettings, given_, config))
     assert done.metrics["test"]["confusion_matrix"] == [[9, 0], [0, 9]]
-
-
-def commands_of(page):
-    """The command lines of a page, as lists of words."""
-    return [shlex.split(line) for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("microseg ")]
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_recipe_run(folders, tmp_path, microseg, monkeypatch):
-    """Each command of the page, in the order of the page, with smaller sizes and other folders."""
-    here = tmp_path / "repository"
-    (here / "configs").mkdir(parents=True)
-    for name in ("coarse_fine", "coarse_fine_hard"):
-        config = yaml.safe_load((REPOSITORY / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
-        config["classifier"] |= {"epochs": 1, "threads": 1, "model": SMALL}
-        if "simulate" in config:
-            config["simulate"] |= {"count": 12, "size": [96, 128]}
-        (here / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    data = tmp_path / "shared" / "data" / "grains"
-    for split, numbers in (("train", range(3)), ("test", range(2, 4))):
-        for name in ("coarse", "fine"):
-            (data / split / name).mkdir(parents=True)
-            for number in numbers:
-                (data / split / name / f"{number}.png").write_bytes((folders / name / f"{number}.png").read_bytes())
-    (here / "new_pictures").mkdir()
-    (here / "new_pictures" / "a.png").write_bytes((folders / "fine" / "9.png").read_bytes())
-    monkeypatch.chdir(here)
-    commands = commands_of(REPOSITORY / "docs" / "recipes" / "coarse_fine.md")
-    codes = [microseg(*command[1:]).code for command in commands]
-    assert codes == [1 if command[1] == "audit" else 0 for command in commands]
-    assert list(table_of(here / "runs" / "coarse_fine" / "new" / "classes.csv")) == ["a.png"]
-    judged_ = json.loads((here / "runs" / "coarse_fine" / "classes" / "metrics.json").read_text(encoding="utf-8"))
-    assert judged_["micrographs"] == 4

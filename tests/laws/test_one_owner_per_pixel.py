@@ -10,7 +10,8 @@ from microseg_ray.geometry import Box
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.settings import ClassSpec
 from microseg_ray.statistics.counts import count_classes
-from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window
+from microseg_ray.stitching import BLENDS, EnginePlan, engine_grid, predict_shard, shard_window
+from tests.strategies import plans, shapes
 
 CLASSES = tuple(ClassSpec(name=name) for name in ("dark", "middle", "bright"))
 
@@ -28,27 +29,7 @@ class Levels:
         return np.stack([chosen == index for index in range(self.classes)], axis=1).astype(np.float32)
 
 
-@st.composite
-def plans(draw):
-    stride = draw(st.sampled_from([1, 2, 3, 4, 7]))
-    shard = stride * draw(st.integers(2, 12))
-    halo = draw(st.integers(0, 6))
-    tile = stride * draw(st.integers(1, 12)) + 2 * -(-halo // stride) * stride
-    return EnginePlan(
-        tile=tile,
-        halo=halo,
-        stride=stride,
-        shard=shard,
-        batch=draw(st.integers(1, 5)),
-        blend=draw(st.sampled_from(["crop", "hann", "gaussian", "mean"])),
-        overlap=draw(st.floats(0, 0.9)),
-    )
-
-
-SHAPES = st.tuples(st.integers(1, 60), st.integers(1, 60))
-
-
-@given(SHAPES, plans(), st.integers(0, 2**32 - 1))
+@given(shapes(), plans(blends=BLENDS), st.integers(0, 2**32 - 1))
 @example((1, 1), EnginePlan(tile=64, halo=16, stride=16, shard=64), 0)
 @example((1, 5000), EnginePlan(tile=128, halo=16, stride=16, shard=512), 0)
 @example((5000, 1), EnginePlan(tile=128, halo=16, stride=16, shard=512, blend="hann", overlap=0.9), 0)

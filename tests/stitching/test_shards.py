@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from microseg_ray.geometry import Box, TileGrid, ceil_to
 from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window, window
 from microseg_ray.stitching.shards import extra_output, shard_bytes
+from tests.strategies import plans, shapes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,28 +89,13 @@ def padded(image: NDArray[Any], stride: int) -> NDArray[Any]:
     return np.pad(image, ((0, 0), (0, below), (0, right)), mode="reflect")
 
 
-@st.composite
-def plans(draw: st.DrawFn, **fixed: Any) -> EnginePlan:
-    stride = draw(st.sampled_from([1, 1, 2, 3, 4]))
-    halo = draw(st.integers(RADIUS, 7))
-    tile = 2 * ceil_to(halo, stride) + stride * draw(st.integers(1, 8))
-    return EnginePlan(
-        **{
-            "tile": tile,
-            "halo": halo,
-            "stride": stride,
-            "shard": stride * draw(st.integers(1, 12)),
-            "batch": draw(st.integers(1, 9)),
-            **fixed,
-        }
-    )
-
-
-SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 40)) | st.just((1, 1)) | st.just((1, 90))
+SHAPES = shapes(40)
+PLANS = plans(least_halo=RADIUS)
+BLEND_PLANS = plans(least_halo=RADIUS, blends=("hann", "gaussian", "mean"), extra="probabilities")
 
 
 # --- crop: exact ----------------------------------------------------------------------------------------------------
-@given(SHAPES, plans(), st.sampled_from([np.uint8, np.uint16]))
+@given(SHAPES, PLANS, st.sampled_from([np.uint8, np.uint16]))
 @example((1, 1), EnginePlan(tile=64, halo=2, stride=16, shard=64), np.uint8)
 @example((1, 300), EnginePlan(tile=64, halo=16, stride=16, shard=32), np.uint16)
 @example((33, 41), EnginePlan(tile=512, halo=100, stride=4, shard=16), np.uint8)
@@ -127,7 +113,7 @@ def test_the_shards_together_equal_one_pass_over_the_whole(
     assert {batch[2:] for batch in predictor.batches} == {engine_grid(shape, plan).tile_shape}
 
 
-@given(SHAPES, plans(extra="probabilities"))
+@given(SHAPES, plans(least_halo=RADIUS, extra="probabilities"))
 def test_cropped_scores_equal_one_pass_too(shape: tuple[int, int], plan: EnginePlan) -> None:
     image = picture(shape)
     whole = BoxFilter().scores(padded(image, plan.stride)[None], LIMITS)[0, :, : shape[0], : shape[1]]
@@ -143,7 +129,7 @@ def test_a_halo_smaller_than_the_receptive_field_is_not_exact() -> None:
     assert not np.array_equal(mask, whole)
 
 
-@given(SHAPES, plans(), st.sampled_from(["crop", "hann"]), st.randoms(use_true_random=False))
+@given(SHAPES, PLANS, st.sampled_from(["crop", "hann"]), st.randoms(use_true_random=False))
 def test_a_shard_depends_on_no_other_and_on_no_batch(shape: Any, plan: EnginePlan, blend: Any, random: Any) -> None:
     image = picture(shape)
     plan = EnginePlan(**{**plan.__dict__, "blend": blend})
@@ -159,17 +145,6 @@ def test_a_shard_depends_on_no_other_and_on_no_batch(shape: Any, plan: EnginePla
 
 
 # --- blends ---------------------------------------------------------------------------------------------------------
-BLEND_PLANS = plans().flatmap(
-    lambda plan: st.builds(
-        lambda blend, overlap: EnginePlan(
-            **{**plan.__dict__, "blend": blend, "overlap": overlap, "extra": "probabilities"}
-        ),
-        st.sampled_from(["hann", "gaussian", "mean"]),
-        st.floats(0, 0.9),
-    )
-)
-
-
 class Constant:
     """The same scores everywhere."""
 
@@ -281,7 +256,7 @@ def test_extra_outputs_never_read_as_not_measured(extra: Any) -> None:
 
 
 # --- windows and memory ---------------------------------------------------------------------------------------------
-@given(SHAPES, plans())
+@given(SHAPES, PLANS)
 def test_a_window_holds_its_shard_and_little_more(shape: tuple[int, int], plan: EnginePlan) -> None:
     grid = engine_grid(shape, plan)
     for box in boxes(shape, plan.shard):

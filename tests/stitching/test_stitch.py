@@ -14,21 +14,12 @@ from PIL import Image
 from microseg_ray import Box, Tile, TileGrid, stitch
 from microseg_ray.errors import CoverageError
 from microseg_ray.stitching import BLENDS, assemble, joining, window
+from tests.strategies import grids
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PADDED_VALUE = 9
-
-
-@st.composite
-def grids(draw: st.DrawFn) -> TileGrid:
-    """Grids with halos up to 45 % of the tile, odd strides, tiles larger than the micrograph."""
-    shape = draw(st.tuples(st.integers(1, 60), st.integers(1, 60)) | st.just((1, 1)))
-    stride = draw(st.sampled_from([1, 1, 2, 3, 5]))
-    steps, halo = draw(st.integers(1, 6)), draw(st.integers(0, 8))
-    tile = 2 * -(-halo // stride) * stride + steps * stride
-    return TileGrid(shape, tile, halo, stride, draw(st.none() | st.integers(1, 12).map(lambda n: n * stride)))
 
 
 def cut(image: np.ndarray, tile: Tile) -> np.ndarray:
