@@ -19,7 +19,14 @@ from PIL import Image, ImageDraw, ImageFont
 from microseg_ray.sources.specimen.info_bar import find_info_bar
 
 FONTS = Path(__import__("matplotlib").get_data_path()) / "fonts" / "ttf"
-FACES = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSansMono.ttf", "STIXGeneral.ttf", "DejaVuSerif.ttf", "cmss10.ttf")
+FACES = (
+    "DejaVuSans.ttf",
+    "DejaVuSans-Bold.ttf",
+    "DejaVuSansMono.ttf",
+    "STIXGeneral.ttf",
+    "DejaVuSerif.ttf",
+    "cmss10.ttf",
+)
 QUALITIES = (0, 95, 90, 75, 60)
 SIZES = (1.0, 0.5, 2.0)
 PANELS = ("dark", "light", "gray", "down", "across")
@@ -93,7 +100,11 @@ def background(kind: str, shape: tuple[int, int], generator: np.random.Generator
         panel = np.broadcast_to(ramp[None] if kind == "across" else ramp[:, None], shape).astype(np.uint8)
         return panel, 255
     level = {"dark": (0, 40), "light": (225, 256), "gray": (90, 170)}[kind]
-    value = int(generator.choice([level[0], generator.integers(*level)])) if kind == "dark" else int(generator.integers(*level))
+    value = (
+        int(generator.choice([level[0], generator.integers(*level)]))
+        if kind == "dark"
+        else int(generator.integers(*level))
+    )
     return np.full(shape, value, np.uint8), 255 if value < 128 else 0
 
 
@@ -181,7 +192,9 @@ def recall_table(cases: dict[str, list[tuple[np.ndarray, float]]], verbose: bool
         number += len(images)
         totals += hits
         print(f"| {label} | {len(images)} |" + "".join(f" {value} |" for value in hits.ravel()), flush=True)
-    print(f"| **all** | {number} |" + "".join(f" {100 * value / number:.0f} % |" for value in totals.ravel()), flush=True)
+    print(
+        f"| **all** | {number} |" + "".join(f" {100 * value / number:.0f} % |" for value in totals.ravel()), flush=True
+    )
 
 
 def name(size: float, quality: int) -> str:
@@ -221,7 +234,11 @@ def main() -> None:
     real = {file: [(opened(options.data / "faults" / file), rows)] for file, rows in REAL.items()}
     recall_table(real, options.verbose)
     print("\nSimulated bars on real micrographs:\n")
-    grounds = [path for path in clean_files(options.data) if path.parent.name == "fracture" or path.parts[-3:-1] in {("coating", "train"), ("superalloy", "train")}]
+    grounds = [
+        path
+        for path in clean_files(options.data)
+        if path.parent.name == "fracture" or path.parts[-3:-1] in {("coating", "train"), ("superalloy", "train")}
+    ]
     simulated: dict[str, list[tuple[np.ndarray, float]]] = {}
     for style_number, (label, style) in enumerate(STYLES.items()):
         generator = np.random.default_rng(style_number)

@@ -28,8 +28,8 @@ class MicrographInfo:
         lazy: Whether reading a region decodes only what the region needs.
         decoded_bytes: Bytes that an open handle may hold (not lazy) or that one tile, strip or chunk takes (lazy).
         parts: Pages and channels of the file, and which of them this is.
-        pixel_size_notes: Where two sources of the pixel size disagree, one sentence each.
-        info_bar_rows: Rows of the burned-in strip at the bottom; 0 where there is none.
+        pixel_size_notes: Where two sources of the pixel size or of the info bar disagree, one sentence each.
+        info_bar_rows: Rows from the upper edge of the burned-in strip to the bottom; 0 where there is none.
         info_bar_source: How the strip is known: "option info_bar", an entry of the file, "pixels"; "" where there is none.
         file_shape: (height, width) in the file, where the micrograph was rescaled; else None.
 

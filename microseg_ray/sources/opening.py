@@ -11,6 +11,7 @@ from microseg_ray.sources.bounds import reading
 from microseg_ray.sources.choices import Wanted
 from microseg_ray.sources.formats.rosetta import microscope_format
 from microseg_ray.sources.remote import is_url, location, open_binary
+from microseg_ray.sources.specimen.bar_colors import gray_above_bar
 from microseg_ray.sources.specimen.columns import Columns, column_range
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ _EXPORT = "export the micrograph as TIFF, PNG or OME-Zarr"
 def open_micrograph(path: str | os.PathLike[str], source: SourceSettings | None = None) -> Micrograph:
     """Open a micrograph for reading by region.
 
-    Reads headers only, except where telling gray from colour needs the pixels of an RGB file that is decoded whole.
-    Alpha is dropped, palettes are looked up, RGB(A) with equal channels is gray. Of a pyramid the full-resolution level
-    is read.
+    Reads headers only, except where an RGB file may be gray: then some or all of its pixels are compared. Alpha is
+    dropped, palettes are looked up, RGB(A) is gray where the channels are equal, those of an info bar not counted. Of a
+    pyramid the full-resolution level is read.
 
     Args:
         path: A file, a zarr folder, or the URL of one; docs/formats.md lists the formats.
@@ -73,7 +74,7 @@ def open_micrograph(path: str | os.PathLike[str], source: SourceSettings | None 
     try:
         if source is not None and source.columns != "all":
             pixels = Columns(pixels, *column_range(name, source.columns, pixels.shape[1]))
-        return Micrograph(name, pixels, source)
+        return Micrograph(name, gray_above_bar(name, pixels, source), source)
     except BaseException:
         pixels.close()
         raise

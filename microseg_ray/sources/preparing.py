@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["View", "open_prepared", "open_view", "prepared"]
 
+_AGREE = 2  # rows: an info bar in the pixels is the stated one
+
 
 @dataclass(frozen=True)
 class View:
@@ -87,9 +89,10 @@ def open_prepared(
 ) -> Micrograph:
     """Open a micrograph as a model is to see it.
 
-    Its info bar is looked for in its pixels where neither the user nor the file says (`source.info_bar: auto`), its
-    background is taken away where the scaling says so, and it is rescaled where the rule says so. `info.specimen` is the
-    part to learn from and to measure.
+    With `source.info_bar: auto` its info bar is searched in its pixels; a bar that the file states counts where the pixels
+    show none, and where both differ by more than 2 rows, the pixels count and a note says so. Its background is removed
+    where the scaling asks for it, and it is rescaled where the rule asks for it. `info.specimen` is the part to learn
+    from and to measure.
 
     Args:
         path: As in `open_micrograph`.
@@ -166,15 +169,25 @@ def _require_shape(info: MicrographInfo, view: View) -> None:
 
 
 def _find_bar(micrograph: Micrograph, source: SourceSettings) -> None:
-    # A header that states a bar of no rows has spoken, too.
-    if source.info_bar != "auto" or micrograph.info.info_bar_source:
+    """Set the info bar: the user's, else the one in the pixels, else the one that the file states."""
+    info = micrograph.info
+    if source.info_bar != "auto":
         return
     try:
-        rows = find_info_bar(micrograph.read, micrograph.info.shape)
+        rows = find_info_bar(micrograph.read, info.shape)
     except InputError:
         return  # damaged there: whoever needs those pixels says so, with the place
+    # Tags outlive resizing and cropping in an editor; a bar of nearly the stated height confirms them.
+    if abs(rows - info.info_bar_rows) <= _AGREE and (info.info_bar_source or not rows):
+        return
+    notes = info.pixel_size_notes
+    if info.info_bar_source:
+        seen = f"show one of {rows}: the pixels count" if rows else "show none: the stated rows are left out"
+        stated = f"{info.info_bar_source} states an info bar of {info.info_bar_rows} rows"
+        notes = (*notes, f"{stated}, the pixels {seen}")
     if rows:
-        micrograph.info = replace(micrograph.info, info_bar_rows=rows, info_bar_source="pixels")
+        info = replace(info, info_bar_rows=rows, info_bar_source="pixels")
+    micrograph.info = replace(info, pixel_size_notes=notes)
 
 
 def _wrapped(micrograph: Micrograph, scaling: Scaling, target: tuple[int, int] | None) -> Micrograph:

@@ -77,7 +77,113 @@ def test_a_bar_of_a_jpeg_is_found_within_a_block():
     assert abs(rows - ROWS) <= 8
 
 
-def test_black_specimen_above_a_black_bar_is_told_by_the_line_between():
+def varied(kind, shape=(424, 512), rows=ROWS, below=0):
+    """Specimen and a bar of some kind of panel, drawn over the specimen `below` rows above the bottom."""
+    image = noise((shape[0] + rows, shape[1])).astype(np.int64)
+    drawn = bar(shape[1], rows).astype(np.int64)
+    ramp = {
+        "dark": 0,
+        "gray": 110,
+        "down": np.linspace(20, 80, rows).astype(int)[:, None],
+        "across": np.linspace(10, 110, shape[1]).astype(int)[None],
+        "light": 245,
+    }[kind]
+    panel = ramp * np.ones_like(drawn)
+    ink = 0 if kind == "light" else 255
+    strip = panel + (ink - panel) * drawn // 255
+    end = len(image) - below
+    image[end - rows : end] = strip
+    return image.astype(np.uint8)
+
+
+def changed(image, size, quality):
+    """Resized, then compressed as JPEG where a quality is given."""
+    result = Image.fromarray(image)
+    if size != 1:
+        result = result.resize((round(image.shape[1] * size), round(image.shape[0] * size)), Image.Resampling.BICUBIC)
+    if quality:
+        buffer = io.BytesIO()
+        result.save(buffer, "JPEG", quality=quality)
+        result = Image.open(buffer)
+    return np.asarray(result)
+
+
+@pytest.mark.parametrize("kind", ["dark", "light", "gray", "down", "across"])
+@pytest.mark.parametrize("below", [0, 1, 2])
+@pytest.mark.parametrize(("size", "quality"), [(1, 0), (1, 75), (1, 60), (0.5, 0), (0.5, 75), (2, 75)])
+def test_a_bar_is_found_after_resizing_and_compression(kind, below, size, quality):
+    rows = 60
+    image = changed(varied(kind, (540, 1024), rows, below), size, quality)
+    assert abs(found(image) - (rows + below) * size) <= 2
+
+
+@pytest.mark.parametrize("step", [-20, 20])
+def test_a_panel_of_nearly_the_intensity_of_the_specimen_has_an_edge(step):
+    """Dark specimen beside bright text: the edge is a small part of the contrast."""
+    generator = np.random.default_rng(0)
+    image = generator.normal(40 + step, 3, (480, 512)).astype(np.uint8)
+    image[-ROWS:] = np.maximum(bar(512), 40)
+    assert found(image) == ROWS
+
+
+def test_two_panels_are_one_bar():
+    image = np.concatenate([noise((420, 512)), bar(512, 40), 255 - bar(512, 36)])
+    assert found(image) == 76
+
+
+def colored_bar(tmp_path, below=1, name="a.tif", **options):
+    """An RGB file of a gray micrograph whose scale bar is green."""
+    image = np.stack([varied("light", below=below)] * 3, axis=-1)
+    image[-20:-17, 400:440] = (0, 128, 0)
+    tifffile.imwrite(tmp_path / name, image, photometric="rgb", **options)
+    return image
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": (64, 64), "compression": "deflate"}])
+@pytest.mark.parametrize("setting", ["auto", 49])
+def test_colours_in_the_bar_alone_make_no_coloured_micrograph(tmp_path, options, setting):
+    image = colored_bar(tmp_path, **options)
+    with open_prepared(tmp_path / "a.tif", Scaling(), SourceSettings(info_bar=setting)) as micrograph:
+        assert (micrograph.info.channels, micrograph.info.info_bar_rows) == (1, ROWS + 1)
+        pixels = micrograph.read(Box.of_shape(micrograph.info.shape))
+    assert np.array_equal(pixels[0, : -ROWS - 1], image[: -ROWS - 1, :, 0])
+
+
+def test_a_coloured_specimen_stays_coloured_with_and_without_a_bar(tmp_path):
+    image = colored_bar(tmp_path)
+    image[300:310, 5:9] = (200, 10, 10)
+    image[-ROWS - 30 : -ROWS - 28, 5:9] = (200, 10, 10)
+    for name, pixels in (
+        ("both.png", image),
+        ("below.png", np.where(np.arange(472)[:, None, None] < 320, image[..., :1], image)),
+    ):
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name)
+        with open_micrograph(tmp_path / name) as micrograph:
+            assert micrograph.info.channels == 3, name
+    with open_micrograph(tmp_path / "a.tif", SourceSettings(info_bar="none")) as micrograph:
+        assert micrograph.info.channels == 3
+
+
+def test_a_stated_bar_is_compared_with_the_pixels(tmp_path):
+    """Tags outlive an editor: the pixels count where they show another bar, and a note says so."""
+    for stated, rows, source, notes in (
+        (ROWS + 1, ROWS + 1, "TESCAN ImageStripSize", 0),
+        (2 * ROWS, ROWS, "pixels", 1),
+        (0, ROWS, "pixels", 1),
+    ):
+        text = f"[MAIN]\nImageStripSize={stated}\nPixelSizeX=2e-08\nPixelSizeY=2e-08\n".encode()
+        tifffile.imwrite(tmp_path / "a.tif", with_bar(), extratags=[(50431, 1, len(text), text, True)])
+        with open_prepared(tmp_path / "a.tif", Scaling()) as micrograph:
+            info = micrograph.info
+        assert (info.info_bar_rows, info.info_bar_source, len(info.pixel_size_notes)) == (rows, source, notes)
+    text = b"[MAIN]\nImageStripSize=40\nPixelSizeX=2e-08\nPixelSizeY=2e-08\n"
+    tifffile.imwrite(tmp_path / "b.tif", noise((400, 300)), extratags=[(50431, 1, len(text), text, True)])
+    with open_prepared(tmp_path / "b.tif", Scaling()) as micrograph:
+        assert micrograph.info.info_bar_rows == 40
+        assert "the pixels show none" in micrograph.info.pixel_size_notes[0]
+
+
+def test_black_specimen_above_a_black_bar_is_found_by_the_line_between():
     image = with_bar(line=True)
     image[300:420, :400] = 0
     assert found(image) == ROWS

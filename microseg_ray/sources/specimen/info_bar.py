@@ -11,6 +11,7 @@ specimen is one box, and its lower edge is the upper edge of the bar.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -178,7 +179,7 @@ def _margins(values: NDArray[np.float32], levels: NDArray[np.float32], first: in
 def _levels(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """(row, segment) medians."""
     edges = np.linspace(0, values.shape[1], _SEGMENTS + 1).round().astype(int)
-    parts = [np.median(values[:, x0:x1], axis=1) for x0, x1 in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [np.median(values[:, x0:x1], axis=1) for x0, x1 in pairwise(edges.tolist())]
     return np.stack(parts, axis=1)
 
 
@@ -201,9 +202,7 @@ class _Panel:
     residual: NDArray[np.float32]
 
     @classmethod
-    def below(
-        cls, values: NDArray[np.float32], levels: NDArray[np.float32], margin: int, below: int
-    ) -> _Panel | None:
+    def below(cls, values: NDArray[np.float32], levels: NDArray[np.float32], margin: int, below: int) -> _Panel | None:
         """The panel that begins at a row; None where what lies there is no panel down to the bottom."""
         strip = slice(margin, max(margin + _SMALLEST // 2, len(values) - min(below, (len(values) - margin) // 4)))
         relative = levels[strip] - np.median(levels[strip], axis=1, keepdims=True)
@@ -216,7 +215,11 @@ class _Panel:
         foreign = np.diff(rows) - 1
         if len(values) - margin - bottom > below + _LINE or bottom < _SMALLEST // 2:
             return None
-        if foreign.sum() > _FOREIGN * bottom or foreign.max(initial=0) > max(2 * _LINE, bottom // 6) or np.median(share[rows]) < _USUAL:
+        if (
+            foreign.sum() > _FOREIGN * bottom
+            or foreign.max(initial=0) > max(2 * _LINE, bottom // 6)
+            or np.median(share[rows]) < _USUAL
+        ):
             return None
         kept = np.sort(rows)
         return cls(margin, margin + bottom, across, down[kept], flat[kept] - down[kept, None])
@@ -278,7 +281,9 @@ def _line_above(values: NDArray[np.float32], background: NDArray[np.float32], to
         line = values[top - rows : top]
         level = np.median(line[len(line) // 2])
         flat = np.mean(np.abs(line[len(line) // 2] - level) <= _NEAR) >= _FULL
-        unlike = [np.mean(np.abs(side - level) > _NEAR * _EDGE) >= _FULL for side in (values[top - rows - 1], background)]
+        unlike = [
+            np.mean(np.abs(side - level) > _NEAR * _EDGE) >= _FULL for side in (values[top - rows - 1], background)
+        ]
         if flat and all(unlike):
             return rows
     return 0
