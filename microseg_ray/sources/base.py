@@ -11,6 +11,7 @@ from microseg_ray.geometry import Box
 from microseg_ray.sources.bounds import reading
 from microseg_ray.sources.info import MicrographInfo
 from microseg_ray.sources.scale.provenance import with_pixel_size
+from microseg_ray.sources.scale.statement import Statement
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -102,8 +103,9 @@ class Micrograph:
             decoded_bytes=pixels.decoded_bytes,
             parts=pixels.parts,
         )
-        # Only a TIFF's header may state an info bar.
-        self.info = with_pixel_size(info, source, pixels.pixel_size, getattr(pixels, "stated_bar", None))
+        # Only some formats state more than a pixel size.
+        bar, notes = getattr(pixels, "stated_bar", None), getattr(pixels, "size_notes", ())
+        self.info = with_pixel_size(info, source, Statement(pixels.pixel_size, bar, notes))
 
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels of a region.

@@ -127,15 +127,25 @@ def test_other_texts_say_nothing(tmp_path, text):
     assert seen(path).pixel_size_um is None
 
 
-@pytest.mark.parametrize("text", [JEOL.format(width=160, rows=120, marker="10um"), "PixelSize=50\nDataSize=160x120\n"])
-def test_a_sidecar_of_an_image_of_another_width_is_not_believed(tmp_path, text):
+@pytest.mark.parametrize("text", [JEOL.format(width=160, rows=99, marker="10um"), "PixelSize=50\nDataSize=160x99\n"])
+def test_a_sidecar_of_an_image_of_other_proportions_is_not_believed(tmp_path, text):
     path = write(tmp_path / "a.tif")
     (tmp_path / "a.txt").write_text(text)
     info = seen(path)
     assert info.pixel_size_um is None
-    assert info.pixel_size_notes == (
-        "a.txt describes an image 160 px wide, this one has 80: its pixel size is not used",
-    )
+    (note,) = info.pixel_size_notes
+    assert "(a.txt) is for an image of 160 x 99" in note
+    assert "the file has 80 x 60" in note
+    assert "not used, because cropping and resizing cannot be told apart" in note
+
+
+@pytest.mark.parametrize("text", [JEOL.format(width=160, rows=120, marker="10um"), "PixelSize=250\nDataSize=160x120\n"])
+def test_a_sidecar_of_the_image_before_it_was_halved_is_corrected(tmp_path, text):
+    path = write(tmp_path / "a.tif")
+    (tmp_path / "a.txt").write_text(text)
+    info = seen(path)
+    assert info.pixel_size_um == pytest.approx((0.5, 0.5))
+    assert "it was resampled, and a pixel is 0.5 x 0.5 um" in info.pixel_size_notes[0]
 
 
 def test_disagreement_is_said_and_the_more_trustworthy_wins(tmp_path):

@@ -16,9 +16,9 @@ from microseg_ray.sources.choices import Parts, Wanted, pick_channels
 from microseg_ray.sources.formats.tiff_page import TiffPage
 from microseg_ray.sources.formats.tiff_pages import Found, find_page, ome_image
 from microseg_ray.sources.remote import is_url, open_binary
-from microseg_ray.sources.scale.pixel_size import PixelSize, of_ome_xml
+from microseg_ray.sources.scale.pixel_size import of_ome_xml
+from microseg_ray.sources.scale.statement import Statement, fitted
 from microseg_ray.sources.scale.tiff_tags import of_tiff
-from microseg_ray.sources.scale.vendor_tags import stated_bar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,8 +53,8 @@ class TiffPixels:
             file = stack.enter_context(tifffile.TiffFile(source))
             found = find_page(path, file, wanted)
             self._open_planes(path, file, found, wanted)
-            self.pixel_size = _pixel_size(file, found)
-            self.stated_bar = stated_bar(file, found.planes[0]) if found.series == 0 else None
+            stated = _stated(file, found)
+            self.pixel_size, self.stated_bar, self.size_notes = stated.pixel_size, stated.bar, stated.notes
             self._stack = stack.pop_all()
 
     def read(self, box: Box) -> NDArray[Any]:
@@ -89,9 +89,11 @@ class TiffPixels:
         self.parts = Parts(found.page, found.pages, channel, found.names or first.names)
 
 
-def _pixel_size(file: tifffile.TiffFile, found: Found) -> PixelSize | None:
+def _stated(file: tifffile.TiffFile, found: Found) -> Statement:
     if found.series == 0:
         return of_tiff(file, found.planes[0])
     # Each image of an OME file has a size of its own.
     image = ome_image(file.ome_metadata, found.series) if file.is_ome else None
-    return None if image is None else of_ome_xml(f"<OME>{ET.tostring(image, encoding='unicode')}</OME>")
+    size = None if image is None else of_ome_xml(f"<OME>{ET.tostring(image, encoding='unicode')}</OME>")
+    page = found.planes[0]
+    return fitted([size], None, (int(page.imagelength), int(page.imagewidth)))

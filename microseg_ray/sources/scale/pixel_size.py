@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.sources.scale.grid import Grid
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -37,6 +39,7 @@ class PixelSize:
         source: The entry.
         notes: Which other entries say something else, one sentence each.
         weak: From resolution tags, which any program may have written: what the microscope says goes before it.
+        grid: The grid that the entry was written for, where it names one: see `fitted`.
 
     Example:
         >>> PixelSize(0.5, 0.25, "OME PhysicalSizeX").y
@@ -48,6 +51,7 @@ class PixelSize:
     source: str
     notes: tuple[str, ...] = field(default=(), repr=False)
     weak: bool = field(default=False, repr=False)
+    grid: Grid | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"{self.y:.6g} x {self.x:.6g} um"
@@ -120,7 +124,10 @@ def of_ome_xml(text: str | None) -> PixelSize | None:
     y = x
     if "PhysicalSizeY" in pixels.attrib:
         y = micrometres(float(pixels.attrib["PhysicalSizeY"]), pixels.attrib.get("PhysicalSizeYUnit", "um"))
-    return believable(y, x, "OME PhysicalSizeX")
+    grid = None
+    if {"SizeX", "SizeY"} <= set(pixels.attrib):
+        grid = Grid(int(pixels.attrib["SizeX"]), (int(pixels.attrib["SizeY"]),))
+    return believable(y, x, "OME PhysicalSizeX", grid)
 
 
 def of_ome_zarr(multiscale: Mapping[str, Any]) -> PixelSize | None:
@@ -153,13 +160,14 @@ def of_ome_zarr(multiscale: Mapping[str, Any]) -> PixelSize | None:
     return believable(sizes[0], sizes[1], "OME-Zarr scale")
 
 
-def believable(y: float | None, x: float | None, source: str) -> PixelSize | None:
+def believable(y: float | None, x: float | None, source: str, grid: Grid | None = None) -> PixelSize | None:
     """A pixel size, or None where it is no length that a micrograph's pixel has (1 pm to 1 mm).
 
     Args:
         y: Height in micrometres, None where unknown.
         x: Width.
         source: Which entry says so.
+        grid: The grid that it was written for.
 
     Example:
         >>> believable(0.0, 0.5, "a tag") is None
@@ -169,4 +177,4 @@ def believable(y: float | None, x: float | None, source: str) -> PixelSize | Non
         return None
     if not all(math.isfinite(value) and _SMALLEST_UM <= value < _LARGEST_UM for value in (y, x)):
         return None
-    return PixelSize(y, x, re.sub(r"\s+", " ", source))
+    return PixelSize(y, x, re.sub(r"\s+", " ", source), grid=grid)

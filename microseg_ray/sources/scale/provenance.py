@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Literal
 
 from microseg_ray.settings.source import SourceSettings
 from microseg_ray.sources.scale.pixel_size import PixelSize, best_of
-from microseg_ray.sources.scale.sidecars import Statement, read_sidecar, sidecars_of
+from microseg_ray.sources.scale.sidecars import read_sidecar, sidecars_of
 from microseg_ray.sources.scale.table import row_for
 
 if TYPE_CHECKING:
     from microseg_ray.sources.info import MicrographInfo
-    from microseg_ray.sources.scale.vendor_tags import StatedBar
+    from microseg_ray.sources.scale.statement import StatedBar, Statement
 
 __all__ = ["LARGEST_BAR", "OPTION", "pixel_size_mark", "with_pixel_size"]
 
@@ -34,25 +34,22 @@ LARGEST_BAR = 0.25
 """Share of the height that an info bar takes at most; a header that claims more describes another image."""
 
 
-def with_pixel_size(
-    info: MicrographInfo, source: SourceSettings | None, stated: PixelSize | None, bar: StatedBar | None
-) -> MicrographInfo:
+def with_pixel_size(info: MicrographInfo, source: SourceSettings | None, stated: Statement) -> MicrographInfo:
     """A micrograph's info with its pixel size and its info bar, from headers and options; no pixel is read.
 
     Args:
         info: Path, shape and so on.
         source: What the user says; the defaults where None.
-        stated: What the file itself says of the pixel size.
-        bar: What the file itself says of an info bar.
+        stated: What the file itself says.
 
     Raises:
         InputError: The user's table is damaged, or the info bar that the user gives takes the whole micrograph.
     """
     source = source or SourceSettings()
     beside = read_sidecar(info.path, info.shape)
-    size = best_of(_claims(info.path, source, stated, beside))
-    notes = beside.notes if size is None else (*size.notes, *beside.notes)
-    rows, entry = _bar(info, source, bar or beside.bar)
+    size = best_of(_claims(info.path, source, stated.pixel_size, beside))
+    notes = (*(() if size is None else size.notes), *stated.notes, *beside.notes)
+    rows, entry = _bar(info, source, stated.bar or beside.bar)
     return replace(
         info,
         pixel_size_um=None if size is None else (size.y, size.x),

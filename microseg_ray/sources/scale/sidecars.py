@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microseg_ray.sources.scale.pixel_size import PixelSize, believable, best_of, micrometres
-from microseg_ray.sources.scale.vendor_tags import StatedBar, of_tescan_text
+from microseg_ray.sources.scale.grid import Grid
+from microseg_ray.sources.scale.pixel_size import believable, best_of, micrometres
+from microseg_ray.sources.scale.statement import StatedBar, Statement, fitted
+from microseg_ray.sources.scale.vendor_tags import of_tescan_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Statement", "read_sidecar", "sidecars_of"]
+__all__ = ["read_sidecar", "sidecars_of"]
 
 _MAX_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Statement:
-    """What a sidecar says.
-
-    Attributes:
-        pixel_size: The pixel size, or None.
-        bar: The info bar, or None where nothing is said about one.
-        notes: Why something that it says was not believed.
-    """
-
-    pixel_size: PixelSize | None = None
-    bar: StatedBar | None = None
-    notes: tuple[str, ...] = ()
 
 
 def sidecars_of(path: str) -> list[Path]:
@@ -56,8 +42,8 @@ def sidecars_of(path: str) -> list[Path]:
 def read_sidecar(path: str, shape: tuple[int, int]) -> Statement:
     """What the sidecars of a micrograph say; a text that is none of the known kinds says nothing.
 
-    A sidecar that describes an image of another width belongs to the micrograph before it was cropped or resized: its
-    pixel size is not used, and the notes say so.
+    A sidecar that describes an image of another size belongs to the micrograph before it was cropped or resized: see
+    `fitted`.
 
     Args:
         path: The micrograph.
@@ -100,21 +86,21 @@ def _jeol(text: str, name: str, shape: tuple[int, int]) -> Statement | None:
     if "$CM_" not in text and "$$SM_" not in text:
         return None
     full = re.search(r"^\$CM_FULL_SIZE\s+(\d+)\s+(\d+)", text, re.MULTILINE)
-    if full is not None and int(full[1]) != shape[1]:
-        return Statement(notes=(_other_width(name, int(full[1]), shape),))
-    bar = None
+    grid = bar = None
     if full is not None:
-        # The scanned image; rows below it are the bar.
-        bar = StatedBar(max(0, shape[0] - int(full[2])), f"JEOL $CM_FULL_SIZE ({name})")
+        # The scanned image; rows below it are the bar, of 64 rows to 960.
+        rows = int(full[2])
+        grid = Grid(int(full[1]), (rows, rows * 16 // 15))
+        bar = StatedBar(rows // 15, f"JEOL $CM_FULL_SIZE ({name})", grid)
     marker = _quantity(text, r"^\$\$SM_MICRON_MARKER\s+([\d.]+)\s*(\S+)")
     pixels = re.search(r"^\$\$SM_MICRON_BAR\s+([\d.]+)", text, re.MULTILINE)
     by_bar = None if marker is None or pixels is None else marker / float(pixels[1])
     by_size = _quantity(text, r"^\$CM_PIXEL_SIZE\s+([\d.eE+-]+?)\s*([^\d\s.][^\s/]*)")
     claims = (
-        believable(by_bar, by_bar, f"JEOL $$SM_MICRON_BAR ({name})"),
-        believable(by_size, by_size, f"JEOL $CM_PIXEL_SIZE ({name})"),
+        believable(by_bar, by_bar, f"JEOL $$SM_MICRON_BAR ({name})", grid),
+        believable(by_size, by_size, f"JEOL $CM_PIXEL_SIZE ({name})", grid),
     )
-    return Statement(best_of(claims), bar)
+    return fitted(claims, bar, shape)
 
 
 def _hitachi(text: str, name: str, shape: tuple[int, int]) -> Statement | None:
@@ -123,10 +109,9 @@ def _hitachi(text: str, name: str, shape: tuple[int, int]) -> Statement | None:
     if found is None:
         return None
     scanned = re.search(r"^DataSize\s*=\s*(\d+)\s*x\s*(\d+)", text, re.MULTILINE)
-    if scanned is not None and int(scanned[1]) != shape[1]:
-        return Statement(notes=(_other_width(name, int(scanned[1]), shape),))
+    grid = None if scanned is None else Grid(int(scanned[1]), (int(scanned[2]),))
     size = micrometres(float(found[1]), "nm")
-    return Statement(believable(size, size, f"Hitachi PixelSize ({name})"))
+    return fitted([believable(size, size, f"Hitachi PixelSize ({name})", grid)], None, shape)
 
 
 def _tescan(text: str, name: str, _shape: tuple[int, int]) -> Statement | None:
@@ -139,7 +124,3 @@ def _tescan(text: str, name: str, _shape: tuple[int, int]) -> Statement | None:
 def _quantity(text: str, pattern: str) -> float | None:
     found = re.search(pattern, text, re.MULTILINE)
     return None if found is None else micrometres(float(found[1]), found[2])
-
-
-def _other_width(name: str, width: int, shape: tuple[int, int]) -> str:
-    return f"{name} describes an image {width} px wide, this one has {shape[1]}: its pixel size is not used"

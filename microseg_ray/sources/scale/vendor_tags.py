@@ -1,50 +1,41 @@
-"""What microscopes write into the private tags of a TIFF: pixel size and info bar of FEI, Zeiss, TESCAN and Phenom."""
+"""What microscopes write into the private tags of a TIFF: pixel size and info bar of FEI, Zeiss, TESCAN, Phenom and Gatan."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from microseg_ray.sources.scale.pixel_size import PixelSize, believable, best_of, micrometres
+from microseg_ray.sources.scale.grid import Grid
+from microseg_ray.sources.scale.pixel_size import PixelSize, believable, micrometres
+from microseg_ray.sources.scale.statement import StatedBar
+from microseg_ray.sources.scale.zeiss import zeiss_claims
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-__all__ = ["StatedBar", "of_tescan_text", "of_vendor_tags", "stated_bar", "understood"]
+__all__ = ["of_tescan_text", "stated_bar", "understood", "vendor_claims"]
 
 TESCAN, PHENOM = 50431, 34683
+GATAN_UNIT, GATAN_SCALE = (65004, 65003), (65010, 65009)  # y, x
 _MAX_TAG = 16 << 20
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class StatedBar:
-    """An info bar as a header states it; 0 rows where it states that there is none.
-
-    Example:
-        >>> StatedBar(59, "FEI PrivateFei.DatabarHeight").rows
-        59
-    """
-
-    rows: int
-    source: str
-
-
-def of_vendor_tags(tiff: Any, page: Any) -> PixelSize | None:
-    """The pixel size in the vendor's tags of a TIFF, with a note where two entries disagree.
+def vendor_claims(tiff: Any, page: Any) -> list[PixelSize | None]:
+    """The pixel sizes in the vendor's tags of a TIFF, the most trustworthy first, each with the grid that it is for.
 
     Args:
         tiff: An open `tifffile.TiffFile`.
         page: Its page that is read.
     """
-    readers: tuple[Callable[[], PixelSize | None], ...] = (
-        lambda: _fei(tiff.fei_metadata) if tiff.is_fei else None,
-        lambda: _zeiss(tiff.sem_metadata, page) if tiff.is_sem else None,
-        lambda: of_tescan_text(_text(page, TESCAN))[0],
-        lambda: _phenom(_text(page, PHENOM)),
+    readers: tuple[Callable[[], list[PixelSize | None]], ...] = (
+        lambda: _fei(tiff.fei_metadata) if tiff.is_fei else [],
+        lambda: zeiss_claims(tiff.sem_metadata, _shape(page)) if tiff.is_sem else [],
+        lambda: [of_tescan_text(_text(page, TESCAN))[0]],
+        lambda: [_phenom(_text(page, PHENOM), _shape(page))],
+        lambda: [_gatan(page)],
     )
-    return best_of([understood(reader) for reader in readers])
+    return [claim for reader in readers for claim in understood(reader) or []]
 
 
 def stated_bar(tiff: Any, page: Any) -> StatedBar | None:
@@ -57,7 +48,7 @@ def stated_bar(tiff: Any, page: Any) -> StatedBar | None:
     readers: tuple[Callable[[], StatedBar | None], ...] = (
         lambda: _fei_bar(tiff.fei_metadata, int(page.imagelength)) if tiff.is_fei else None,
         lambda: of_tescan_text(_text(page, TESCAN))[1],
-        lambda: _phenom_bar(_text(page, PHENOM)),
+        lambda: _phenom_bar(_text(page, PHENOM), _shape(page)),
     )
     return next((bar for reader in readers if (bar := understood(reader)) is not None), None)
 
@@ -108,9 +99,12 @@ def _text(page: Any, code: int) -> str:
     return re.sub(r"\r\n?", "\n", value[-_MAX_TAG:]) if isinstance(value, str) else ""
 
 
-def _fei(metadata: Mapping[str, Any]) -> PixelSize | None:
-    claims = [_fei_scan(metadata, section) for section in ("Scan", "EScan", "IScan")]
-    return best_of([*claims, _fei_field(metadata)])
+def _shape(page: Any) -> tuple[int, int]:
+    return int(page.imagelength), int(page.imagewidth)
+
+
+def _fei(metadata: Mapping[str, Any]) -> list[PixelSize | None]:
+    return [*(_fei_scan(metadata, section) for section in ("Scan", "EScan", "IScan")), _fei_field(metadata)]
 
 
 def _fei_scan(metadata: Mapping[str, Any], section: str) -> PixelSize | None:
@@ -119,7 +113,10 @@ def _fei_scan(metadata: Mapping[str, Any], section: str) -> PixelSize | None:
         return None
     x = float(scan["PixelWidth"])
     y = float(scan.get("PixelHeight") or x)
-    return believable(y * 1e6, x * 1e6, f"FEI {section}.PixelWidth")
+    grid = _fei_grid(metadata)
+    if grid is None and scan.get("HorFieldsize") and scan.get("VerFieldsize"):
+        grid = Grid(round(float(scan["HorFieldsize"]) / x), (round(float(scan["VerFieldsize"]) / y),))
+    return believable(y * 1e6, x * 1e6, f"FEI {section}.PixelWidth", grid)
 
 
 def _fei_field(metadata: Mapping[str, Any]) -> PixelSize | None:
@@ -129,45 +126,49 @@ def _fei_field(metadata: Mapping[str, Any]) -> PixelSize | None:
         width = (metadata.get(section) or {}).get("HFW")
         if width:
             size = float(width) * 1e6 / float(metadata["Image"]["ResolutionX"])
-            return believable(size, size, f"FEI {section}.HFW / Image.ResolutionX")
+            return believable(size, size, f"FEI {section}.HFW / Image.ResolutionX", _fei_grid(metadata))
     return None
 
 
-def _fei_bar(metadata: Mapping[str, Any], height: int) -> StatedBar | None:
-    scanned = (metadata.get("Image") or {}).get("ResolutionY")
-    if scanned and 0 < int(scanned) < height:
-        return StatedBar(height - int(scanned), "FEI Image.ResolutionY")
-    drawn = (metadata.get("PrivateFei") or {}).get("DatabarHeight")
-    # The bar lies outside of what was scanned: where the file is no higher than that, it was cut off or never drawn.
-    if scanned and drawn is not None:
-        return StatedBar(0, "FEI Image.ResolutionY")
-    return StatedBar(int(drawn), "FEI PrivateFei.DatabarHeight") if drawn is not None and int(drawn) >= 0 else None
-
-
-def _zeiss(metadata: Mapping[str, Any], page: Any) -> PixelSize | None:
-    """SmartSEM: the image's own pixel size first; two others check it.
-
-    `ap_pixel_size` is off by a factor of two in some versions; the unnamed entry counts for 1024 px a row (rosettasciio).
-    """
-    claims = [_zeiss_entry(metadata, name) for name in ("ap_image_pixel_size", "ap_pixel_size")]
-    unnamed: Sequence[Any] = metadata.get("") or ()
-    if len(unnamed) > 3:
-        size = float(unnamed[3]) * 1e6 * 1024 / int(page.imagewidth)
-        claims.append(believable(size, size, "Zeiss unnamed entry 3"))
-    return best_of(claims)
-
-
-def _zeiss_entry(metadata: Mapping[str, Any], name: str) -> PixelSize | None:
-    if name not in metadata:
+def _fei_grid(metadata: Mapping[str, Any]) -> Grid | None:
+    """Columns and rows that were scanned; the bar is drawn below them."""
+    image = metadata.get("Image") or {}
+    try:
+        width, height = int(image["ResolutionX"]), int(image["ResolutionY"])
+    except (KeyError, TypeError, ValueError):
         return None
-    _, value, unit = metadata[name]
-    size = micrometres(float(value), unit)
-    return believable(size, size, f"Zeiss {name}")
+    drawn = (metadata.get("PrivateFei") or {}).get("DatabarHeight")
+    return Grid(width, (height,) if drawn is None else (height, height + int(drawn)))
 
 
-def _phenom(text: str) -> PixelSize | None:
+def _fei_bar(metadata: Mapping[str, Any], height: int) -> StatedBar | None:
+    grid = _fei_grid(metadata)
+    drawn = (metadata.get("PrivateFei") or {}).get("DatabarHeight")
+    if drawn is None:
+        # Rows below the scanned ones are the bar.
+        return StatedBar(0, "FEI Image.ResolutionY", grid) if grid is not None and height > grid.heights[0] else None
+    source = "FEI PrivateFei.DatabarHeight" if grid is None else "FEI Image.ResolutionY"
+    return StatedBar(int(drawn), source, grid) if int(drawn) >= 0 else None
+
+
+def _phenom(text: str, shape: tuple[int, int]) -> PixelSize | None:
     x, y = (_phenom_length(text, name) for name in ("pixelWidth", "pixelHeight"))
-    return None if x is None else believable(x if y is None else y, x, "Phenom pixelWidth")
+    if x is None:
+        return None
+    return believable(x if y is None else y, x, "Phenom pixelWidth", _phenom_grid(text, shape))
+
+
+def _phenom_grid(text: str, shape: tuple[int, int]) -> Grid | None:
+    """The area that `cropHint` names, where the file is too small to hold it: it was written for a larger image."""
+    right, bottom = (
+        re.search(rf"<cropHint>.*?<{name}>\s*(\d+)\s*</{name}>.*?</cropHint>", text, re.DOTALL)
+        for name in ("right", "bottom")
+    )
+    if right is None or bottom is None or (int(right[1]) <= shape[1] and int(bottom[1]) <= shape[0]):
+        return None
+    bar = re.search(r"<databarHeight>\s*(\d+)\s*</databarHeight>", text)
+    rows = int(bottom[1])
+    return Grid(int(right[1]), (rows,) if bar is None else (rows, rows + int(bar[1])))
 
 
 def _phenom_length(text: str, name: str) -> float | None:
@@ -175,6 +176,17 @@ def _phenom_length(text: str, name: str) -> float | None:
     return None if found is None else micrometres(float(found[2]), found[1])
 
 
-def _phenom_bar(text: str) -> StatedBar | None:
+def _phenom_bar(text: str, shape: tuple[int, int]) -> StatedBar | None:
     found = re.search(r"<databarHeight>\s*(\d+)\s*</databarHeight>", text)
-    return None if found is None else StatedBar(int(found[1]), "Phenom databarHeight")
+    return None if found is None else StatedBar(int(found[1]), "Phenom databarHeight", _phenom_grid(text, shape))
+
+
+def _gatan(page: Any) -> PixelSize | None:
+    """Gatan's DigitalMicrograph: scale and unit of each axis."""
+    if any(code not in page.tags for code in (*GATAN_UNIT, *GATAN_SCALE)):
+        return None
+    y, x = (
+        micrometres(float(page.tags.valueof(scale)), str(page.tags.valueof(unit)))
+        for unit, scale in zip(GATAN_UNIT, GATAN_SCALE, strict=True)
+    )
+    return believable(y, x, "Gatan tag 65009")

@@ -57,6 +57,9 @@ class Columns:
         self.lazy, self.decoded_bytes = pixels.lazy, pixels.decoded_bytes
         self.pixel_size, self.parts = pixels.pixel_size, pixels.parts
         self.stated_bar = getattr(pixels, "stated_bar", None)
+        self.size_notes = getattr(pixels, "size_notes", ())
+        self.bits = getattr(pixels, "bits", None)
+        self.notes = getattr(pixels, "notes", ())
         self.shape = (pixels.shape[0], x1 - x0)
 
     def read(self, box: Box) -> NDArray[Any]:
