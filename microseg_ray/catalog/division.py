@@ -16,7 +16,7 @@ from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.files import delete_file, whole
 from microseg_ray.geometry import Box
 from microseg_ray.quarantine import Failure, write_failures
-from microseg_ray.settings import DataSettings, Scaling
+from microseg_ray.settings import Scaling
 from microseg_ray.sources import open_prepared, read_mask
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ def divide(settings: DivideSettings, report: Callable[[int, int], None] = lambda
     if table.exists() and not settings.overwrite:
         raise SettingsError(f"divide.output: {table} exists; give another folder, or --overwrite")
     delete_file(table)
-    # Splits are what this job makes; those of the config are for the jobs behind it.
-    data = DataSettings(**{**settings.data.model_dump(), "splits": {}, "stratify": False})
-    rows, failures = build_catalog(data)
+    rows, failures = build_catalog(settings.data)
     done = Divided(output, failures=failures)
     taken: dict[str, CatalogRow] = {}
     for number, row in enumerate(rows, 1):

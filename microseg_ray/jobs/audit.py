@@ -68,7 +68,10 @@ def _rows(settings: AuditSettings) -> tuple[list[CatalogRow], list[Failure]]:
     """The micrographs; where the splits are sub-folders called train, val and test, those in them."""
     from microseg_ray.catalog import build_catalog
 
-    data = settings.data.model_copy(update={"masks": None, "mask_suffix": "", "stratify": False})
+    data = settings.data
+    if not settings.stratify:
+        # A micrograph without a mask can leak as well; masks are needed to find the splits that stratify makes.
+        data = data.model_copy(update={"masks": None, "mask_suffix": ""})
     rows, failures = build_catalog(data)
     masks = settings.mask_suffix
     if masks and settings.table is None:

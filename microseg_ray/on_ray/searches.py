@@ -32,7 +32,7 @@ __all__ = ["tune"]
 SWEEP_FILE = "sweep.json"
 HIGHER = {"mean_iou": True, "area_error": False}
 # What may differ between two runs of one sweep: where and how fast it runs, and how long it goes on.
-_NOT_DECIDING = ("tiles", "output", "ray", "concurrent", "cpus", "gpus", "gpu", "threads", "overwrite", "max_failures")
+_NOT_DECIDING = ("tiles", "output", "ray", "concurrent", "cpus", "gpus", "threads", "overwrite", "max_failures")
 
 
 Report = Callable[[int, int, str], None]
@@ -204,7 +204,8 @@ def _area_error(settings: TuneSettings, folder: Path) -> float:
     chosen = settings_from(
         EvaluateSettings,
         {
-            **settings.data.model_dump(),
+            # How training splits were audited has no part in judging.
+            **settings.data.model_dump(exclude={"audit"}),
             "checkpoint": str(folder / "best"),
             "split": "val",
             "output": str(folder / "areas"),
@@ -237,7 +238,8 @@ def _search(settings: TuneSettings, output: Path, report: Report) -> list[Trial]
             tune_config=ray_tune.TuneConfig(
                 metric=settings.objective,
                 mode="max" if HIGHER[settings.objective] else "min",
-                num_samples=settings.trials,
+                # Ray Tune would try the whole grid so many times.
+                num_samples=1 if settings.algorithm == "grid" else settings.trials,
                 search_alg=_algorithm(settings),
                 scheduler=_scheduler(settings),
                 max_concurrent_trials=settings.concurrent,
@@ -358,7 +360,7 @@ def _watcher(settings: TuneSettings, report: Report) -> Any:
 def _total(settings: TuneSettings) -> int:
     if settings.algorithm != "grid":
         return settings.trials
-    size = settings.trials
+    size = 1
     for space in settings.search.values():
         size *= len(space.values or ())
     return size

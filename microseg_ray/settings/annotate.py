@@ -124,7 +124,7 @@ class AnnotateSettings(JobSettings):
     empty: Literal["skip", "unlabelled"] = Field(
         default="skip", description="a micrograph without regions gets no mask, or one that is unlabelled throughout"
     )
-    line_width: float = Field(default=1.0, ge=1, description="px, of lines whose format says no width")
+    line_width: float = Field(default=1.0, ge=1, le=1000, description="px, of lines whose format says no width")
     coordinates: Literal["auto", "centre", "corner"] = Field(
         default="auto", description="whether (0, 0) is the centre or the outer corner of the first pixel"
     )
@@ -132,7 +132,9 @@ class AnnotateSettings(JobSettings):
     thresholds: tuple[ThresholdRule, ...] = Field(default=(), description="rules in order; the first that fits wins")
     channel: Literal["mean", "red", "green", "blue"] = Field(default="mean", description="what thresholds look at")
     other: str = Field(default=IGNORE, description="pixels that fit no colour or no threshold: ignore, or a class")
-    offset: int = Field(default=0, description="added to the numbers of an index image, -1 where labels start at 1")
+    offset: int = Field(
+        default=0, ge=-255, le=255, description="added to the numbers of an index image; -1 where they start at 1"
+    )
     strict: bool = Field(default=False, description="exit 1 where anything was left out, unknown or clipped")
     overwrite: bool = False
     source: SourceSettings = SourceSettings()

@@ -33,6 +33,20 @@ class JobSettings(Frozen):
     inherits: ClassVar[str | None] = None
     not_inherited: ClassVar[tuple[str, ...]] = ()
 
+    def refuse_given(self, names: tuple[str, ...], reason: str) -> None:
+        """Refuse fields that these settings would not use; a field at its default is not given.
+
+        Args:
+            names: Fields.
+            reason: Why they are not used.
+
+        Raises:
+            ValueError: One of the fields is not at its default.
+        """
+        for name in names:
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name}: {reason}")
+
     def resolved(self) -> dict[str, Any]:
         """These settings as plain JSON types, to be saved beside the output."""
         return self.model_dump(mode="json")

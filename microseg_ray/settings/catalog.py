@@ -6,13 +6,13 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from microseg_ray.settings.data import DataJobSettings
+from microseg_ray.settings.data import SplitFields
 from microseg_ray.settings.source import SourceSettings
 
 __all__ = ["CatalogSettings"]
 
 
-class CatalogSettings(DataJobSettings):
+class CatalogSettings(SplitFields):
     """`catalog`: archive -> a table of micrograph, mask, group, split, pixel size, to edit and feed back."""
 
     job: ClassVar[str] = "catalog"

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from microseg_ray.settings.classes import Classes
-from microseg_ray.settings.data import DataJobSettings
+from microseg_ray.settings.data import AuditMode, DataFields
 from microseg_ray.settings.fitting import NO_AUGMENTATION, AugmentSettings, EarlyStoppingSettings, OptimizerSettings
+from microseg_ray.settings.limits import Epochs, Seed, Threads
 from microseg_ray.settings.model import ClassifierSettings
 from microseg_ray.settings.scaling import Scaling
 from microseg_ray.settings.source import SourceSettings
@@ -17,14 +18,23 @@ from microseg_ray.settings.views import ViewSettings
 __all__ = ["ClassifierJobSettings"]
 
 
-class ClassifierJobSettings(DataJobSettings):
+class ClassifierJobSettings(DataFields):
     """`classifier`: a folder of micrographs per class -> a checkpoint that classifies whole micrographs."""
 
     job: ClassVar[str] = "classifier"
+    images: str | None = Field(default=None, description="folder with a sub-folder of micrographs per class")
+    image_suffix: str = Field(default="", description="end of a micrograph's stem that is not part of its key")
+    group: str | None = Field(default=None, description="regular expression; micrographs of one group stay together")
+    splits: dict[str, float | tuple[str, ...]] = Field(
+        default_factory=dict, description="by split, a share of the groups or a list of groups"
+    )
+    stratify: bool = Field(default=False, description="spread the classes evenly over the splits")
+    audit: AuditMode = Field(default="stop", description="equal micrographs in different splits: stop, report or off")
+    seed: Seed = Field(default=0, description="of the shares")
     output: str = Field(description="folder for best/, last/, metrics, curves and evaluation/")
     classes: Classes = ()
-    epochs: int = Field(default=30, ge=1)
-    batch: int = Field(default=8, ge=1, description="views per step")
+    epochs: Epochs = 30
+    batch: int = Field(default=8, ge=1, le=65536, description="views per step")
     model: ClassifierSettings = ClassifierSettings()
     channels: Literal["rgb", "gray"] = Field(
         default="rgb", description="what the model sees; gray micrographs become RGB, and RGB ones gray"
@@ -38,17 +48,17 @@ class ClassifierJobSettings(DataJobSettings):
     drop_leaks: bool = Field(
         default=False, description="leave micrographs that the test (or val) folder shows too out of training"
     )
-    fit_seed: int | None = Field(
-        default=None, ge=0, description="of weights, order and augmentation; default: seed, which draws the splits"
+    fit_seed: Seed | None = Field(
+        default=None, description="of weights, order and augmentation; default: seed, which draws the splits"
     )
     source: SourceSettings = SourceSettings()
     gpu: bool = False
-    threads: int | None = Field(default=None, ge=1)
+    threads: Threads | None = None
     overwrite: bool = False
 
     @property
     def augmentation(self) -> AugmentSettings:
-        """What `augment` comes to."""
+        """The ranges that `augment` stands for."""
         if isinstance(self.augment, AugmentSettings):
             return self.augment
         return AugmentSettings() if self.augment else NO_AUGMENTATION
@@ -67,8 +77,4 @@ class ClassifierJobSettings(DataJobSettings):
     def _folders_of_classes(self) -> Self:
         if self.images is None:
             raise ValueError("images: the folder with a sub-folder of micrographs per class is missing")
-        if self.masks is not None or self.table is not None:
-            raise ValueError("masks, table: the class of a micrograph is its folder's name; give images alone")
-        if self.first_seed < 0:
-            raise ValueError(f"seed: {self.first_seed} must be 0 or more")
         return self

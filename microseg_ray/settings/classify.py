@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from microseg_ray.settings.base import JobSettings
+from microseg_ray.settings.limits import Threads
 from microseg_ray.settings.source import SourceSettings
 
 __all__ = ["ClassifySettings"]
@@ -22,8 +23,8 @@ class ClassifySettings(JobSettings):
     truth: bool = Field(default=False, description="judge as well: the true class of a micrograph is its folder's name")
     precision: Literal["bf16", "fp32"] = "fp32"
     source: SourceSettings = SourceSettings()
-    scale_tolerance: float = Field(default=0.1, ge=0, description="of the pixel size, for views that are crops")
+    scale_tolerance: float = Field(default=0.1, ge=0, le=10, description="of the pixel size, for views that are crops")
     on_scale_mismatch: Literal["stop", "rescale", "ignore"] = "rescale"
     gpu: bool = False
-    threads: int | None = Field(default=None, ge=1)
+    threads: Threads | None = None
     overwrite: bool = False

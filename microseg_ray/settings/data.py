@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from microseg_ray.settings.base import Frozen, JobSettings
+from microseg_ray.settings.limits import Seed
 
-__all__ = ["AuditMode", "DataJobSettings", "DataSettings"]
+__all__ = ["AuditMode", "DataFields", "DataJobSettings", "DataSettings", "PairFields", "SplitFields"]
 
 
 def _audit_mode(value: Any) -> Any:
@@ -43,7 +44,7 @@ class DataSettings(Frozen):
     splits: dict[str, float | tuple[str, ...]] = Field(default_factory=dict)
     stratify: bool = False
     audit: AuditMode = "stop"
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -70,19 +71,8 @@ class DataSettings(Frozen):
         return value
 
 
-class DataJobSettings(JobSettings):
-    """Fields of `data:` on the command line of a job: `--images`, `--masks` and so on."""
-
-    images: str | None = Field(default=None, description="folder, glob or file of micrographs")
-    masks: str | None = Field(default=None, description="folder, glob or file of masks")
-    table: str | None = Field(default=None, description="CSV or Parquet of micrographs, in place of images and masks")
-    image_suffix: str = ""
-    mask_suffix: str = ""
-    group: str | None = None
-    splits: dict[str, float | tuple[str, ...]] = Field(default_factory=dict)
-    stratify: bool = Field(default=False, description="spread the classes evenly over the splits; reads the masks")
-    audit: AuditMode = Field(default="stop", description="equal micrographs in different splits: stop, report or off")
-    seed: int = 0
+class DataFields(JobSettings):
+    """Base of the jobs that read micrographs by the fields of `data:`; each declares the fields that it uses."""
 
     @model_validator(mode="after")
     def _data_is_valid(self) -> Self:
@@ -91,5 +81,33 @@ class DataJobSettings(JobSettings):
 
     @property
     def data(self) -> DataSettings:
-        """The shared `data:` section."""
-        return DataSettings(**{name: getattr(self, name) for name in DataSettings.model_fields})
+        """The section `data:`; a field that the job does not have is at its default."""
+        names = DataSettings.model_fields.keys() & type(self).model_fields.keys()
+        return DataSettings(**{name: getattr(self, name) for name in names})
+
+
+class PairFields(DataFields):
+    """Fields of a job that pairs micrographs with masks: `--images`, `--masks` and so on."""
+
+    images: str | None = Field(default=None, description="folder, glob or file of micrographs")
+    masks: str | None = Field(default=None, description="folder, glob or file of masks")
+    table: str | None = Field(default=None, description="CSV or Parquet of micrographs, in place of images and masks")
+    image_suffix: str = Field(default="", description="end of a micrograph's stem that is not part of its key")
+    mask_suffix: str = Field(default="", description="end of a mask's stem that is not part of its key")
+    group: str | None = Field(default=None, description="regular expression; micrographs of one group stay together")
+
+
+class SplitFields(PairFields):
+    """Fields of a job that assigns micrographs to splits as well."""
+
+    splits: dict[str, float | tuple[str, ...]] = Field(
+        default_factory=dict, description="by split, a share of the groups or a list of groups"
+    )
+    stratify: bool = Field(default=False, description="spread the classes evenly over the splits; reads the masks")
+    seed: Seed = Field(default=0, description="of the shares")
+
+
+class DataJobSettings(SplitFields):
+    """All fields of `data:`."""
+
+    audit: AuditMode = Field(default="stop", description="equal micrographs in different splits: stop, report or off")

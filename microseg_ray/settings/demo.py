@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from microseg_ray.settings.base import JobSettings
+from microseg_ray.settings.limits import Epochs, Seed, Workers
 from microseg_ray.settings.ray import RaySettings
 
 __all__ = ["DemoSettings"]
@@ -17,10 +18,10 @@ class DemoSettings(JobSettings):
 
     job: ClassVar[str] = "demo"
     output: str = "demo"
-    size: int = Field(default=4096, ge=256, description="side of the large micrograph")
-    count: int = Field(default=6, ge=3, description="training micrographs")
-    epochs: int = Field(default=8, ge=1)
-    workers: int = Field(default=2, ge=0)
-    seed: int = 0
+    size: int = Field(default=4096, ge=256, le=1 << 17, description="side of the large micrograph")
+    count: int = Field(default=6, ge=3, le=100_000, description="training micrographs")
+    epochs: Epochs = 8
+    workers: Workers = Field(default=2, description="0 runs in this process, without Ray")
+    seed: Seed = 0
     overwrite: bool = True
     ray: RaySettings = RaySettings()

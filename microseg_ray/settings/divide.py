@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from microseg_ray.settings.base import Frozen
-from microseg_ray.settings.data import DataJobSettings
+from microseg_ray.settings.data import PairFields
 from microseg_ray.settings.source import SourceSettings
 
 __all__ = ["DEFECTSEGNET", "DivideSettings", "Region"]
@@ -46,7 +46,7 @@ DEFECTSEGNET = (
 """Three quarters train; of the last one the upper half validates and the lower half tests (Roberts et al. 2019)."""
 
 
-class DivideSettings(DataJobSettings):
+class DivideSettings(PairFields):
     """`divide`: few large micrographs -> regions of them for train, val and test, and their table.
 
     For where there are too few micrographs to keep whole ones apart. The regions of one micrograph look alike, so a

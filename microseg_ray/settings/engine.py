@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from microseg_ray.settings.base import JobSettings
+from microseg_ray.settings.limits import GiB, Halo, Threads, TileSide, Workers
 from microseg_ray.settings.pixel_size import PixelSize
 from microseg_ray.settings.ray import RaySettings
 from microseg_ray.settings.source import SourceSettings
@@ -20,24 +21,28 @@ class EngineSettings(JobSettings):
     archive: str = Field(description="folder, glob or file of micrographs, or the URL of one")
     checkpoint: str = Field(description="checkpoint folder of the train job")
     output: str = Field(description="run folder")
-    tile: int | Literal["auto"] = Field(
+    tile: TileSide | Literal["auto"] = Field(
         default="auto", description="largest tile side in px; auto: what the memory allows"
     )
-    halo: int | Literal["auto"] = Field(default="auto", description="auto: the receptive field's radius")
-    shard: int = Field(default=2048, ge=64, description="side of a mask shard, the unit of work and of resuming")
-    batch: int | Literal["auto"] = "auto"
+    halo: Halo | Literal["auto"] = Field(default="auto", description="auto: the receptive field's radius")
+    shard: int = Field(
+        default=2048, ge=64, le=1 << 16, description="side of a mask shard, the unit of work and of resuming"
+    )
+    batch: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        default="auto", description="tiles that are computed at a time; auto: what the memory allows"
+    )
     blend: Literal["crop", "hann", "gaussian", "mean"] = "crop"
     overlap: float = Field(
         default=0.5, ge=0, le=0.9, description="overlap of neighbouring tiles for blend, share of the tile"
     )
     tta: bool = Field(default=False, description="average over the 8 symmetries of the square")
     precision: Literal["bf16", "fp32"] = "bf16"
-    workers: int = Field(default=1, ge=0, description="0 runs in this process, without Ray")
+    workers: Workers = Field(default=1, description="0 runs in this process, without Ray")
     gpu: bool = False
-    threads: int | None = Field(
-        default=None, ge=1, description="torch threads per worker; part of what decides the bytes"
+    threads: Threads | None = Field(
+        default=None, description="torch threads per worker; part of what decides the bytes"
     )
-    memory: float = Field(default=1.5, gt=0, description="GiB that a worker may use")
+    memory: GiB = Field(default=1.5, description="GiB that a worker may use")
     fingerprint: Literal["stat", "content"] = "stat"
     pixel_size_um: PixelSize = Field(
         default=None, description="(y, x) or one number; overrides source.pixel_size_um and the files' own"
@@ -45,6 +50,7 @@ class EngineSettings(JobSettings):
     scale_tolerance: float = Field(
         default=0.1,
         ge=0,
+        le=10,
         description="share by which a pixel size may differ from the one that the model was trained at",
     )
     on_scale_mismatch: Literal["stop", "rescale", "ignore"] = Field(
@@ -52,8 +58,7 @@ class EngineSettings(JobSettings):
     )
     source: SourceSettings = SourceSettings()
     extra: Literal["none", "margin", "entropy", "probabilities"] = "none"
-    attempts: int = Field(default=3, ge=1, description="how often a shard that kills its worker is tried")
+    attempts: int = Field(default=3, ge=1, le=100, description="how often a shard that kills its worker is tried")
     shard_timeout: float = Field(default=900.0, gt=0, description="seconds after which a shard counts as stalled")
-    seed: int = 0
     overwrite: bool = False
     ray: RaySettings = RaySettings()

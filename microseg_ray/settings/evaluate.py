@@ -7,13 +7,17 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from microseg_ray.settings.classes import Classes
-from microseg_ray.settings.data import DataJobSettings
+from microseg_ray.settings.data import SplitFields
+from microseg_ray.settings.limits import GiB, Halo, Threads, TileSide
 from microseg_ray.settings.source import SourceSettings
 
 __all__ = ["EvaluateSettings"]
 
 
-class EvaluateSettings(DataJobSettings):
+_OF_CHECKPOINT = ("tile", "halo", "blend", "tta", "precision", "gpu", "scale_tolerance", "on_scale_mismatch")
+
+
+class EvaluateSettings(SplitFields):
     """`evaluate`: masks against predicted masks, or against what a checkpoint predicts."""
 
     job: ClassVar[str] = "evaluate"
@@ -29,16 +33,16 @@ class EvaluateSettings(DataJobSettings):
     )
     output: str = Field(default="evaluation", description="folder for metrics.json, tables and figures")
     classes: Classes = ()
-    tile: int | Literal["auto"] = "auto"
-    halo: int | Literal["auto"] = "auto"
+    tile: TileSide | Literal["auto"] = "auto"
+    halo: Halo | Literal["auto"] = "auto"
     blend: Literal["crop", "hann", "gaussian", "mean"] = "crop"
     tta: bool = Field(default=False, description="average over the 8 symmetries of the square")
     precision: Literal["bf16", "fp32"] = "bf16"
     gpu: bool = False
-    threads: int | None = Field(default=None, ge=1)
-    memory: float = Field(default=1.5, gt=0, description="GiB that predicting may use, as of segment")
+    threads: Threads | None = None
+    memory: GiB = Field(default=1.5, description="GiB that predicting may use, as of segment")
     source: SourceSettings = SourceSettings()
-    scale_tolerance: float = Field(default=0.1, ge=0, description="as of segment")
+    scale_tolerance: float = Field(default=0.1, ge=0, le=10, description="as of segment")
     on_scale_mismatch: Literal["stop", "ignore"] = Field(
         default="stop",
         description="a micrograph of another pixel size than the model's is set aside, or judged as it is",
@@ -73,6 +77,10 @@ class EvaluateSettings(DataJobSettings):
             raise ValueError("masks: the folder of true masks is missing; or give table")
         if self.checkpoint is not None and self.images is None and self.table is None:
             raise ValueError("images: a checkpoint needs micrographs to predict; give images or table")
+        if self.checkpoint is None:
+            self.refuse_given(_OF_CHECKPOINT, "goes with checkpoint; predictions are masks already")
+        else:
+            self.refuse_given(("prediction_suffix",), "goes with predictions; a checkpoint has none")
         if self.find is not None and self.sections is None:
             raise ValueError("find: give sections, the size of the sections that are searched, as well")
         if self.find is None and (self.find_max_pixels is not None or self.find_lines):

@@ -1,8 +1,8 @@
-"""How a model is trained: loss, sampling, augmentation, optimizer and schedule, what is kept and told."""
+"""How a model is trained: loss, sampling, augmentation, optimizer and schedule, early stopping, tracking."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -119,7 +119,7 @@ class AugmentSettings(Frozen):
     dropout: float = Field(default=0.0, ge=0, le=0.9, description="largest share of a crop that rectangles cover")
     invert: float = Field(default=0.0, ge=0, le=1, description="share of tiles whose intensities are inverted")
     chance: float = Field(
-        default=1.0, gt=0, le=1, description="share of tiles that each change but the symmetries befalls"
+        default=1.0, gt=0, le=1, description="share of tiles that each change is applied to; the symmetries always are"
     )
 
     @property
@@ -157,6 +157,9 @@ class PlateauSettings(Frozen):
     )
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerSettings(Frozen):
     """Optimizer and schedule."""
 
@@ -165,7 +168,7 @@ class OptimizerSettings(Frozen):
     weight_decay: float = Field(default=1e-2, ge=0, description="not of norms and biases")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd and rmsprop")
     nesterov: bool = Field(default=True, description="of sgd with momentum")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adam and adamw")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="of adam and adamw")
     rho: float = Field(
         default=0.9, gt=0, lt=1, description="of rmsprop (Keras: .9) and adadelta (Keras: .95): share of the old mean"
     )
@@ -186,8 +189,6 @@ class OptimizerSettings(Frozen):
             raise ValueError(f"optimizer.milestones: {list(self.milestones)} must rise")
         if self.end_rate > self.learning_rate:
             raise ValueError(f"optimizer.end_rate: {self.end_rate} is above the learning rate {self.learning_rate}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optimizer.betas: {list(self.betas)} must be at least 0 and below 1")
         return self
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from microseg_ray.settings.base import JobSettings
+from microseg_ray.settings.limits import Workers
 from microseg_ray.settings.ray import RaySettings
 
 __all__ = ["PostprocessSettings"]
@@ -33,7 +34,7 @@ class PostprocessSettings(JobSettings):
     majority: int = Field(
         default=0, ge=0, le=127, description="px; each pixel takes the most frequent class in a square of this radius"
     )
-    workers: int = Field(default=1, ge=0, description="0 runs in this process, without Ray")
+    workers: Workers = Field(default=1, description="0 runs in this process, without Ray")
     overwrite: bool = False
     ray: RaySettings = RaySettings()
 

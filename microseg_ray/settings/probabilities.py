@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from microseg_ray.settings.base import JobSettings
 
@@ -23,3 +23,9 @@ class ProbabilitiesSettings(JobSettings):
     )
     csv_pixels: int = Field(default=2048 * 2048, ge=1, description="largest micrograph that `auto` writes as text")
     overwrite: bool = Field(default=False, description="write over maps of another run")
+
+    @model_validator(mode="after")
+    def _limit_is_used(self) -> Self:
+        if self.format != "auto":
+            self.refuse_given(("csv_pixels",), "goes with format auto")
+        return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["explain"]
 
+# pydantic names the member of a union that failed: `tile.constrained-int`, `tile.literal['auto']`.
+_MEMBER = re.compile(
+    r"(int|float|bool|str|constrained-\w+|(literal|tuple|list|dict|function-\w+|lax-or-strict)\[.*\]|[A-Z]\w+)"
+)
+
 
 def explain(error: ValidationError, cls: type[JobSettings], config: Path | None) -> str:
     """The text of pydantic's error without class names and URLs.
@@ -25,17 +31,23 @@ def explain(error: ValidationError, cls: type[JobSettings], config: Path | None)
         cls: The job's settings.
         config: The YAML file that was read, if one was.
     """
-    lines: list[str] = []
+    lines: dict[str, tuple[list[str], str]] = {}
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"]) or "settings"
-        message = problem["msg"].removeprefix("Value error, ")
+        place = tuple(part for part in problem["loc"] if not (isinstance(part, str) and _MEMBER.fullmatch(part)))
+        key = ".".join(str(part) for part in place) or "settings"
         match problem["type"]:
             case "extra_forbidden":
                 where = f"{config}: " if config is not None else ""
-                lines.append(f"{where}{cls.job}.{key}: no such setting; known are {known_beside(cls, problem['loc'])}")
+                message, shown = f"no such setting; known are {known_beside(cls, problem['loc'])}", ""
+                title = f"{where}{cls.job}.{key}"
             case "missing":
-                lines.append(f"{cls.job}.{key}: missing; give --{key} or put `{key}:` under `{cls.job}:` in the config")
+                message, shown = f"missing; give --{key} or put `{key}:` under `{cls.job}:` in the config", ""
+                title = f"{cls.job}.{key}"
             case _:
+                message = problem["msg"].removeprefix("Value error, ")
                 shown = "" if key == "settings" else f" (got {reprlib.repr(problem.get('input'))})"
-                lines.append(f"{cls.job}.{key}: {message}{shown}")
-    return "\n".join(lines)
+                title = f"{cls.job}.{key}"
+        messages, _ = lines.setdefault(title, ([], shown))
+        # The members of a union fail one by one: "should be 8 or more, or 'auto'".
+        messages.append(message.removeprefix("Input should be ") if messages else message)
+    return "\n".join(f"{title}: {', or '.join(messages)}{shown}" for title, (messages, shown) in lines.items())

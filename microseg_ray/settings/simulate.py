@@ -8,8 +8,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from microseg_ray.settings.base import JobSettings, unwrap_single
 from microseg_ray.settings.imaging import ImagingSettings
+from microseg_ray.settings.limits import Seed, Side
 
 __all__ = ["SimulateSettings"]
+
+Clusters = Annotated[int, Field(ge=0, le=65536)]
 
 
 class SimulateSettings(JobSettings):
@@ -22,9 +25,9 @@ class SimulateSettings(JobSettings):
     preset: Literal[
         "grains", "mudrock", "steel", "facets", "coarse_fine", "coarse_fine_hard", "ccd_v0", "ccd_v1", "ccd_v2"
     ] = "grains"
-    count: int = Field(default=4, ge=1)
-    size: Annotated[int | tuple[int, int], BeforeValidator(unwrap_single)] = 1024
-    seed: int = 0
+    count: int = Field(default=4, ge=1, le=1_000_000)
+    size: Annotated[Side | tuple[Side, Side], BeforeValidator(unwrap_single)] = 1024
+    seed: Seed = 0
     output: str
     format: Literal["tiff", "png", "zarr", "npy"] = Field(
         default="tiff", description="of the images; npy writes images.npy and masks.npy with all of them"
@@ -33,7 +36,7 @@ class SimulateSettings(JobSettings):
         default="none", description="viridis: images as colours from their least to their largest value, as PNG"
     )
     imaging: ImagingSettings = ImagingSettings()
-    clusters: tuple[int, int] | None = Field(
+    clusters: tuple[Clusters, Clusters] | None = Field(
         default=None, description="least and most charge clusters per 256 x 256 px of a CCD image"
     )
 

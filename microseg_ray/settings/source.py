@@ -31,7 +31,7 @@ class SourceSettings(Frozen):
     """
 
     page: int = Field(default=0, ge=0)
-    channel: int | Literal["auto"] = "auto"
+    channel: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     info_bar: Annotated[int, Field(ge=0)] | Literal["auto", "none"] = "auto"
     columns: Annotated[
         Literal["all", "left_half", "right_half"] | tuple[int, int],

@@ -41,6 +41,8 @@ class ThresholdSettings(JobSettings):
     def _one_source(self) -> Self:
         if (self.probabilities is None) == (self.run is None):
             raise ValueError("give either probabilities (maps) or run (a run folder), not both or none")
+        if self.run is not None:
+            self.refuse_given(("channel", "scale", "format"), "goes with probabilities (maps); a run's maps are known")
         if self.run is not None and self.class_name is None:
             raise ValueError("class_name: name the class of the run whose probability is compared")
         return self

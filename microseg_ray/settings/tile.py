@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from microseg_ray.settings.classes import Classes
 from microseg_ray.settings.data import DataJobSettings
+from microseg_ray.settings.limits import Workers
 from microseg_ray.settings.ray import RaySettings
 from microseg_ray.settings.scaling import Scaling
 from microseg_ray.settings.source import SourceSettings
@@ -22,7 +23,7 @@ class TileSettings(DataJobSettings):
     output: str = Field(description="folder of the tile store that is written")
     classes: Classes = ()
     tile: int = Field(default=256, ge=8, le=8192)
-    overlap: int = Field(default=32, ge=0)
+    overlap: int = Field(default=32, ge=0, le=8192)
     min_labelled: float = Field(default=0.0, ge=0, le=1, description="leave out tiles with a smaller labelled share")
     keep_empty: float = Field(
         default=1.0, ge=0, le=1, description="share of the training tiles without any but the first class that is kept"
@@ -30,7 +31,7 @@ class TileSettings(DataJobSettings):
     scaling: Scaling = Scaling()
     source: SourceSettings = SourceSettings()
     fingerprint: Literal["stat", "content"] = Field(default="stat", description="how a changed input is noticed")
-    workers: int = Field(default=1, ge=0, description="0 runs in this process, without Ray")
+    workers: Workers = Field(default=1, description="0 runs in this process, without Ray")
     overwrite: bool = Field(default=False, description="make a store anew in place of a finished one")
     append: bool = Field(default=False, description="add the micrographs that a finished store does not hold yet")
     ray: RaySettings = RaySettings()

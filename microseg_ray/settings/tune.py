@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from microseg_ray.settings.base import Frozen
 from microseg_ray.settings.data import DataSettings
-from microseg_ray.settings.train import TrainSettings
+from microseg_ray.settings.fit import FitSettings
 
 __all__ = ["Space", "TuneSettings", "space_section"]
 
@@ -48,18 +48,18 @@ def space_section(value: Any) -> Any:
     return {key: {"values": item} if isinstance(item, list | tuple) else item for key, item in value.items()}
 
 
-class TuneSettings(TrainSettings):
+_NOT_SEARCHED = ("tiles", "output", "overwrite", "workers", "gpu", "threads", "ray", "mlflow", "max_failures")
+
+
+class TuneSettings(FitSettings):
     """`tune`: tile store -> the best of many trials. What the search does not name is as in the `train:` section."""
 
     job: ClassVar[str] = "tune"
     inherits: ClassVar[str] = "train"
-    # A trial is one process, and the folder of a fit is not the folder of a search.
-    not_inherited: ClassVar[tuple[str, ...]] = ("workers", "output")
-    workers: int = Field(
-        default=0, ge=0, le=0, description="a trial trains in one process; `concurrent` trials run at a time"
-    )
+    # A trial is one process with `gpus` of its own, and the folder of a fit is not the folder of a search.
+    not_inherited: ClassVar[tuple[str, ...]] = ("workers", "gpu", "output")
     trials: int = Field(
-        default=12, ge=1, description="settings that are tried; for `grid`, how often the whole grid is"
+        default=12, ge=1, le=1_000_000, description="settings that are tried; `grid` tries each of its points once"
     )
     search: Annotated[dict[str, Space], BeforeValidator(space_section)] = Field(
         default_factory=dict,
@@ -77,9 +77,9 @@ class TuneSettings(TrainSettings):
         default="mean_iou",
         description="of the split val: mean IoU, or the mean error of the area fractions of whole micrographs",
     )
-    concurrent: int = Field(default=1, ge=1, description="trials at a time")
-    cpus: float = Field(default=1.0, gt=0, description="CPU cores of a trial")
-    gpus: float = Field(default=0.0, ge=0, description="GPUs of a trial; a fraction shares one")
+    concurrent: int = Field(default=1, ge=1, le=4096, description="trials at a time")
+    cpus: float = Field(default=1.0, gt=0, le=4096, description="CPU cores of a trial")
+    gpus: float = Field(default=0.0, ge=0, le=4096, description="GPUs of a trial; a fraction shares one")
     data: DataSettings = Field(default=DataSettings(), description="micrographs and masks, for area_error")
 
     @model_validator(mode="after")
@@ -88,6 +88,9 @@ class TuneSettings(TrainSettings):
             raise ValueError(
                 "search: name at least one setting, such as optimizer.learning_rate: {low: 1e-4, high: 1e-2}"
             )
+        fixed = next((key for key in self.search if key.split(".")[0] in _NOT_SEARCHED), None)
+        if fixed is not None:
+            raise ValueError(f"search.{fixed}: is the same for all trials; search what decides how a model learns")
         ranges = [key for key, space in self.search.items() if space.values is None]
         if self.algorithm == "grid" and ranges:
             raise ValueError(f"search.{ranges[0]}: grid needs a list of values")
@@ -96,6 +99,11 @@ class TuneSettings(TrainSettings):
             raise ValueError(f"search.{named}: cmaes needs a range, low and high")
         if self.scheduler == "pbt" and self.algorithm in {"tpe", "cmaes"}:
             raise ValueError("scheduler pbt changes the settings itself; use algorithm random or grid with it")
-        if self.objective == "area_error" and (self.data.images is None or self.data.masks is None):
-            raise ValueError("objective area_error needs data.images and data.masks")
+        if self.scheduler != "asha":
+            self.refuse_given(("reduction",), "goes with scheduler asha")
+        if self.scheduler == "none":
+            self.refuse_given(("grace",), "goes with scheduler asha or pbt")
+        pairs = self.data.images is not None and self.data.masks is not None
+        if self.objective == "area_error" and self.data.table is None and not pairs:
+            raise ValueError("objective area_error needs data.images and data.masks, or data.table")
         return self

@@ -63,7 +63,7 @@ SEARCH = {"optimizer.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "
 
 def test_a_search_takes_what_it_does_not_name_from_train(tmp_path, tiles):
     settings = load_settings(TuneSettings, [], config_of(tmp_path, tiles, search=SEARCH, trials=3))
-    assert (settings.epochs, settings.trials, settings.workers) == (2, 3, 0)
+    assert (settings.epochs, settings.trials) == (2, 3)
     trial = merged_settings(settings, {"optimizer.learning_rate": 0.25, "model.width": 4}, "somewhere")
     assert (trial.optimizer.learning_rate, trial.model.width, trial.model.depth) == (0.25, 4, 1)
     assert (trial.output, trial.batch) == ("somewhere", 4)
@@ -127,7 +127,7 @@ def trials_of(folder):
 @pytest.mark.parametrize(
     "tune",
     [
-        {"algorithm": "grid", "search": {"model.width": [2, 4]}, "trials": 1},
+        {"algorithm": "grid", "search": {"model.width": [2, 4]}, "trials": 6},
         {"algorithm": "tpe", "search": SEARCH, "trials": 2, "scheduler": "asha"},
         {"algorithm": "cmaes", "search": {"optimizer.learning_rate": SEARCH["optimizer.learning_rate"],
                                          "optimizer.weight_decay": {"low": 0.0, "high": 0.1}}, "trials": 2},

@@ -481,11 +481,11 @@ def test_a_file_name_is_one_value_whatever_is_in_it(names: list[str]) -> None:
 def test_tune_reads_the_train_section_under_its_own(tmp_path):
     config = tmp_path / "both.yaml"
     config.write_text(
-        "data: {images: i}\ntrain: {tiles: t, output: fit, workers: 2, epochs: 5, batch: 4}\n"
+        "data: {images: i}\ntrain: {tiles: t, output: fit, workers: 2, gpu: true, epochs: 5, batch: 4}\n"
         "tune: {output: search, epochs: 2, search: {batch: [1, 2]}}\n"
     )
     tuned = load_settings(TuneSettings, [], config)
-    assert (tuned.tiles, tuned.output, tuned.workers, tuned.epochs, tuned.batch) == ("t", "search", 0, 2, 4)
+    assert (tuned.tiles, tuned.output, tuned.epochs, tuned.batch) == ("t", "search", 2, 4)
     assert tuned.data.images == "i"
     config.write_text("train: {tiles: t, output: fit}\ntune: {search: {batch: [1, 2]}}\n")
     assert "tune.output: missing" in refused(TuneSettings, [], config)

@@ -91,7 +91,8 @@ def merged_settings(settings: TuneSettings, values: Mapping[str, Any], output: s
         SettingsError: A name that `train` does not have, or a value that it cannot have.
     """
     document = {key: value for key, value in settings.resolved().items() if key not in _SEARCH_ONLY}
-    document |= {"output": output, "overwrite": False}
+    # A trial is one process; Ray Tune runs as many at a time as it may.
+    document |= {"output": output, "overwrite": False, "workers": 0}
     for key, value in values.items():
         _put(document, key, value)
     try:
