@@ -48,8 +48,8 @@ def settings_classes() -> dict[str, type[Frozen]]:
 class _Reads(ast.NodeVisitor):
     """Which attributes of which settings class a module reads.
 
-    `settings.x` counts for the class that the parameter is annotated with; `anything.settings.x`, and a name of a field as
-    a string, count for all classes that the module names.
+    `settings.x` counts for the class that the parameter is annotated with; `anything.settings.x`, `x` of a local name
+    `settings`, and the name of a field in a tuple count for all classes that the module names.
     """
 
     def __init__(self, reads: dict[str, set[str]], loose: set[str], named: set[str]) -> None:
@@ -71,7 +71,9 @@ class _Reads(ast.NodeVisitor):
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self._loose.add(node.attr)
         if isinstance(node.value, ast.Name):
-            for name in self._scopes[-1].get(node.value.id, ()):
+            # A local `settings` is taken out of an object that holds them.
+            local = self._named if node.value.id == "settings" else set()
+            for name in self._scopes[-1].get(node.value.id, local):
                 self._reads[name].add(node.attr)
         elif isinstance(node.value, ast.Attribute) and node.value.attr in {"settings", "_settings"}:
             for name in self._named:
@@ -81,8 +83,12 @@ class _Reads(ast.NodeVisitor):
     def visit_Constant(self, node: ast.Constant) -> None:
         if isinstance(node.value, str):
             self._loose.add(node.value)
-            for name in self._named:
-                self._reads[name].add(node.value)
+
+    def visit_Tuple(self, node: ast.Tuple) -> None:
+        words = {part.value for part in node.elts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+        for name in self._named:
+            self._reads[name] |= words
+        self.generic_visit(node)
 
 
 @cache
@@ -127,7 +133,9 @@ def test_every_field_of_a_section_is_read(name: str) -> None:
     if not issubclass(cls, JobSettings):
         _, loose = reads_outside_settings()
         codes = [value.fget.__code__ for value in vars(cls).values() if isinstance(value, property)]
-        constants = {item for code in codes for part in code.co_consts for item in (part if isinstance(part, tuple) else ())}
+        constants = {
+            item for code in codes for part in code.co_consts for item in (part if isinstance(part, tuple) else ())
+        }
         inside = constants.union(*(code.co_names for code in codes))
         options = {"options"} & set(vars(cls))  # handed to the architecture as a whole
         unread = set() if options else set(cls.model_fields) - loose - inside
