@@ -1,4 +1,4 @@
-"""Writes simulated micrographs as an archive: images, masks and the exact areas. Bands are written as they are drawn."""
+"""Writes an archive of simulated micrographs: images, masks and exact areas. Each band is written once it is drawn."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = ["Format", "simulate_archive"]
 Format = Literal["tiff", "png", "zarr", "npy"]
 
 _TILE = 256
-_LARGE = 1 << 26  # pixels from which a mask is a tiled TIFF: PNG can only be read whole
+_LARGE = 1 << 26  # masks of this many pixels or more are tiled TIFF, because PNG can only be read whole
 _SUFFIXES = {"tiff": ".tif", "png": ".png", "zarr": ".zarr", "npy": ".tif"}
 
 
 @dataclass(frozen=True)
-class _Manner:
-    """How an archive is written."""
+class _FileOptions:
+    """Options of the image files of an archive."""
 
     format: Format
     viridis: bool
@@ -52,29 +52,29 @@ def simulate_archive(
     imaging: ImagingSettings | None = None,
     clusters: tuple[int, int] | None = None,
 ) -> list[tuple[Path, Path]]:
-    """Write simulated micrographs, their masks and the truth about them.
+    """Write simulated micrographs, their masks and the true areas.
 
     Writes `images/NAME.tif` (tiled, deflate, OME pixel size; or PNG, or OME-less zarr), `masks/NAME.png` (class indices; a
-    tiled TIFF from 67 megapixels on) and, when all are there, `truth.csv` with the columns micrograph (`NAME.tif`), class,
-    pixel_count, area_fraction. `coarse_fine` and `coarse_fine_hard` write `images/coarse/` and `images/fine/` by turns.
-    `npy` writes `images.npy` and `masks.npy` (count, y, x) as well.
+    tiled TIFF from 67 megapixels on) and, after all of them, `truth.csv` with the columns micrograph (`NAME.tif`), class,
+    pixel_count, area_fraction. `coarse_fine` and `coarse_fine_hard` write `images/coarse/` and `images/fine/` alternately.
+    `npy` also writes `images.npy` and `masks.npy` (count, y, x).
 
     Args:
-        output: Folder; made if missing. Files of the same name are replaced.
-        count: Micrographs, at least one.
+        output: Folder; created if missing. Existing files are replaced.
+        count: Number of micrographs, at least one.
         size: (height, width) of each, in pixels.
-        seed: Seed of the archive; every micrograph has its own, and the first ones stay the same when `count` grows.
+        seed: Seed of the archive; each micrograph has its own, which does not depend on `count`.
         preset: One of `PRESETS`, or coarse_fine, coarse_fine_hard.
         image_format: tiff, png, zarr or npy.
-        viridis: Colour PNG images with matplotlib's viridis from their least to their largest value.
-        imaging: What the microscope does; None: the preset's own.
-        clusters: Least and most charge clusters per 256 x 256 pixels of a CCD image; None: the preset's.
+        viridis: Colour PNG images with matplotlib's viridis from minimum to maximum.
+        imaging: Imaging parameters; None for the preset's.
+        clusters: Minimum and maximum of charge clusters per 256 x 256 pixels of a CCD image; None for the preset's.
 
     Returns:
         (image, mask) paths, in the order of the names.
 
     Raises:
-        SettingsError: As `simulate_micrograph`, or a count below one.
+        SettingsError: As in `simulate_micrograph`, or a count below one.
 
     Example:
         >>> import tempfile
@@ -88,7 +88,7 @@ def simulate_archive(
         raise SettingsError(f"count {count}: at least one micrograph must be simulated")
     if seed < 0:
         raise SettingsError(f"seed {seed} is negative; use zero or more")
-    manner = _Manner(image_format, viridis)
+    file_options = _FileOptions(image_format, viridis)
     pairs: list[tuple[Path, Path]] = []
     truth: list[tuple[str, str, int, float]] = []
     for index in range(count):
@@ -102,7 +102,7 @@ def simulate_archive(
         mask = output / "masks" / folder / f"{name}{'.tif' if large else '.png'}"
         for path in (image, mask):
             path.parent.mkdir(parents=True, exist_ok=True)
-        counts = _write_pair(bands, image, mask, manner, own_seed)
+        counts = _write_pair(bands, image, mask, file_options, own_seed)
         total = int(counts.sum())
         truth += [
             ((Path(folder) / image.name).as_posix(), spec.name, number, number / total)
@@ -117,24 +117,24 @@ def simulate_archive(
 
 
 def _class_of(preset: str, index: int) -> tuple[str, str]:
-    """The subfolder of a micrograph and the preset that draws it."""
+    """Subfolder and preset of a micrograph."""
     if not preset.startswith("coarse_fine"):
         return "", preset
     grain = ("coarse", "fine")[index % 2]
     return grain, grain + preset.removeprefix("coarse_fine")
 
 
-def _write_pair(bands: Bands, image: Path, mask: Path, manner: _Manner, seed: int) -> NDArray[np.int64]:
-    """Write both files while the bands are drawn once; the pixels per class."""
+def _write_pair(bands: Bands, image: Path, mask: Path, file_options: _FileOptions, seed: int) -> NDArray[np.int64]:
+    """Write both files in one pass over the bands; returns the pixels per class."""
     counts = np.zeros(len(bands.classes), np.int64)
-    at_once = manner.format == "png" or bands.shape[0] * bands.shape[1] < _LARGE
+    at_once = file_options.format == "png" or bands.shape[0] * bands.shape[1] < _LARGE
     if at_once:
         parts = list(bands.rows)
         pixels, labels = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
         parts.clear()
         counts += count_classes(labels, len(counts))[: len(counts)]
-        _write_image(bands, image, iter([pixels]), manner, seed)
-        # Gray, not palette: many readers turn a palette image into colours, and the indices are lost.
+        _write_image(bands, image, iter([pixels]), file_options, seed)
+        # Gray, not palette: many readers convert palette images to colours and lose the indices.
         with whole(mask) as partial:
             Image.fromarray(labels).save(partial, format="PNG")
         return counts
@@ -151,7 +151,7 @@ def _write_pair(bands: Bands, image: Path, mask: Path, manner: _Manner, seed: in
             yield pixels
 
     try:
-        _write_image(bands, image, drawn(), manner, seed)
+        _write_image(bands, image, drawn(), file_options, seed)
         rows = (held[y0 : y0 + 2 * _TILE] for y0 in range(0, bands.shape[0], 2 * _TILE))
         with whole(mask) as partial:
             _write_tiff(partial, rows, bands.shape, np.dtype(np.uint8), {"metadata": None})
@@ -160,12 +160,12 @@ def _write_pair(bands: Bands, image: Path, mask: Path, manner: _Manner, seed: in
     return counts
 
 
-def _write_image(bands: Bands, path: Path, parts: Iterator[NDArray[Any]], manner: _Manner, seed: int) -> None:
+def _write_image(bands: Bands, path: Path, parts: Iterator[NDArray[Any]], file_options: _FileOptions, seed: int) -> None:
     size_y, size_x = bands.pixel_size_um
-    match manner.format:
+    match file_options.format:
         case "png":
             pixels = np.concatenate(list(parts))
-            shown = Image.fromarray(_coloured(pixels)) if manner.viridis else Image.fromarray(pixels)
+            shown = Image.fromarray(_coloured(pixels)) if file_options.viridis else Image.fromarray(pixels)
             with whole(path) as partial:
                 shown.save(partial, format="PNG")
         case "zarr":
@@ -178,7 +178,7 @@ def _write_image(bands: Bands, path: Path, parts: Iterator[NDArray[Any]], manner
                 "PhysicalSizeXUnit": "µm",
                 "PhysicalSizeY": size_y,
                 "PhysicalSizeYUnit": "µm",
-                # Otherwise made from the clock: the same seed gives the same bytes on disk, too.
+                # The default depends on the clock; equal seeds must give equal bytes.
                 "UUID": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, f'microseg_ray {path.name} {seed}')}",
             }
             options = {"ome": True, "metadata": metadata}
@@ -208,7 +208,7 @@ def _write_tiff(
 
 
 def _in_tile_rows(parts: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """The same rows in blocks of one tile's height; the last one may be lower."""
+    """Regroup the rows into blocks of one tile's height; the last one may be lower."""
     rest: NDArray[Any] | None = None
     for part in parts:
         rows = part if rest is None else np.concatenate([rest, part])
@@ -240,7 +240,7 @@ def _write_zarr(path: Path, bands: Bands, parts: Iterator[NDArray[Any]]) -> None
 
 
 def _coloured(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """RGBA in matplotlib's viridis, from the least to the largest value, as `imsave` does it."""
+    """RGBA in matplotlib's viridis from minimum to maximum, as `imsave` does."""
     from matplotlib import colormaps
 
     low, high = float(pixels.min()), float(pixels.max())
@@ -249,7 +249,7 @@ def _coloured(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _stack(output: Path, pairs: list[tuple[Path, Path]]) -> None:
-    """All images and all masks as one array each."""
+    """Write all images and all masks as one array each."""
     images = np.stack([tifffile.imread(image) for image, _ in pairs])
     masks = np.stack(
         [tifffile.imread(mask) if mask.suffix == ".tif" else np.asarray(Image.open(mask)) for _, mask in pairs]

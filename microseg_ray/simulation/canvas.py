@@ -1,7 +1,7 @@
-"""What scenes are drawn on: a band of rows that knows where in the micrograph it lies.
+"""The drawing surface of scenes: bands of rows with absolute positions.
 
-A micrograph is drawn in bands of rows, so that memory does not grow with it. Everything that crosses a band is a function
-of the absolute pixel position; only noise, which has no memory, is drawn per band.
+A micrograph is drawn in bands of rows, so that memory does not grow with its height. Whatever crosses a band is a function
+of the absolute pixel position; only noise, which is uncorrelated, is drawn per band.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """A band with its margin.
+    """A band of rows with its margin.
 
     Attributes:
         y0: Absolute position of its first row; negative in a margin.
@@ -56,15 +56,15 @@ class Canvas:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What lies under the microscope, before it is exposed.
+    """A specimen before imaging.
 
     Attributes:
-        classes: Names and colours; a class's index is its place.
+        classes: Names and colours, by class index.
         pixel_size_um: (y, x) in micrometres.
-        draw: Draws classes and levels on a canvas, from absolute positions alone.
+        draw: Draws classes and levels on a canvas, as a function of absolute positions.
         texture: Relative standard deviation of the brightness by class, float32 (K,).
         gray: Gray level of level 1 in even light.
-        imaging: What the preset's microscope does where the user says nothing else; every field is set.
+        imaging: Default imaging of the preset; every field is set.
     """
 
     classes: tuple[ClassSpec, ...]
@@ -76,7 +76,7 @@ class Scene:
 
 
 def named_classes(*names: str) -> tuple[ClassSpec, ...]:
-    """Classes of these names in the default colours.
+    """Classes with these names and the default colours.
 
     Example:
         >>> [item.name for item in named_classes("clay", "silt")]
@@ -86,7 +86,7 @@ def named_classes(*names: str) -> tuple[ClassSpec, ...]:
 
 
 def random_stream(seed: int, *stream: int) -> np.random.Generator:
-    """An own stream of random numbers for every purpose, so that changing one leaves the others alone.
+    """A separate stream of random numbers for each purpose, so that a change of one does not affect the others.
 
     Example:
         >>> bool(random_stream(1, 2).random() == random_stream(1, 2).random() != random_stream(1, 3).random())
@@ -96,13 +96,13 @@ def random_stream(seed: int, *stream: int) -> np.random.Generator:
 
 
 def scatter(rng: np.random.Generator, size: tuple[int, int], cell: float, share: float) -> Doubles:
-    """One centre anywhere in `share` of the cells of a grid, also around the micrograph, so that density has no border.
+    """Random positions, one per cell in `share` of the cells of a grid that extends beyond the micrograph on all sides.
 
     Args:
-        rng: Where the numbers come from.
+        rng: Random number generator.
         size: (height, width) of the micrograph.
         cell: Side of a cell in pixels.
-        share: Share of the cells that get a centre.
+        share: Share of the cells with a position.
 
     Returns:
         float64 (n, 2), y and x, in random order.
@@ -115,12 +115,12 @@ def scatter(rng: np.random.Generator, size: tuple[int, int], cell: float, share:
     corners = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2) - 1.0
     centers = (corners + rng.random(corners.shape)) * cell
     taken = rng.random(len(centers)) < share
-    # In random order, so that which shape lies on top has no direction.
+    # Random order, so that the overlap of shapes has no preferred direction.
     return rng.permutation(centers[taken], axis=0)
 
 
 def touching(center: Doubles, reach: Doubles, canvas: Canvas) -> npt.NDArray[np.intp]:
-    """Indices, in drawing order, of the shapes whose square touches the canvas.
+    """Indices, in drawing order, of the shapes whose square overlaps the canvas.
 
     Args:
         center: (n, 2), y and x.
@@ -134,9 +134,9 @@ def touching(center: Doubles, reach: Doubles, canvas: Canvas) -> npt.NDArray[np.
 
 
 def square(center: Doubles, reach: float, canvas: Canvas) -> tuple[tuple[slice, slice], Doubles, Doubles]:
-    """Where a shape's square lies on the canvas, and its pixels' y (n, 1) and x (1, m) from the shape's centre.
+    """The slices of a shape's square on the canvas, and its pixels' y (n, 1) and x (1, m) relative to the centre.
 
-    Both follow from absolute positions alone, so that a shape on two bands is the same shape.
+    Both are computed from absolute positions, so that a shape on two bands is consistent.
 
     Args:
         center: (2,), y and x.

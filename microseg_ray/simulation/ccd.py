@@ -2,7 +2,7 @@
 
 The numbers are those of the earlier system (its v0, v1 and v2 simulators): counts, positions and intensities. Its pickled
 library of clusters is replaced by a generator that was fitted to the published quantiles of their height, width, number
-of pixels and charge. Unlike its labels, which were thresholds of colours, masks say what was drawn, also where noise or
+of pixels and charge. Its labels were thresholds of colours; here, masks contain what was drawn, even where noise or
 rounding hides it.
 """
 
@@ -38,8 +38,8 @@ CCD_CLASSES = tuple(
 CCD_PIXEL_SIZE_UM = (15.0, 15.0)
 _FRAME = 256
 
-# Quantiles of the cluster library: share of the clusters, value. Between them the logarithm is interpolated. The number of
-# pixels is cut to what the box holds, so its table lies above the published quantiles, which then come out.
+# Quantiles of the cluster library (share of the clusters, value), interpolated in the logarithm. The number of pixels is
+# limited by the box, so its table is above the published quantiles, and the result matches them.
 _HEIGHTS = ((0, 1), (0.05, 3), (0.25, 6.5), (0.5, 12), (0.75, 23), (0.95, 55.9), (1, 127))
 _WIDTHS = ((0, 1), (0.05, 3), (0.25, 6.2), (0.5, 11), (0.75, 20.5), (0.95, 49), (1, 109))
 _PIXELS = ((0, 1), (0.05, 6), (0.25, 36), (0.5, 98), (0.75, 188), (0.95, 490), (1, 892))
@@ -48,9 +48,9 @@ _VALUES = ((0, 1e-3), (0.05, 8e-3), (0.5, 0.126), (0.74, 0.5), (0.95, 1.73), (1,
 
 @dataclass(frozen=True)
 class _Version:
-    """What one of the simulators draws on a frame of 256 columns; both ends of a range belong to it."""
+    """Parameters of one simulator for a frame of 256 columns; ranges include both ends."""
 
-    clusters: tuple[int, int] | None  # None: what is left of the library of 803 from a random start
+    clusters: tuple[int, int] | None  # None: from a random index to the end of the library of 803
     cluster_x: int
     cluster_gain: float
     hot: tuple[int, int]
@@ -76,7 +76,7 @@ _LIBRARY = 803
 
 
 def _drawn(table: tuple[tuple[float, float], ...], share: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values at shares of a quantile table, interpolated in the logarithm."""
+    """Quantiles from a table, interpolated in the logarithm."""
     places, values = (np.array(column, np.float64) for column in zip(*table, strict=True))
     return np.exp(np.interp(share, places, np.log(values)))
 
@@ -85,17 +85,17 @@ def draw_cluster(rng: np.random.Generator) -> NDArray[np.float64]:
     """One charge cluster: a winding track that touches all four sides of its box.
 
     Args:
-        rng: Where the numbers come from.
+        rng: Random number generator.
 
     Returns:
-        Charge float64 (y, x), 0 where the track does not pass.
+        Charge float64 (y, x), 0 outside the track.
 
     Example:
         >>> cluster = draw_cluster(random_stream(1))
         >>> cluster.ndim, bool((cluster >= 0).all()), bool(cluster.any())
         (2, True, True)
     """
-    # Large clusters are large in every respect: three shares with one common part.
+    # Height, width and pixel count of a cluster are correlated: the three shares have a common part.
     common = rng.normal()
     shares = ndtr_of(0.75 * common + 0.661 * rng.normal(size=3))
     height = round(float(_drawn(_HEIGHTS, shares[:1])[0]))
@@ -108,7 +108,7 @@ def draw_cluster(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def ndtr_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shares of a standard normal distribution below the values.
+    """Cumulative distribution function of the standard normal distribution.
 
     Example:
         >>> float(ndtr_of(np.zeros(1))[0])
@@ -143,7 +143,7 @@ def _track(rng: np.random.Generator, height: int, width: int, pixels: int) -> ND
 
 
 def _integers(rng: np.random.Generator, low: float, high: float) -> int:
-    """`round(U(low, high))`, as the earlier simulators drew their integers."""
+    """`round(U(low, high))`, as in the earlier simulators."""
     return round(float(rng.uniform(low, high)))
 
 
@@ -152,17 +152,17 @@ def ccd_bands(
 ) -> Iterator[tuple[int, NDArray[np.uint16], NDArray[np.uint8]]]:
     """A CCD image in bands of rows: first row, intensities uint16 (y, x), mask uint8 (y, x).
 
-    Counts are per 256 x 256 pixels, so that larger frames are as full as the original ones.
+    Counts are per 256 x 256 pixels, so that larger frames have the density of the original ones.
 
     Args:
         size: (height, width) in pixels; at least 170 columns for `ccd_v1` and `ccd_v2`.
         seed: Zero or more.
         preset: "ccd_v0", "ccd_v1" or "ccd_v2".
-        band_rows: Rows at a time; the bytes do not depend on it.
-        clusters: Least and most clusters per 256 x 256 pixels; None: the preset's.
+        band_rows: Rows per band; the result does not depend on it.
+        clusters: Minimum and maximum of clusters per 256 x 256 pixels; None for the preset's.
 
     Raises:
-        SettingsError: The frame is too narrow for the preset's columns.
+        SettingsError: The frame is too narrow for the preset.
 
     Example:
         >>> ((y0, image, mask),) = ccd_bands((256, 256), 0, "ccd_v0")
@@ -179,7 +179,7 @@ def ccd_bands(
         y1 = min(y0 + band_rows, size[0])
         image = np.zeros((y1 - y0, size[1]))
         mask = np.zeros(image.shape, np.uint8)
-        # A cluster reaches into the frame below, and one that would leave the detector is moved up.
+        # A cluster can extend into the frame below; one that would leave the detector is moved up.
         frames = range(max(0, y0 // _FRAME - 1), min(-(-size[0] // _FRAME), -(-y1 // _FRAME) + 1))
         for frame in frames:
             _draw_clusters(random_stream(seed, 1, frame), version, size, frame, (y0, image, mask))
@@ -201,7 +201,7 @@ def _background(seed: int, version: _Version, y0: int, shape: tuple[int, int]) -
 
 
 def _glow(rng: np.random.Generator, version: _Version) -> tuple[int, int, int]:
-    """First column, end column and level of the glowing edge; no column where a frame has none."""
+    """First column, end column and level of the glowing edge; both columns equal if a frame has none."""
     offset = _integers(rng, *version.glow_offset)
     width = _integers(rng, *version.glow)
     level = _integers(rng, *version.glow_level)
@@ -221,7 +221,7 @@ def _draw_clusters(
     frame: int,
     band: tuple[int, NDArray[np.float64], NDArray[np.uint8]],
 ) -> None:
-    """The clusters that start in 256 rows of the detector, as far as they reach into the band."""
+    """Draw the part inside the band of the clusters that start in 256 rows of the detector."""
     count = _LIBRARY - int(rng.integers(0, _LIBRARY)) if version.clusters is None else _integers(rng, *version.clusters)
     for _ in range(max(1, round(count * size[1] / _FRAME))):
         charge = draw_cluster(rng)[: size[0], : size[1] - version.cluster_x]
@@ -253,7 +253,7 @@ def _draw_hot(
     frame: int,
     band: tuple[int, NDArray[np.float64], NDArray[np.uint8]],
 ) -> None:
-    """The hot lines that start in 256 rows: horizontal or vertical, from their start to a random end."""
+    """Draw the hot lines that start in 256 rows: horizontal or vertical, with a random end."""
     y0, image, mask = band
     low, high = version.hot_x[0], version.hot_x[1] or size[1]
     for _ in range(_integers(rng, *version.hot)):
@@ -268,7 +268,7 @@ def _draw_hot(
         if start_y >= stop_y:
             continue
         where = (slice(start_y - y0, stop_y - y0), slice(x, end_x))
-        # v2's lines add to what is there, once where they cross; the earlier ones replace it.
+        # In v2, lines add to the image, only once where they cross; in the earlier versions they replace it.
         image[where] = (
             image[where] + version.hot_level * (mask[where] != HOT) if version.hot_adds else version.hot_level
         )

@@ -1,4 +1,4 @@
-"""What a microscope does to a scene: texture, blur, uneven light, charging streaks, noise, and the info bar below.
+"""Imaging of a scene: texture, blur, uneven illumination, charging streaks, noise, and the info bar.
 
 Shot noise grows with the signal (Poisson, in its Gaussian limit), read noise does not; see Reimer, Scanning Electron
 Microscopy (1998), chapter 4.
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["expose", "info_bar", "light_rows", "margin_of", "shade", "streak_rows", "texture_tiles"]
 
-_TEXTURE_PERIODS = (379, 509)  # coprime: their sum does not visibly repeat
+_TEXTURE_PERIODS = (379, 509)  # coprime, so that their sum has no visible period
 _STREAK_EVERY, _STREAK_ROWS = 48, 6.0
 
 
 def margin_of(imaging: ImagingSettings) -> int:
-    """Rows beyond the reach of the blur, so that neither bands nor the micrograph's border show."""
+    """Margin in rows beyond the range of the blur, so that neither bands nor the border are visible."""
     return max(4, int(np.ceil(5 * (imaging.blur or 0))))
 
 
@@ -41,7 +41,7 @@ def texture_tiles(seed: int) -> list[Floats]:
 
 
 def light_rows(seed: int, size: tuple[int, int], bounds: tuple[float, float]) -> Callable[[int, int], Floats]:
-    """The illumination of rows y0 to y1, float32 (y, x): slow over the whole micrograph, within the bounds."""
+    """The illumination of rows y0 to y1, float32 (y, x): varies slowly over the whole micrograph, within the bounds."""
     rng = random_stream(seed, 3)
     waves = [(rng.uniform(0.5, 1.0), rng.uniform(0.35, 0.8, 2), rng.uniform(0, 2 * np.pi, 2)) for _ in range(3)]
 
@@ -69,18 +69,18 @@ def light_rows(seed: int, size: tuple[int, int], bounds: tuple[float, float]) ->
 
 
 def streak_rows(seed: int, width: int, strength: float) -> Callable[[int, int], Floats]:
-    """Charging: factors of rows y0 to y1, float32 (y, x); some rows flare up from a place on, and fade.
+    """Charging: factors of rows y0 to y1, float32 (y, x); some rows brighten abruptly and decay.
 
     Args:
-        seed: The micrograph's.
-        width: Its width in pixels.
-        strength: Relative brightness of the strongest streak; 0 is none.
+        seed: Seed of the micrograph.
+        width: Width of the micrograph in pixels.
+        strength: Relative brightness of the strongest streak; 0 for none.
     """
 
     def rows(y0: int, y1: int) -> Floats:
         factor = np.ones((y1 - y0, width), np.float32)
         y, x = np.arange(y0, y1)[:, None], np.arange(width)[None, :]
-        # Streaks belong to blocks of rows by absolute position, so that bands do not show.
+        # Streaks belong to blocks of rows at absolute positions, so that bands are not visible.
         for block in range(y0 // _STREAK_EVERY - 1, y1 // _STREAK_EVERY + 2):
             rng = random_stream(seed, 5, block + 1)
             row, thickness = (block + rng.random()) * _STREAK_EVERY, rng.uniform(0.5, _STREAK_ROWS / 3)
@@ -93,7 +93,7 @@ def streak_rows(seed: int, width: int, strength: float) -> Callable[[int, int], 
 
 
 def shade(canvas: Canvas, textures: list[Floats], strength: Floats, blur: float, margin: int) -> Floats:
-    """What the microscope would show in even light without noise: levels, textured and blurred, margin removed."""
+    """The noise-free image in even illumination: textured and blurred levels, without the margin."""
     rows, columns = canvas.mask.shape
     texture = np.zeros((rows, columns), np.float32)
     for tile in textures:
@@ -125,7 +125,7 @@ def info_bar(shape: tuple[int, int], pixel_size_um: tuple[float, float], name: s
     Args:
         shape: (height, width) of the strip.
         pixel_size_um: (y, x) in micrometres.
-        name: What the text says.
+        name: Text of the info bar.
 
     Returns:
         Image and mask, uint8 (y, x).

@@ -1,7 +1,7 @@
-"""Draws and exposes one simulated micrograph, band by band.
+"""Draws one simulated micrograph band by band.
 
-What makes the presets hard for a global threshold is what makes real micrographs hard: uneven illumination over the whole
-micrograph, grains that differ from each other, and noise. What makes them learnable is local: contrast, edges, texture.
+A global threshold fails on the presets for the same reasons as on real micrographs: uneven illumination, grains of different
+brightness, and noise. Local contrast, edges and texture make the classes learnable.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _BAND_ROWS = 512
 
 @dataclass(frozen=True, eq=False)
 class Simulated:
-    """A simulated micrograph and the truth about it.
+    """A simulated micrograph with its ground truth.
 
     Attributes:
         image: (y, x), uint8; uint16 for CCD images.
-        mask: Class index of every pixel, uint8 (y, x); exact. Only an info bar is ignored (255).
-        classes: Names and colours; a class's index is its place.
+        mask: Class index of every pixel, uint8 (y, x), exact; 255 (ignored) only in an info bar.
+        classes: Names and colours, by class index.
         pixel_size_um: (y, x) in micrometres.
 
     Example:
@@ -69,14 +69,14 @@ class Simulated:
 
 @dataclass(frozen=True, eq=False)
 class Bands:
-    """A micrograph that is drawn as it is read.
+    """A simulated micrograph that is drawn lazily.
 
     Attributes:
-        shape: (height, width) in pixels, an info bar included.
-        dtype: Of the image.
+        shape: (height, width) in pixels, including an info bar.
+        dtype: Data type of the image.
         classes: Names and colours.
         pixel_size_um: (y, x) in micrometres.
-        rows: Bands from the top: image and mask, (rows, width) each. To be read once.
+        rows: Iterator over the bands from the top: image and mask, (rows, width) each.
     """
 
     shape: tuple[int, int]
@@ -103,20 +103,20 @@ def simulate_micrograph(
     * `steel`: a thin foil in bright-field STEM, dislocation lines, precipitates and voids.
     * `facets`: a fracture surface, background, transgranular and intergranular facets.
     * `coarse`, `fine`, `coarse_hard`, `fine_hard`: polygonal grains of two sizes, for classification.
-    * `ccd_v0`, `ccd_v1`, `ccd_v2`: CCD detector images, uint16; `imaging` has no part in them.
+    * `ccd_v0`, `ccd_v1`, `ccd_v2`: CCD detector images, uint16; `imaging` does not apply.
 
     Args:
         size: (height, width) in pixels, from 1 x 1 up.
         seed: Zero or more; the same seed, size and settings give the same bytes.
         preset: One of `PRESETS`.
-        imaging: What the microscope does; None, or a field that is None: the preset's own.
-        clusters: Least and most charge clusters per 256 x 256 pixels of a CCD image; None: the preset's.
+        imaging: Imaging parameters; None, or a field that is None, for the preset's.
+        clusters: Minimum and maximum of charge clusters per 256 x 256 pixels of a CCD image; None for the preset's.
 
     Returns:
         Image and mask (y, x), with classes and pixel size.
 
     Raises:
-        SettingsError: A side below 1, a negative seed, an unknown preset, or a size or imaging that it cannot have.
+        SettingsError: A side below 1, a negative seed, an unknown preset, or a size or imaging that does not apply to it.
 
     Example:
         >>> simulated = simulate_micrograph((64, 96), seed=7)
@@ -140,17 +140,17 @@ def simulate_bands(
     imaging: ImagingSettings | None = None,
     clusters: tuple[int, int] | None = None,
 ) -> Bands:
-    """As `simulate_micrograph`, but drawn band by band: memory does not grow with the height.
+    """`simulate_micrograph` band by band: memory does not grow with the height.
 
     Args:
         size: (height, width) in pixels.
         seed: Zero or more.
         preset: One of `PRESETS`.
-        imaging: What the microscope does; None, or a field that is None: the preset's own.
-        clusters: Least and most charge clusters per 256 x 256 pixels of a CCD image; None: the preset's.
+        imaging: Imaging parameters; None, or a field that is None, for the preset's.
+        clusters: Minimum and maximum of charge clusters per 256 x 256 pixels of a CCD image; None for the preset's.
 
     Raises:
-        SettingsError: As `simulate_micrograph`.
+        SettingsError: As in `simulate_micrograph`.
 
     Example:
         >>> bands = simulate_bands((1000, 20), seed=7)

@@ -15,7 +15,7 @@ def grains(seed: int, size: tuple[int, int]) -> Scene:
     """A matrix, polygonal grains of a second phase (a quarter of the area) and dark rounded pores (a twentieth).
 
     Args:
-        seed: The micrograph's.
+        seed: Seed of the micrograph.
         size: (height, width) in pixels.
     """
     polygons = make_polygons(
@@ -50,7 +50,7 @@ def mudrock(seed: int, size: tuple[int, int]) -> Scene:
     """Shale: silt grains of all sizes in textured clay, with small flat pores mostly in the clay.
 
     Args:
-        seed: The micrograph's.
+        seed: Seed of the micrograph.
         size: (height, width) in pixels.
     """
     coarse = make_polygons(
@@ -90,7 +90,7 @@ def steel(seed: int, size: tuple[int, int]) -> Scene:
     """A thin foil of irradiated steel in bright-field STEM: dark curved dislocation lines, gray precipitates, bright voids.
 
     Args:
-        seed: The micrograph's.
+        seed: Seed of the micrograph.
         size: (height, width) in pixels.
     """
     lines = make_lines(
@@ -126,7 +126,7 @@ def steel(seed: int, size: tuple[int, int]) -> Scene:
         wobble=0.05,
         gray=(0.7, 0.8),
     )
-    # The Fresnel fringe around a void out of focus: the same ellipses, a little larger, still matrix.
+    # Fresnel fringe of a void out of focus: slightly larger ellipses of the class matrix.
     rims = type(rims)(rims.center, rims.reach + 2, rims.axes + 1.5, rims.angle, rims.wobble, rims.gray)
 
     def draw(canvas: Canvas) -> None:

@@ -1,4 +1,4 @@
-"""The shapes that scenes are made of: polygons, wobbly ellipses and curved lines."""
+"""Shapes of scenes: polygons, deformed ellipses and curved lines."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _MAX_SIDES = 9
 
 @dataclass(frozen=True, eq=False)
 class Polygons:
-    """Polygons: the points on the inner side of up to nine lines; (n, ...) arrays, pixels."""
+    """Convex polygons as intersections of up to nine half-planes; (n, ...) arrays, pixels."""
 
     center: Doubles  # (n, 2): y, x
-    reach: Doubles  # (n,): half the side of the square that is drawn into
+    reach: Doubles  # (n,): half the side of the bounding square
     normals: Doubles  # (n, sides, 2)
-    distance: Doubles  # (n, sides); infinite for the sides that a polygon does not have
+    distance: Doubles  # (n, sides); infinite for missing sides
     gray: Doubles  # (n,)
     stripes: Doubles  # (n, 2): wave vector of the lamellae, radians per pixel
     phase: Doubles  # (n,)
 
     def draw(self, canvas: Canvas, index: int, lamellae: float) -> None:
-        """Give the polygons' pixels the class `index`; lamellae brighten and darken by that share."""
+        """Draw the polygons as class `index`; lamellae vary the brightness by the share `lamellae`."""
         for each in touching(self.center, self.reach, canvas):
             where, y, x = square(self.center[each], float(self.reach[each]), canvas)
             inside = np.ones((y.shape[0], x.shape[1]), bool)
@@ -39,7 +39,7 @@ class Polygons:
 
 @dataclass(frozen=True, eq=False)
 class Ellipses:
-    """Wobbly ellipses; (n, ...) arrays, pixels."""
+    """Deformed ellipses; (n, ...) arrays, pixels."""
 
     center: Doubles  # (n, 2): y, x
     reach: Doubles  # (n,)
@@ -49,7 +49,7 @@ class Ellipses:
     gray: Doubles  # (n,)
 
     def draw(self, canvas: Canvas, index: int, edge: float) -> None:
-        """Give the ellipses' pixels the class `index`; from the middle to the edge the level grows by the share `edge`."""
+        """Draw the ellipses as class `index`; the level increases from centre to edge by the share `edge`."""
         for each in touching(self.center, self.reach, canvas):
             where, y, x = square(self.center[each], float(self.reach[each]), canvas)
             cosine, sine = np.cos(self.angle[each]), np.sin(self.angle[each])
@@ -65,14 +65,14 @@ class Ellipses:
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """Curved lines: chains of thick segments; (n, ...) arrays, pixels."""
+    """Curved lines as chains of thick segments; (n, ...) arrays, pixels."""
 
     points: Doubles  # (n, points, 2): y, x
     width: Doubles  # (n,)
     gray: Doubles  # (n,)
 
     def draw(self, canvas: Canvas, index: int) -> None:
-        """Give the lines' pixels the class `index`."""
+        """Draw the lines as class `index`."""
         starts, ends = self.points[:, :-1].reshape(-1, 2), self.points[:, 1:].reshape(-1, 2)
         owner = np.repeat(np.arange(len(self.points)), self.points.shape[1] - 1)
         middle, half = (starts + ends) / 2, (ends - starts) / 2
@@ -80,7 +80,7 @@ class Lines:
         for each in touching(middle, reach, canvas):
             where, y, x = square(middle[each], float(reach[each]), canvas)
             length = max(float(half[each] @ half[each]), 1e-9)
-            # The nearest point of the segment: its place along it, from -1 to 1.
+            # Position of the nearest point along the segment, from -1 to 1.
             along = np.clip((y * half[each, 0] + x * half[each, 1]) / length, -1, 1)
             away = np.hypot(y - along * half[each, 0], x - along * half[each, 1])
             inside = away <= self.width[owner[each]] / 2
@@ -100,12 +100,12 @@ def make_polygons(
     """Scatter polygons.
 
     Args:
-        rng: Where the numbers come from.
+        rng: Random number generator.
         size: (height, width) of the micrograph.
         cell: Side of the cells of which `share` hold one polygon.
         share: Share of the cells.
-        radius: Median, log-normal spread, least and most, in pixels.
-        gray: Mean, standard deviation, least and most level.
+        radius: Median, log-normal spread, minimum and maximum, in pixels.
+        gray: Mean, standard deviation, minimum and maximum level.
     """
     center = scatter(rng, size, cell, share)
     count = len(center)
@@ -113,7 +113,7 @@ def make_polygons(
     radii = np.clip(rng.lognormal(np.log(median), spread, count), least, most)
     sides = rng.integers(5, _MAX_SIDES + 1, count)
     index = np.arange(_MAX_SIDES)
-    # Nearly even angles: no gap ever reaches half a turn, so every polygon is closed.
+    # Nearly even angles: no gap reaches 180 degrees, so every polygon is bounded.
     angle = (index + rng.uniform(-0.3, 0.3, (count, _MAX_SIDES))) * (2 * np.pi / sides)[:, None]
     angle += rng.uniform(0, 2 * np.pi, count)[:, None]
     distance = radii[:, None] * rng.uniform(0.65, 1.05, (count, _MAX_SIDES))
@@ -144,14 +144,14 @@ def make_ellipses(
     """Scatter ellipses.
 
     Args:
-        rng: Where the numbers come from.
+        rng: Random number generator.
         size: (height, width) of the micrograph.
         cell: Side of the cells of which `share` hold one ellipse.
         share: Share of the cells.
-        radius: Median, log-normal spread, least and most, in pixels.
-        stretch: Least and most square root of the ratio of the axes.
+        radius: Median, log-normal spread, minimum and maximum, in pixels.
+        stretch: Minimum and maximum square root of the ratio of the axes.
         wobble: Largest relative amplitude of the outline's three waves.
-        gray: Least and most level.
+        gray: Minimum and maximum level.
     """
     center = scatter(rng, size, cell, share)
     count = len(center)
@@ -183,13 +183,13 @@ def make_lines(
     """Scatter smoothly curved lines of 12 segments.
 
     Args:
-        rng: Where the numbers come from.
+        rng: Random number generator.
         size: (height, width) of the micrograph.
         cell: Side of the cells of which `share` hold the start of one line.
         share: Share of the cells.
-        length: Least and most length, in pixels.
-        width: Least and most width, in pixels.
-        gray: Least and most level.
+        length: Minimum and maximum length, in pixels.
+        width: Minimum and maximum width, in pixels.
+        gray: Minimum and maximum level.
     """
     segments = 12
     start = scatter(rng, size, cell, share)
@@ -199,6 +199,6 @@ def make_lines(
     step = rng.uniform(*length, count)[:, None, None] / segments
     steps = np.stack([np.sin(direction), np.cos(direction)], axis=-1) * step
     points = start[:, None, :] + np.concatenate([np.zeros((count, 1, 2)), np.cumsum(steps, axis=1)], axis=1)
-    # Centred on its cell, so that density has no border.
+    # Centred on its cell, so that the density is uniform up to the border.
     points += start[:, None, :] - points.mean(axis=1, keepdims=True)
     return Lines(points, rng.uniform(*width, count), rng.uniform(*gray, count))

@@ -1,4 +1,4 @@
-"""Scenes made of cells that fill the plane (Voronoi): fracture facets, and coarse or fine polygons."""
+"""Scenes of Voronoi cells: fracture facets, and coarse or fine polygons."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 __all__ = ["facets", "polygons"]
 
-# Side of a cell in pixels, least and most, by what a grain is called.
+# Minimum and maximum side of a cell in pixels, by grain name.
 _SIDES = {"coarse": (44.0, 90.0), "fine": (14.0, 30.0)}
 _MIDDLE = {"coarse": 62.0, "fine": 22.0}
 
 
 class _Cells:
-    """Cells around scattered seeds, and each pixel's distance from its cell's border."""
+    """Voronoi cells of random seeds, with the distance of each pixel from its cell's border."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int], side: float) -> None:
         self.seeds = scatter(rng, size, side, 1.0)
         self._tree = cKDTree(self.seeds)
 
     def of(self, canvas: Canvas) -> tuple[NDArray[np.intp], Floats]:
-        """Index of the cell (y, x), and about how many pixels away its border is."""
+        """Index of the cell of each pixel (y, x), and the approximate distance to its border in pixels."""
         rows, columns = canvas.mask.shape
         y, x = np.meshgrid(np.arange(rows) + canvas.y0, np.arange(columns) + canvas.x0, indexing="ij")
         distance, index = self._tree.query(np.stack([y, x], axis=-1).reshape(-1, 2).astype(np.float64), k=2)
-        # The border is the plane between the two nearest seeds.
+        # The border is the bisector of the two nearest seeds.
         between = np.maximum(np.linalg.norm(self.seeds[index[:, 0]] - self.seeds[index[:, 1]], axis=1), 1e-9)
         away = (distance[:, 1] ** 2 - distance[:, 0] ** 2) / (2 * between)
         return index[:, 0].reshape(rows, columns), away.reshape(rows, columns).astype(np.float32)
@@ -44,7 +44,7 @@ def facets(seed: int, size: tuple[int, int]) -> Scene:
     Classes are numbered as in the fractography recipe: 0 background, 1 transgranular, 2 intergranular.
 
     Args:
-        seed: The micrograph's.
+        seed: Seed of the micrograph.
         size: (height, width) in pixels.
     """
     rng = random_stream(seed, 0)
@@ -61,7 +61,7 @@ def facets(seed: int, size: tuple[int, int]) -> Scene:
         cell, away = cells.of(canvas)
         y = (np.arange(canvas.mask.shape[0]) + canvas.y0)[:, None] - cells.seeds[cell, 0]
         x = (np.arange(canvas.mask.shape[1]) + canvas.x0)[None, :] - cells.seeds[cell, 1]
-        # River lines: parallel steps that bend, each bright on one side.
+        # River lines: parallel curved steps, each bright on one side.
         angle = wave[cell, 0] * y + wave[cell, 1] * x + phase[cell] + 2.5 * np.sin(bend[cell] * (y - x))
         rivers = np.where(kind[cell] == 1, 0.28 * (np.mod(angle / (2 * np.pi), 1.0) - 0.5), 0.0)
         canvas.level[:] = gray[cell] * (1 + rivers + slope[cell, 0] * y + slope[cell, 1] * x)
@@ -85,11 +85,11 @@ def polygons(seed: int, size: tuple[int, int], *, grain: str, hard: bool) -> Sce
     """Polygonal grains in shades of gray with dark boundaries, coarse or fine.
 
     Args:
-        seed: The micrograph's.
+        seed: Seed of the micrograph.
         size: (height, width) in pixels.
         grain: "coarse" or "fine".
-        hard: Any grain size of the class, contrast, blur and noise differ from micrograph to micrograph, so that no
-            single number (mean gradient, variance) tells the classes apart; else all are alike and sharp.
+        hard: Any grain size of the class, contrast, blur and noise vary between micrographs, so that no single
+            number (mean gradient, variance) separates the classes; if False all micrographs are similar and sharp.
     """
     rng = random_stream(seed, 0)
     side = float(rng.uniform(*_SIDES[grain])) if hard else _MIDDLE[grain]
