@@ -1,7 +1,7 @@
 """Trains and judges the three data sets of the training issue with three seeds each, by the commands of the README.
 
 Each run is `annotate`, `tile`, `train`, `evaluate` with the config of its name; what is there is not run again, so a
-killed benchmark goes on. At the end the table of docs/results/training.md is printed and, with --write, written.
+killed benchmark resumes. At the end the table of docs/results/training.md is printed and, with --write, written.
 
     python benchmarks/training.py                      # all
     python benchmarks/training.py coating --seeds 0    # one

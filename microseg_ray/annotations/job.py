@@ -41,7 +41,7 @@ def annotate(
 
     Args:
         settings: The job's settings.
-        progress: Is told what, how many are done, of how many.
+        progress: Callback, called with (what, done, total).
 
     Returns:
         The report, as it was written.

@@ -34,13 +34,13 @@ def build_catalog(
 
     A mask belongs to the image of the same key: the stem without its suffix. A mask in the same subfolder (relative to
     its own root) comes first, else the only one of that key anywhere. Where images and masks share a folder,
-    `mask_suffix` tells them apart. Without `group`, each key is a group of its own. With `data.table` all of this stands
-    in the table, and what its cells leave open is settled as without one.
+    `mask_suffix` distinguishes them. Without `group`, each key is a group of its own. With `data.table` all of this is read
+    from the table, and empty cells are filled in as without one.
 
     Groups are assigned by the lists in `splits` first. The shares divide the groups that are in no list, after a shuffle that
     depends on the group names and `seed` only; a share above 0 gets at least one group while there are enough. With
     `stratify`, groups then trade places so that the class shares of the splits come near those of the whole; for that,
-    and only for that, masks are read. Otherwise names alone are looked at.
+    and only for that, masks are read. Otherwise only names are used.
 
     Args:
         data: The shared `data:` section.

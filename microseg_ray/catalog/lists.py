@@ -84,7 +84,7 @@ def rows_of_lists(data: DataSettings, lists: Mapping[str, str]) -> tuple[list[Ca
             known[key].append(row)
     set_aside = {Path(failure.path).stem: failure for failure in failures}
     chosen: dict[str, CatalogRow] = {}
-    told: list[Failure] = []
+    missing: list[Failure] = []
     for split, path in lists.items():
         for name in read_list(path):
             match known.get(name, []):
@@ -94,12 +94,12 @@ def rows_of_lists(data: DataSettings, lists: Mapping[str, str]) -> tuple[list[Ca
                     chosen[row.name] = replace(row, split=split)
                 case []:
                     reason = set_aside[name].reason if name in set_aside else f"in {path}, but no image has this name"
-                    told.append(Failure(name, "catalog", reason))
+                    missing.append(Failure(name, "catalog", reason))
                 case [one, other, *_]:
                     reason = f"two images have this name: {one.name} and {other.name}; write the path below data.images"
-                    told.append(Failure(name, "catalog", reason))
+                    missing.append(Failure(name, "catalog", reason))
     _refuse_torn_groups(chosen.values())
-    return sorted(chosen.values(), key=lambda row: row.name), told
+    return sorted(chosen.values(), key=lambda row: row.name), missing
 
 
 def _refuse_torn_groups(rows: Iterable[CatalogRow]) -> None:

@@ -35,7 +35,7 @@ _AHEAD = 8  # micrographs whose views are in memory at a time
 
 @dataclass
 class Classified:
-    """What the classify job came to.
+    """Result of the classify job.
 
     Attributes:
         folder: Where the tables are.

@@ -56,7 +56,7 @@ class Seen:
 
 @dataclass
 class FittedClassifier:
-    """What the classifier job came to.
+    """Result of the classifier job.
 
     Attributes:
         best: Checkpoint of the best epoch: least validation loss, or training loss where there is no split val.

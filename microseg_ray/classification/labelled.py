@@ -219,10 +219,10 @@ def _splits(
     settings: ClassifierJobSettings,
     rows: Sequence[CatalogRow],
     groups: Mapping[str, str],
-    told: tuple[Mapping[str, str], Mapping[str, int]],
+    labelled: tuple[Mapping[str, str], Mapping[str, int]],
 ) -> dict[str, str]:
     """The split of each micrograph: its folder's if that is val or test, else its group's."""
-    folders, labels = told
+    folders, labels = labelled
     root_of = {row.group: groups[row.name] for row in rows}
     lists = {
         name: tuple(sorted({root_of.get(group, group) for group in members})) if isinstance(members, tuple) else members

@@ -19,10 +19,10 @@ __all__ = ["GradientRule", "fit_rule", "mean_gradient"]
 
 @dataclass(frozen=True)
 class GradientRule:
-    """Two classes told apart by one number.
+    """Two classes separated by one number.
 
     Attributes:
-        threshold: Of the mean absolute gradient, in scaled intensities per pixel.
+        threshold: Threshold of the mean absolute gradient, in scaled intensities per pixel.
         above: Index of the class above it; the other one is at or below.
 
     Example:

@@ -106,7 +106,7 @@ def scores_document(scores: Scores, calibration: Calibration | None, names: Sequ
 
 
 def _chosen(calibration: Calibration | None, histogram: ScoreHistogram, index: int) -> dict[str, Any] | None:
-    """The thresholds of the other split, and what they come to on this one."""
+    """The thresholds chosen on the other split, and their metrics on this one."""
     if calibration is None:
         return None
     curve = histogram.curve(index)

@@ -90,7 +90,7 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
 
 
 class _Collected:
-    """What the micrographs come to; scores are kept for all together only, for their histograms are large."""
+    """Evaluate the micrographs; scores are only kept in total, because their histograms are large."""
 
     def __init__(self, total: Tally) -> None:
         self.total = total

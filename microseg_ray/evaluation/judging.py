@@ -57,12 +57,12 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """What one micrograph, or all of them together, come to.
+    """Counts of one micrograph, or of all together.
 
     Attributes:
         matrix: Pixels of each true class by predicted class.
-        boundary: Boundary pixels with and without a partner.
-        scores: Probabilities, where there are any.
+        boundary: Counts of boundary pixels, and of those that match.
+        scores: Histograms of the probabilities, if there are any.
     """
 
     matrix: ConfusionMatrix
@@ -169,11 +169,11 @@ class Judge:
         histogram = ScoreHistogram.zeros(self.classes)
         plain = Reliability.zeros(self.classes)
         warm = Reliability.zeros(self.classes)
-        told = 0
+        scored = 0
 
         def sink(box: Box, probabilities: NDArray[np.floating[Any]], guess: NDArray[np.uint8]) -> None:
-            nonlocal told
-            told += 1
+            nonlocal scored
+            scored += 1
             part = truth[box.slices]
             histogram.update(part, probabilities)
             plain.update(part, probabilities, guess)
@@ -183,7 +183,7 @@ class Judge:
         prediction = pair.predict(truth, sink if self.probabilities else None)
         matrix = ConfusionMatrix.zeros(self.classes)
         matrix.update(truth, prediction, unmeasured="ignore")
-        scores = Scores(histogram, plain, None if self.temperature is None else warm) if told else None
+        scores = Scores(histogram, plain, None if self.temperature is None else warm) if scored else None
         boundary = boundary_counts(truth, prediction, self.classes, self.tolerance_px(truth.shape))
         return Tally(matrix, boundary, scores), prediction
 

@@ -35,14 +35,14 @@ Sink = Callable[["Box", "NDArray[np.floating[Any]]", "NDArray[np.uint8]"], None]
 
 @dataclass(frozen=True)
 class Pair:
-    """One micrograph to be judged.
+    """One micrograph to evaluate.
 
     Attributes:
-        name: Of the micrograph.
+        name: Name of the micrograph.
         truth: File of the true mask.
-        predict: Gives the predicted mask (y, x) uint8 for the true one, and tells probabilities to the sink where there
-            are any; `None` as sink: nobody wants them. Raises what makes the pair unusable.
-        open_image: Opens the micrograph for pictures; None where only masks are known.
+        predict: Called with the true mask and a sink; returns the predicted mask (y, x) uint8, and calls the sink with the
+            probabilities if there are any and the sink is not None. Raises if the pair is unusable.
+        open_image: Opens the micrograph for pictures; None if only masks are known.
     """
 
     name: str

@@ -213,7 +213,7 @@ def _curves(result: Evaluation) -> list[dict[str, Any]]:
 
 
 def _thresholds(result: Evaluation, document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What was chosen on the calibration split, what it came to there, and what it comes to here."""
+    """Thresholds chosen on the calibration split, with their metrics there and on the evaluated split."""
     if result.calibration is None or document["scores"] is None:
         return []
     table = []

@@ -160,7 +160,9 @@ def _write_pair(bands: Bands, image: Path, mask: Path, file_options: _FileOption
     return counts
 
 
-def _write_image(bands: Bands, path: Path, parts: Iterator[NDArray[Any]], file_options: _FileOptions, seed: int) -> None:
+def _write_image(
+    bands: Bands, path: Path, parts: Iterator[NDArray[Any]], file_options: _FileOptions, seed: int
+) -> None:
     size_y, size_x = bands.pixel_size_um
     match file_options.format:
         case "png":

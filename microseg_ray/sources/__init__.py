@@ -1,6 +1,6 @@
-"""What a micrograph is to the rest of the engine: a shape, a dtype, a pixel size, and regions that can be read.
+"""Micrographs: a shape, a dtype, a pixel size, and regions that can be read.
 
-Local and remote files and folders of the formats in docs/formats.md, told apart by their content and not by their
+Reads local and remote files and folders of the formats in docs/formats.md, recognised by their content and not by their
 suffix. Every problem of a file is an `InputError` that names the file, the reason and what to do.
 """
 

@@ -89,7 +89,7 @@ class Micrograph:
             raise InputError(
                 path, f"pixels are {dtype}; micrographs are uint8, int16, uint16, uint32 or float32", advice
             )
-        # An RGB file that shows gray is one channel; lazily read files are believed after a look, and checked at each read.
+        # An RGB file that shows gray is one channel; lazily read files are sampled here and checked at each read.
         self._gray_rgb = pixels.channels == 3 and self._looks_gray()
         info = MicrographInfo(
             path=path,

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 MAX_PIXELS = 1 << 38
-"""Pixels of the largest micrograph that is believed (a square of 524 288): above it the header is damaged or hostile."""
+"""Maximum pixels of a micrograph (a square of 524 288); a header with more is damaged or hostile."""
 
 MAX_DECODED_BYTES = 8 << 30
 """Bytes that an open micrograph may hold where its format cannot be read by region."""
@@ -56,7 +56,7 @@ def reading(path: str, what: str) -> Iterator[None]:
             path, f"{what}: not enough memory", "save it tiled, so that it can be read by region"
         ) from error
     except Exception as error:
-        # Decoders raise anything on damaged bytes, and the job must go on with the rest.
+        # Decoders raise many exception types on damaged bytes, and the job must continue with the other files.
         text = " ".join(str(error).split())[:200]
         reason = f"{what} ({type(error).__name__}: {text})"
         raise InputError(

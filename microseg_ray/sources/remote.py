@@ -115,7 +115,7 @@ def open_binary(where: str) -> BinaryIO:
         if file.seekable() and size is not None and _has_ranges(file, where, size):
             return cast("BinaryIO", file)
         file.close()
-        # A server without ranges, or one that does not tell the size: the whole file, once.
+        # A server without ranges or without a stated size: fetch the whole file, once.
         with opened.open(inner, "rb", block_size=0) as stream:
             return _whole(stream, where, size)
 

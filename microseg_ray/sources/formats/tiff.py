@@ -65,7 +65,7 @@ class TiffPixels:
             return np.concatenate([plane.read(box) for plane in self._planes])
 
     def close(self) -> None:
-        """Close the file and let go of what is held."""
+        """Close the file and release its memory."""
         for plane in self._planes:
             plane.close()
         self._stack.close()

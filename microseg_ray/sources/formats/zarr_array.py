@@ -32,7 +32,7 @@ _ADVICE = "store one image as (y, x), (c, y, x) with 1 or 3 channels, or as OME-
 class ZarrPixels:
     """A zarr array, or the full-resolution level of an OME-Zarr image.
 
-    A chunk that is missing on disk reads as the array's fill value: zarr does not tell it from an empty one.
+    A chunk that is missing on disk reads as the array's fill value: zarr does not distinguish it from an empty one.
 
     Args:
         path: Folder of the array or of the group; a path or a URL.

@@ -34,7 +34,7 @@ def sidecars_of(path: str) -> list[Path]:
     stem, suffix = file.stem, file.suffix.removeprefix(".")
     names = (f"{stem}.txt", f"{stem}.TXT", f"{file.name}.txt", f"{stem}-{suffix}.hdr", f"{stem}.hdr")
     found = (file.with_name(name) for name in names if name != file.name)
-    # On a file system that does not tell a.txt from a.TXT both are one file.
+    # On a case-insensitive file system a.txt and a.TXT are one file.
     unique = {(entry.stat().st_dev, entry.stat().st_ino): entry for entry in found if entry.is_file()}
     return sorted(unique.values())
 
