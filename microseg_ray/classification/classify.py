@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from microseg_ray.classification.classifier import load_classifier
 from microseg_ray.classification.judging import Verdict, write_table, write_verdict
 from microseg_ray.classification.labelled import class_folder
-from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.files import delete_file, write_json
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.sources import list_inputs
@@ -77,7 +77,12 @@ def classify(settings: ClassifySettings, report: Report = lambda *_: None) -> Cl
             done.failures.append(views)
         else:
             truth = _truth(name, classifier.classes) if settings.truth else None
-            found = classifier.probabilities(views)
+            try:
+                found = classifier.probabilities(views)
+            except MicrosegError as error:
+                done.failures.append(Failure(name, "classify", str(error)))
+                report(number, len(inputs))
+                continue
             done.verdicts.append(Verdict(name, found, len(views.pixels), views.shape, truth))
             if settings.truth and truth is None:
                 reason = f"lies in no folder called {' or '.join(classifier.classes)}, so its class is not judged"

@@ -1,4 +1,4 @@
-"""What a checkpoint predicts, by the very steps of the segment job, with the probabilities seen on the way."""
+"""The predictions of a checkpoint, made by the worker of the segment job, with the probabilities that go with them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.evaluation.pairs import Pair, Sink, same_shape
-from microseg_ray.models.card import read_card_and_digest, require_pixel_model
-from microseg_ray.runs.plan import engine_plan
-from microseg_ray.runs.setup import worker_config
+from microseg_ray.runs.setup import prepare_engine
 from microseg_ray.runs.store.spec import MaskSpec
-from microseg_ray.runs.worker import ArchiveWorker
-from microseg_ray.settings import IGNORE_INDEX, EvaluateSettings, SegmentSettings, settings_from
-from microseg_ray.sources import intensity_limits, open_prepared
-from microseg_ray.stitching import engine_grid, predict_shard, shard_window
+from microseg_ray.runs.tasks import ShardTask
+from microseg_ray.runs.worker import ArchiveWorker, load_own_predictor
+from microseg_ray.settings import IGNORE_INDEX, EvaluateSettings, SegmentSettings
+from microseg_ray.sources import open_prepared
+from microseg_ray.stitching import engine_grid, shard_window
 from microseg_ray.stitching.windows import argmax_first
 
 if TYPE_CHECKING:
@@ -26,29 +25,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.catalog import CatalogRow
-    from microseg_ray.geometry import Box, Tile, TileGrid
+    from microseg_ray.geometry import Box, Tile
     from microseg_ray.models.predictor import Predictor
-    from microseg_ray.sources import Micrograph
+    from microseg_ray.runs.worker import WorkerConfig
+    from microseg_ray.sources import Micrograph, View
 
 __all__ = ["CheckpointPredictions"]
 
 _ENGINE = (
     "tile",
     "halo",
+    "shard",
+    "batch",
+    "blend",
+    "overlap",
+    "tta",
     "precision",
+    "gpu",
     "threads",
     "memory",
-    "tta",
-    "blend",
-    "gpu",
     "source",
     "scale_tolerance",
     "on_scale_mismatch",
 )
+"""Settings of the evaluate job that segment has under the same names, with the same defaults."""
 
 
 class CheckpointPredictions:
-    """A checkpoint made ready to predict whole micrographs in memory, shard by shard.
+    """Predicts whole micrographs in memory, shard by shard, with the plan and the worker of the segment job.
 
     Args:
         settings: The evaluate job's settings.
@@ -59,111 +63,101 @@ class CheckpointPredictions:
     """
 
     def __init__(self, settings: EvaluateSettings) -> None:
-        self._card, self.digest = read_card_and_digest(settings.checkpoint or "")
-        require_pixel_model(settings.checkpoint or "", self._card)
         chosen = {
-            "archive": settings.images or settings.table,
-            "checkpoint": settings.checkpoint,
+            "archive": settings.images or settings.table or "",
+            "checkpoint": settings.checkpoint or "",
             "output": settings.output,
         }
-        engine = settings_from(SegmentSettings, chosen | {name: getattr(settings, name) for name in _ENGINE})
-        self._plan = engine_plan(engine, self._card).engine
-        self._config = worker_config(engine, self._card, self.digest, engine_plan(engine, self._card))
-        # Only asked whether a micrograph suits the model; reading and computing is done here, where scores can be seen.
-        self._worker = ArchiveWorker(self._config)
-        self._model: _Watched | None = None
+        engine = SegmentSettings(**chosen, **{name: getattr(settings, name) for name in _ENGINE})
+        prepared = prepare_engine(engine)
+        self._config, self.digest = prepared.config, prepared.digest
+        self._scaling = prepared.card.scaling
+        self._model = _Watched(self._config)
+        self._worker = ArchiveWorker(self._config, self._model)
+        # Averaged probabilities come as the segment job stores them, in half precision; the mask is the same.
+        kept = replace(self._config, plan=replace(self._config.plan, extra="probabilities"))
+        self._scored = ArchiveWorker(kept, self._model)
 
     def pair(self, row: CatalogRow) -> Pair | None:
-        """A true mask and what the model predicts."""
+        """A true mask, and a function that predicts one for the same micrograph."""
         if row.mask is None:
             return None
         return Pair(row.name, row.mask, partial(self._predict, row.image, row.mask), partial(self._open, row.image))
 
     def close(self) -> None:
-        """Release what is held open."""
+        """Close the files that are held open."""
         self._worker.close()
+        self._scored.close()
 
     def _predict(self, path: Path, truth_path: Path, truth: NDArray[np.uint8], sink: Sink | None) -> NDArray[np.uint8]:
-        with self._open(path) as micrograph:
-            info = micrograph.info
-            self._worker.check(info)
-            same_shape(truth, info.shape, truth_path)
-            limits = intensity_limits(micrograph, self._card.scaling)
-            # The specimen is segmented as if the info bar had been cut off; what lies below it is not measured.
-            specimen = info.specimen
-            mask = np.full(info.shape, IGNORE_INDEX, np.uint8)
-            grid = engine_grid(specimen.shape, self._plan)
-            for box in _shards(info.shape, self._plan.shard):
-                part = box.intersection(specimen)
-                if not part.area:
-                    continue
-                region, tiles = shard_window(grid, part, self._plan)
-                pixels = micrograph.read(region)
-                if pixels.shape[0] != self._config.channels:
-                    pixels = np.broadcast_to(pixels[:1], (self._config.channels, *pixels.shape[1:]))
-                mask[part.slices], scores = self._shard(pixels, part, tiles, (grid, limits), wanted=sink is not None)
+        view, limits = self._worker.examine(str(path))
+        same_shape(truth, view.shape, truth_path)
+        mask = np.full(view.shape, IGNORE_INDEX, np.uint8)
+        spec = MaskSpec(view.shape, (), self._config.plan.shard)
+        try:
+            for shard in np.ndindex(*spec.shards):
+                task = ShardTask(str(path), str(path), "", view, limits, (shard[0], shard[1]))
+                box = spec.box(task.shard)
+                part = box.intersection(view.specimen)
+                found, scores = self._shard(task, part, wanted=sink is not None and part.area > 0)
+                mask[box.slices] = found
                 if sink is not None and scores is not None:
                     sink(part, scores, mask[part.slices])
+        finally:
+            self._worker.forget(str(path))
+            self._scored.forget(str(path))
         return mask
 
     def _open(self, path: Path) -> Micrograph:
-        return open_prepared(path, self._card.scaling, self._config.source, self._config.scale)
+        return open_prepared(path, self._scaling, self._config.source, self._config.scale)
 
     def _shard(
-        self,
-        pixels: NDArray[Any],
-        box: Box,
-        tiles: list[Tile],
-        micrograph: tuple[TileGrid, tuple[float, float]],
-        *,
-        wanted: bool,
+        self, task: ShardTask, part: Box, *, wanted: bool
     ) -> tuple[NDArray[np.uint8], NDArray[np.floating[Any]] | None]:
-        grid, limits = micrograph
-        model = self._loaded()
-        if self._plan.needs_scores:
-            # Averaged probabilities come as the segment job stores them, in half precision.
-            plan = replace(self._plan, extra="probabilities") if wanted else self._plan
-            result = predict_shard(pixels, model, grid, box, plan, limits)
-            return result.mask, result.extra
-        model.watch(box, tiles, wanted=wanted)
-        mask = predict_shard(pixels, model, grid, box, self._plan, limits).mask
-        return mask, model.seen
+        """The mask of a shard, and where wanted the probabilities (class, y, x) of the specimen in it."""
+        if not wanted:
+            return self._worker.compute(task).mask, None
+        if self._config.plan.needs_scores:
+            result = self._scored.compute(task)
+            return result.mask, None if result.extra is None else result.extra[:, : part.height]
+        self._model.watch(part, self._tiles(task.view, part))
+        try:
+            return self._worker.compute(task).mask, self._model.seen
+        finally:
+            self._model.unwatch()
 
-    def _loaded(self) -> _Watched:
-        if self._model is None:
-            from microseg_ray.models.predictor import load_predictor
-
-            config = self._config
-            self._model = _Watched(
-                load_predictor(
-                    config.checkpoint, precision=config.precision, threads=config.threads, device=config.device
-                )
-            )
-        return self._model
+    def _tiles(self, view: View, part: Box) -> list[Tile]:
+        plan = self._config.plan
+        return shard_window(engine_grid(view.specimen.shape, plan), part, plan)[1]
 
 
 class _Watched:
-    """A predictor whose probabilities inside the cores are kept while it gives masks: one pass for both."""
+    """A predictor that keeps the probabilities inside the cores while it gives masks: one pass for both."""
 
-    def __init__(self, inner: Predictor) -> None:
-        self.classes = inner.classes
+    def __init__(self, config: WorkerConfig) -> None:
+        self.classes = len(config.classes)
         self.seen: NDArray[np.float32] | None = None
-        self._inner = inner
+        self._config = config
+        self._inner: Predictor | None = None
         self._box: Box | None = None
         self._tiles: Iterator[Tile] = iter(())
 
-    def watch(self, box: Box, tiles: list[Tile], *, wanted: bool) -> None:
-        """Keep the probabilities of the next shard, whose tiles will come in this order."""
+    def watch(self, box: Box, tiles: list[Tile]) -> None:
+        """Keep the probabilities of the next box, whose tiles will come in this order."""
         self._box, self._tiles = box, iter(tiles)
-        self.seen = np.empty((self.classes, *box.shape), np.float32) if wanted else None
+        self.seen = np.empty((self.classes, *box.shape), np.float32)
+
+    def unwatch(self) -> None:
+        """Keep no probabilities from now on."""
+        self._box, self.seen = None, None
 
     def masks(self, batch: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.uint8]:
         """As `Predictor.masks`: the largest logit, the first on a tie, before any rounding by a softmax."""
         if self.seen is None or self._box is None:
-            return self._inner.masks(batch, limits)
+            return self._loaded().masks(batch, limits)
         import torch
 
-        logits = self._inner.logits(batch, limits)
+        logits = self._loaded().logits(batch, limits)
         masks = np.stack([argmax_first(image) for image in logits])
         scores = torch.from_numpy(logits).softmax(dim=1).numpy()
         for slot, tile in zip(range(len(batch)), self._tiles, strict=False):
@@ -173,10 +167,9 @@ class _Watched:
 
     def scores(self, batch: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.float32]:
         """As `Predictor.scores`."""
-        return self._inner.scores(batch, limits)
+        return self._loaded().scores(batch, limits)
 
-
-def _shards(shape: tuple[int, int], shard: int) -> Iterator[Box]:
-    spec = MaskSpec(shape, (), shard)
-    for y, x in np.ndindex(*spec.shards):
-        yield spec.box((y, x))
+    def _loaded(self) -> Predictor:
+        if self._inner is None:
+            self._inner = load_own_predictor(self._config)
+        return self._inner

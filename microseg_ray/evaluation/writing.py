@@ -94,7 +94,8 @@ def _per_image(result: Evaluation) -> list[dict[str, Any]]:
     table = []
     for name, tally in result.tallies.items():
         figures = tally.matrix.as_metrics(result.classes)
-        line = {"micrograph": name, **{key: figures[key] for key in ("pixel_accuracy", "mean_iou", "micro_iou")}}
+        shown = ("pixel_accuracy", "mean_iou", "micro_iou", "coverage", "withheld")
+        line = {"micrograph": name, **{key: figures[key] for key in shown}}
         line |= {f"iou_{key}": values["iou"] for key, values in figures["classes"].items()}
         line |= {f"boundary_f1_{key}": plain(tally.boundary.f1[index]) for index, key in enumerate(result.classes)}
         table.append(line)
@@ -116,7 +117,7 @@ def _classes(result: Evaluation, document: Mapping[str, Any]) -> list[dict[str, 
 
 
 def _areas(result: Evaluation) -> list[dict[str, Any]]:
-    """Pixels, fractions and percent of each class in each micrograph, over the labelled pixels."""
+    """Pixels, fractions and percent of each class in each micrograph, over the labelled pixels that have a prediction."""
     table = []
     for name, matrix in result.per_image.items():
         true, predicted = matrix.counts.sum(axis=1), matrix.counts.sum(axis=0)
@@ -131,6 +132,7 @@ def _areas(result: Evaluation) -> list[dict[str, Any]]:
                     "class_name": class_name,
                     "true_pixels": int(true[index]),
                     "predicted_pixels": int(predicted[index]),
+                    "withheld_pixels": int(matrix.withheld[index]),
                     "true_fraction": fractions[0],
                     "predicted_fraction": fractions[1],
                     "difference": None if fractions[0] is None or fractions[1] is None else fractions[1] - fractions[0],

@@ -28,14 +28,22 @@ def evaluate(settings: EvaluateSettings, _start: StartRay) -> int:
         result = evaluation.evaluate(settings, lambda done, total: bar.update("micrographs", done, total))
     console.print(classification_report(result.pooled, result.classes))
     document = result.document()
-    table = Table("", "pixel accuracy", "mean IoU", "micro IoU", *(f"IoU {escape(name)}" for name in result.classes))
+    table = Table(
+        "", "pixel accuracy", "mean IoU", "micro IoU", "coverage", *(f"IoU {escape(name)}" for name in result.classes)
+    )
     for key in ("pooled", "per_image"):
         figures = document[key]
         ious = [shown(figures["classes"][name]["iou"]) for name in result.classes]
-        overall = [shown(figures[name]) for name in ("pixel_accuracy", "mean_iou", "micro_iou")]
+        overall = [shown(figures[name]) for name in ("pixel_accuracy", "mean_iou", "micro_iou", "coverage")]
         table.add_row(key, *overall, *ious)
     console.print(table)
     console.print(_class_table(result, document))
+    if result.pooled.withheld.any():
+        share = 100 * (1 - result.pooled.coverage)
+        console.print(
+            f"[yellow]{int(result.pooled.withheld.sum())} labelled pixels ({share:.2f} %) are predicted as 255: they are "
+            "withheld, and no figure above counts them[/]"
+        )
     _print_calibration(document)
     _print_sections(result)
     console.print(f"{len(result.per_image)} micrographs; {escape(str(Path(settings.output) / 'metrics.json'))}")

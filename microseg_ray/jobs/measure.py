@@ -20,13 +20,14 @@ SHOWN_SECTIONS = 20
 
 def measure(settings: MeasureSettings, _start: StartRay) -> int:
     """Write a run's tables again from its counts, list sections and draw overlays where that is asked for."""
+    from microseg_ray.runs.calibration import recalibrate
     from microseg_ray.runs.folder import Run
 
     run = Run.open(settings.run)
     failures = run.failures()
     with run.locked():
         if settings.pixel_size_um is not None:
-            run.recalibrate(settings.pixel_size_um)
+            run = recalibrate(run, settings.pixel_size_um)
         rows = run.write_tables(run.names(), failures)
         print_areas(rows)
         if settings.sections is not None:

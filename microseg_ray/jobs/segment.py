@@ -52,6 +52,8 @@ def segment(settings: SegmentSettings, start: StartRay) -> int:
             f"differ in {seams['shape_pixels']} pixels"
         )
     console.print(f"tile {engine.tile}, {joined(engine)}")
+    if result.note:
+        console.print(f"[yellow]{escape(result.note)}[/]")
     console.print(f"run: {escape(str(result.run.folder))}")
     for detail in ledger.details[:3]:
         console.print(detail, markup=False)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from microseg_ray.errors import MicrosegError
 from microseg_ray.models.card import ModelCard, read_card_and_digest, require_pixel_model
 from microseg_ray.models.checkpoint import load_checkpoint
 
@@ -57,7 +58,8 @@ class Predictor:
 
     Example:
         >>> from microseg_ray.models import build_model
-        >>> from microseg_ray.models.card import ReceptiveField
+        >>> from microseg_ray.errors import MicrosegError
+    from microseg_ray.models.card import ReceptiveField
         >>> from microseg_ray.settings import ClassSpec
         >>> card = ModelCard(
         ...     architecture="unet",
@@ -112,6 +114,7 @@ class Predictor:
 
         Raises:
             ValueError: Wrong shape, type or channels, or low not below high.
+            MicrosegError: A logit is NaN or infinite.
         """
         with self._context():
             return largest(self._forward(batch, limits)).cpu().numpy()
@@ -163,7 +166,23 @@ class Predictor:
         )
         if logits.shape[1] != self.classes:
             raise ValueError(f"the model gives {logits.shape[1]} classes, its card names {self.classes}")
-        return logits.float()
+        return _finite(logits.float())
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """The logits, which are all finite: NaN is larger than nothing, so that it would become class 0.
+
+    Raises:
+        MicrosegError: One is not.
+    """
+    # One sum in place of a mask of all logits; a finite sum has finite terms only.
+    if not bool(torch.isfinite(logits.sum())) and not bool(torch.isfinite(logits).all()):
+        bad = int((~torch.isfinite(logits)).any(dim=1).sum())
+        raise MicrosegError(
+            f"the model's output is NaN or infinite in {bad} pixels of a batch, which belong to no class: the micrograph "
+            "holds such values, or values too large for the model; look at it with `microseg info`"
+        )
+    return logits
 
 
 def load_predictor(

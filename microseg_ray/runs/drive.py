@@ -16,7 +16,7 @@ from microseg_ray.quarantine import Failure
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.tasks import FinishTask, Outcome, Prepared, PrepareTask, ShardTask, Task, noted_file_size
 from microseg_ray.sources import fingerprint
-from microseg_ray.sources.scale.provenance import pixel_size_mark
+from microseg_ray.sources.scale.provenance import OPTION, pixel_size_mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -110,7 +110,9 @@ def measured_already(run: Run, item: Input, config: WorkerConfig) -> Measured | 
         bound = {**config.identity, "fingerprint": fingerprint(item.path, config.fingerprint)}
         same = all(store.identity.get(key) == value for key, value in bound.items())
         wanted = config.source.pixel_size_um
-        sized = wanted is None or noted_file_size(store) == wanted
+        by_option = str(store.note.get("pixel_size_source", "")).startswith(OPTION)
+        # A size that the user gave, and then not again, is not one that the file states.
+        sized = noted_file_size(store) == wanted if wanted is not None else not by_option
         sized &= store.note.get("calibration_mark", "") == pixel_size_mark(item.path, config.source, config.fingerprint)
         complete = same and sized and store.finished and not store.missing()
         return run.measured_in(item.name, store) if complete else None

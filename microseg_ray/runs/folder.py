@@ -24,6 +24,7 @@ from microseg_ray.quarantine import FAILURES_FILE, Failure, read_failures, write
 from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import ClassSpec
+from microseg_ray.sources.scale.provenance import OPTION
 from microseg_ray.statistics.areas import AreaRow, Measured, area_rows, write_areas
 from microseg_ray.stitching.seams import SeamAudit
 
@@ -178,11 +179,12 @@ class Run:
             seams={key: note[key] for key in SEAM_KEYS if key in note},
         )
 
-    def recalibrate(self, pixel_size_um: tuple[float, float]) -> None:
+    def recalibrate(self, pixel_size_um: tuple[float, float], scale_note: str = "") -> None:
         """Give all finished masks another pixel size; no pixel changes, so no inference is needed.
 
         Args:
             pixel_size_um: (y, x) of the micrographs; a mask that lies on a rescaled grid gets its own from it.
+            scale_note: What is to be said of masks whose micrograph was read as it is at this size; "" for nothing.
         """
         for name in self.names():
             store = MaskStore.open(self.store_path(name))
@@ -190,8 +192,10 @@ class Run:
                 rescaled = store.note.get("rescaled", {})
                 y, x = rescaled.get("factor", (1.0, 1.0))
                 size = (pixel_size_um[0] * y, pixel_size_um[1] * x)
-                note = {"rescaled": {**rescaled, "file_pixel_size_um": list(pixel_size_um)}} if rescaled else {}
-                store.recalibrate(size, "option pixel_size_um", note)
+                note: dict[str, Any] = {"notes": [scale_note] if scale_note and not rescaled else []}
+                if rescaled:
+                    note["rescaled"] = {**rescaled, "file_pixel_size_um": list(pixel_size_um)}
+                store.recalibrate(size, f"{OPTION}, rescaled" if rescaled else OPTION, note)
 
     def write_tables(
         self, names: Iterable[str], failures: Iterable[Failure], known: Mapping[str, Measured] | None = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.files import sole_writer
+from microseg_ray.runs.calibration import keep_calibration
 from microseg_ray.runs.drive import Executor, Ledger, PlainLoop, Progress, survey, work
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.forecast import Forecast, forecast
@@ -34,13 +35,23 @@ PoolFactory = Callable[[EngineSettings, WorkerConfig, type[ArchiveWorker]], Exec
 
 @dataclass(frozen=True)
 class Segmented:
-    """What the segment job came to."""
+    """The result of the segment job.
+
+    Attributes:
+        run: The run.
+        plan: Tiles, halo, memory, verdict.
+        ledger: What was done, kept and quarantined.
+        areas: The rows of areas.csv.
+        seams: The seam measurements of all micrographs together.
+        note: What the run kept from before and the settings did not give; "" for nothing.
+    """
 
     run: Run
     plan: RunPlan
     ledger: Ledger
     areas: list[AreaRow]
     seams: Mapping[str, Any]
+    note: str = ""
 
 
 @contextmanager
@@ -89,6 +100,7 @@ def plan(
         RunMismatchError: The output holds a run of another model or other settings.
         SettingsError: Settings that cannot work or do not fit the memory.
     """
+    settings, _ = keep_calibration(settings)
     job = prepare_job(settings)
     run = Run.at(settings.output, job.identity, overwrite=settings.overwrite)
     with _executors(settings, job.config, pool, ArchiveWorker) as executor:
@@ -121,6 +133,7 @@ def segment(
         RunMismatchError: The output holds a run of another model or other settings.
         StoreError: The disk is full.
     """
+    settings, kept = keep_calibration(settings)
     job = prepare_job(settings)
     # The lock comes first: `overwrite` must not delete what another job is writing.
     with sole_writer(settings.output), _executors(settings, job.config, pool, worker_class) as executor:
@@ -137,4 +150,4 @@ def segment(
         areas = run.write_tables(
             [item.name for item in job.inputs if item.name not in failed], ledger.failures, ledger.measured
         )
-    return Segmented(run, job.plan, ledger, areas, Run.open(run.folder).document["seams"])
+    return Segmented(run, job.plan, ledger, areas, Run.open(run.folder).document["seams"], kept)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.models.card import ModelCard, read_card_and_digest, require_pixel_model
+from microseg_ray.runs.calibration import calibration_record
 from microseg_ray.runs.drive import Input
 from microseg_ray.runs.identity import RunIdentity, pixel_settings
 from microseg_ray.runs.plan import RunPlan, engine_plan
@@ -19,7 +20,7 @@ from microseg_ray.sources.scale.table import read_pixel_sizes
 if TYPE_CHECKING:
     from microseg_ray.settings import EngineSettings, SourceSettings
 
-__all__ = ["Job", "archive_inputs", "prepare_job", "worker_config"]
+__all__ = ["Engine", "Job", "archive_inputs", "prepare_engine", "prepare_job", "worker_config"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,37 @@ def _absolute(archive: str) -> str:
     return archive if is_url(archive) else os.path.abspath(location(archive))  # noqa: PTH100 - may be a glob
 
 
+@dataclass(frozen=True)
+class Engine:
+    """The model and how it is used, the same for `segment`, `plan`, `verify` and `evaluate`.
+
+    Attributes:
+        card: The model's card.
+        digest: Its `model_digest`.
+        plan: Tiles, halo, memory, verdict.
+        config: What workers are given.
+    """
+
+    card: ModelCard
+    digest: str
+    plan: RunPlan
+    config: WorkerConfig
+
+
+def prepare_engine(settings: EngineSettings) -> Engine:
+    """Read the checkpoint's card and decide the plan.
+
+    Raises:
+        InputError: The table of pixel sizes cannot be read.
+        CheckpointError: The checkpoint cannot be used.
+        SettingsError: Settings that cannot work together or do not fit the memory.
+    """
+    card, digest = read_card_and_digest(settings.checkpoint)
+    require_pixel_model(settings.checkpoint, card)
+    plan = engine_plan(settings, card, gpu_memory() if settings.gpu else None)
+    return Engine(card, digest, plan, worker_config(settings, card, digest, plan))
+
+
 def prepare_job(settings: EngineSettings) -> Job:
     """Read the checkpoint's card, list the archive, decide the plan.
 
@@ -109,19 +141,19 @@ def prepare_job(settings: EngineSettings) -> Job:
         CheckpointError: The checkpoint cannot be used.
         SettingsError: Settings that cannot work together or do not fit the memory.
     """
-    card, digest = read_card_and_digest(settings.checkpoint)
-    require_pixel_model(settings.checkpoint, card)
-    plan = engine_plan(settings, card, gpu_memory() if settings.gpu else None)
+    engine = prepare_engine(settings)
+    card, plan, config = engine.card, engine.plan, engine.config
     inputs = archive_inputs(settings.archive)
-    config = worker_config(settings, card, digest, plan)
     record = {
         "settings": settings.resolved(),
         "archive": root_of(settings.archive),
         "source": _absolute(settings.archive),
         "checkpoint": config.checkpoint,
         "classes": [item.model_dump() for item in card.classes],
+        "model_pixel_size_um": None if card.pixel_size_um is None else list(card.pixel_size_um),
         "verdict": plan.verdict,
         "verdict_reason": plan.reason,
         "fingerprint": config.fingerprint,
+        "calibration": calibration_record(settings),
     }
-    return Job(inputs, plan, config, RunIdentity(digest, config.identity["pixels"]), record)
+    return Job(inputs, plan, config, RunIdentity(engine.digest, config.identity["pixels"]), record)

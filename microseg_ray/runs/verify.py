@@ -154,7 +154,7 @@ def _compare(run: Run, job: Job, worker: ArchiveWorker, name: str, shard: tuple[
         if mark != store.identity["fingerprint"]:
             return f"{name}: the micrograph has changed since it was segmented ({store.identity['fingerprint']} then, {mark} now)"
         task = ShardTask(name, path, store.path, view, (limits[0], limits[1]), shard)
-        fresh = worker.compute(task)
+        fresh = worker.compute(task).mask
         kept = np.asarray(store.mask[store.spec.box(shard).slices])
     except (MicrosegError, ValueError, RuntimeError, OSError) as error:
         return f"{name}, shard {shard}: cannot be compared ({error})"

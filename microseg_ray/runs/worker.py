@@ -54,11 +54,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.geometry import Box
+    from microseg_ray.models.predictor import Predictor as ModelPredictor
     from microseg_ray.settings import ClassSpec, Scaling
     from microseg_ray.sources import MicrographInfo
     from microseg_ray.stitching import Predictor
 
-__all__ = ["ArchiveWorker", "WorkerConfig", "reusable_store"]
+__all__ = ["ArchiveWorker", "WorkerConfig", "load_own_predictor", "reusable_store"]
 
 OPEN_MICROGRAPHS = 2
 
@@ -163,10 +164,8 @@ class ArchiveWorker:
     def _prepare(self, task: PrepareTask) -> Outcome:
         config = self.config
         with open_micrograph(task.path, config.source) as file:
-            self.check(file.info)
-            micrograph = prepared(file, config.scaling, config.source, config.scale)
+            micrograph, limits = self._look(file)
             info, original = micrograph.info, file.info
-            limits = intensity_limits(micrograph, config.scaling)
         mark = fingerprint(task.path, config.fingerprint)
         view = View.of(info, original.info_bar_rows)
         calibration = self._calibration(task, original, info)
@@ -186,6 +185,25 @@ class ArchiveWorker:
             decoded_bytes=info.decoded_bytes,
         )
         return Outcome(task, ok=True, prepared=found)
+
+    def examine(self, path: str) -> tuple[View, tuple[float, float]]:
+        """Decide the grid and the intensity limits of a micrograph, as a `PrepareTask` does, and write nothing.
+
+        Args:
+            path: The micrograph.
+
+        Raises:
+            InputError: It cannot be read, or does not suit the model.
+        """
+        with open_micrograph(path, self.config.source) as file:
+            micrograph, limits = self._look(file)
+            return View.of(micrograph.info, file.info.info_bar_rows), limits
+
+    def _look(self, file: Micrograph) -> tuple[Micrograph, tuple[float, float]]:
+        config = self.config
+        self.check(file.info)
+        micrograph = prepared(file, config.scaling, config.source, config.scale)
+        return micrograph, intensity_limits(micrograph, config.scaling)
 
     def _calibration(self, task: PrepareTask, original: MicrographInfo, info: MicrographInfo) -> Calibration:
         unscaled = self.config.scale.note(original.pixel_size_um) if info.file_shape is None else ""
@@ -225,10 +243,10 @@ class ArchiveWorker:
         release_memory()
         return Outcome(task, ok=True)
 
-    def compute(self, task: ShardTask) -> NDArray[np.uint8]:
-        """The mask of a shard without writing it: what `verify` compares."""
+    def compute(self, task: ShardTask) -> ShardPixels:
+        """The pixels of a shard, without writing them: `verify` compares them, `evaluate` judges them."""
         box = MaskSpec(task.view.shape, self.config.classes, self.config.plan.shard).box(task.shard)
-        return self._pixels_of(task, box).mask
+        return self._pixels_of(task, box)
 
     def _pixels_of(self, task: ShardTask, box: Box) -> ShardPixels:
         """The specimen is segmented as if the info bar had been cut off; what lies below it is not measured."""
@@ -258,7 +276,7 @@ class ArchiveWorker:
                 )
         note |= asdict(seams)
         MaskStore.open(task.store).finish(task.calibration.pixel_size_um, note)
-        self._forget(task.path)
+        self.forget(task.path)
         return Outcome(task, ok=True, note=note)
 
     def _read(self, path: str, view: View, region: Box) -> NDArray[Any]:
@@ -274,7 +292,8 @@ class ArchiveWorker:
             pixels = np.broadcast_to(pixels[:1], (self.config.channels, *pixels.shape[1:]))
         return pixels
 
-    def _forget(self, path: str) -> None:
+    def forget(self, path: str) -> None:
+        """Close a micrograph that is held open; one that is not is fine."""
         with self._reading:
             micrograph = self._open.pop(path, None)
             if micrograph is not None:
@@ -288,19 +307,26 @@ class ArchiveWorker:
 
     def _model(self) -> Predictor:
         if self._predictor is None:
-            from microseg_ray.models.predictor import load_predictor
-
-            config = self.config
-            loaded = load_predictor(
-                config.checkpoint, precision=config.precision, threads=config.threads, device=config.device
-            )
-            config.require_own(loaded.digest, computed_with(loaded.card))
-            self._predictor = loaded
+            self._predictor = load_own_predictor(self.config)
         return self._predictor
+
+
+def load_own_predictor(config: WorkerConfig) -> ModelPredictor:
+    """Load the model that the run is bound to.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used, or it or a version is another one now.
+    """
+    from microseg_ray.models.predictor import load_predictor
+
+    loaded = load_predictor(config.checkpoint, precision=config.precision, threads=config.threads, device=config.device)
+    config.require_own(loaded.digest, computed_with(loaded.card))
+    return loaded
 
 
 def _calibrated(store: MaskStore, calibration: Calibration) -> bool:
     same_mark = store.note.get("calibration_mark", "") == calibration.mark
+    same_mark &= store.note.get("pixel_size_source", "") == calibration.source
     return same_mark and noted_file_size(store) == calibration.file_pixel_size_um
 
 

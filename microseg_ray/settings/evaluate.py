@@ -35,7 +35,12 @@ class EvaluateSettings(SplitFields):
     classes: Classes = ()
     tile: TileSide | Literal["auto"] = "auto"
     halo: Halo | Literal["auto"] = "auto"
+    shard: int = Field(default=2048, ge=64, le=1 << 16, description="as of segment; part of what decides the pixels")
+    batch: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        default="auto", description="as of segment; part of what decides the pixels"
+    )
     blend: Literal["crop", "hann", "gaussian", "mean"] = "crop"
+    overlap: float = Field(default=0.5, ge=0, le=0.9, description="of neighbouring tiles for blend, as of segment")
     tta: bool = Field(default=False, description="average over the 8 symmetries of the square")
     precision: Literal["bf16", "fp32"] = "bf16"
     gpu: bool = False

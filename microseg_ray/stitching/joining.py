@@ -84,6 +84,11 @@ class Job:
         if self.classes and np.isnan(joined.max()):
             y, x = np.argwhere(np.isnan(joined).any(axis=0))[0]
             raise ValueError(f"the scores at y={box.y0 + int(y)}, x={box.x0 + int(x)} are NaN; NaN belongs to no class")
+        if self.argmax and not np.isfinite(joined.max(axis=0).sum(dtype=np.float64)):
+            y, x = np.argwhere(~np.isfinite(joined.max(axis=0)))[0]
+            raise ValueError(
+                f"the scores at y={box.y0 + int(y)}, x={box.x0 + int(x)} have no finite maximum; they belong to no class"
+            )
         return argmax_first(joined) if self.argmax else joined
 
     def store(self, box: Box, pixels: NDArray[Any]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from microseg_ray.errors import MicrosegError
 from microseg_ray.geometry import Box, Tile, TileGrid, ceil_to
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.stitching.windows import Blend, argmax_first, window
@@ -216,6 +217,10 @@ def _blended(
         del predicted
     if plan.blend != "crop":
         scores /= total
+    # A finite sum has finite terms only, and costs no array.
+    if not np.isfinite(scores.sum(dtype=np.float64)):
+        bad = int(np.count_nonzero(~np.isfinite(scores).all(axis=0)))
+        raise MicrosegError(f"the scores are NaN or infinite in {bad} pixels, which belong to no class")
     return scores
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["ConfusionMatrix", "classification_report", "mean_of"]
 
 _CHUNK = 1 << 20
-_OVERALL_METRICS = ("pixel_accuracy", "mean_iou", "micro_iou")
+_OVERALL_METRICS = ("pixel_accuracy", "mean_iou", "micro_iou", "coverage")
+_CLASS_SUMS = ("support", "withheld")
 _CLASS_METRICS = ("iou", "precision", "recall", "f1")
 
 
@@ -30,9 +31,11 @@ class ConfusionMatrix:
 
     Args:
         counts: Non-negative integers (K, K).
+        withheld: Integers (K,): labelled pixels of each true class that were predicted as 255; zeros where None.
 
     Attributes:
         counts: int64 (K, K).
+        withheld: int64 (K,). No other figure counts these pixels, so they are stated beside each of them.
 
     Raises:
         ValueError: Not a square of non-negative integers, or more than 255 classes.
@@ -44,12 +47,17 @@ class ConfusionMatrix:
         ([[1, 1], [0, 1]], [0.5, 0.5])
     """
 
-    def __init__(self, counts: NDArray[np.integer[Any]]) -> None:
+    def __init__(self, counts: NDArray[np.integer[Any]], withheld: NDArray[np.integer[Any]] | None = None) -> None:
         if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or not 1 <= len(counts) <= IGNORE_INDEX:
             raise ValueError(f"a confusion matrix is (K, K) with K from 1 to {IGNORE_INDEX}, not {counts.shape}")
         if not np.issubdtype(counts.dtype, np.integer) or (counts < 0).any():
             raise ValueError("a confusion matrix holds counts: integers, none negative")
         self.counts: NDArray[np.int64] = counts.astype(np.int64)
+        self.withheld: NDArray[np.int64] = (
+            np.zeros(len(counts), np.int64) if withheld is None else withheld.astype(np.int64)
+        )
+        if self.withheld.shape != (len(counts),):
+            raise ValueError(f"withheld pixels of shape {self.withheld.shape} for {len(counts)} classes")
 
     @classmethod
     def zeros(cls, classes: int) -> ConfusionMatrix:
@@ -77,7 +85,8 @@ class ConfusionMatrix:
         Args:
             target: True classes, integers of any shape; 255 is not labelled and not counted.
             prediction: Predicted classes, integers of the same shape.
-            unmeasured: What to do where a labelled pixel's prediction is 255: an `error`, or `ignore` the pixel.
+            unmeasured: What to do where a labelled pixel's prediction is 255: an `error`, or `ignore`: it is counted in
+                `withheld` alone.
 
         Raises:
             ValueError: Shapes differ, not integers, or a value that is no class; then nothing is added.
@@ -97,8 +106,10 @@ class ConfusionMatrix:
             pairs += np.bincount(both, minlength=len(pairs))
         table = pairs.reshape(256, 256)
         table[IGNORE_INDEX] = 0
+        withheld = np.zeros(self.classes, np.int64)
         if unmeasured == "ignore":
-            table[:, IGNORE_INDEX] = 0
+            withheld = table[: self.classes, IGNORE_INDEX].copy()
+            table[: self.classes, IGNORE_INDEX] = 0
         for axis, name in ((1, "target"), (0, "prediction")):
             held = table.sum(axis=axis)
             strange = np.flatnonzero(held[self.classes :]) + self.classes
@@ -110,16 +121,21 @@ class ConfusionMatrix:
                     f"and {IGNORE_INDEX} is not labelled; check the order and number of the classes"
                 )
         self.counts += table[: self.classes, : self.classes]
+        self.withheld += withheld
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
         if not isinstance(other, ConfusionMatrix):
             return NotImplemented
         if other.classes != self.classes:
             raise ValueError(f"confusion matrices of {self.classes} and {other.classes} classes cannot be added")
-        return ConfusionMatrix(self.counts + other.counts)
+        return ConfusionMatrix(self.counts + other.counts, self.withheld + other.withheld)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ConfusionMatrix) and np.array_equal(self.counts, other.counts)
+        return (
+            isinstance(other, ConfusionMatrix)
+            and np.array_equal(self.counts, other.counts)
+            and np.array_equal(self.withheld, other.withheld)
+        )
 
     __hash__ = None  # type: ignore[assignment]  # update() changes it
 
@@ -128,13 +144,25 @@ class ConfusionMatrix:
 
     @property
     def support(self) -> NDArray[np.int64]:
-        """Labelled pixels of each class, int64 (K,)."""
+        """Labelled pixels of each class for which a class was predicted, int64 (K,)."""
         totals: NDArray[np.int64] = self.counts.sum(axis=1)
         return totals
 
     @property
+    def coverage(self) -> float:
+        """Share of the labelled pixels for which a class was predicted; nan where none is labelled.
+
+        Example:
+            >>> ConfusionMatrix(np.array([[3, 0], [0, 3]]), np.array([4, 0])).coverage
+            0.6
+        """
+        covered = int(self.counts.sum())
+        labelled = covered + int(self.withheld.sum())
+        return covered / labelled if labelled else float("nan")
+
+    @property
     def pixel_accuracy(self) -> float:
-        """Share of labelled pixels that are correct; nan without labelled pixels."""
+        """Share of the labelled and not withheld pixels that are correct; nan where there is none."""
         total = int(self.counts.sum())
         return int(np.trace(self.counts)) / total if total else float("nan")
 
@@ -200,17 +228,18 @@ class ConfusionMatrix:
         columns = {name: getattr(self, name) for name in _CLASS_METRICS}
         classes = {
             name: {key: _plain(values[index]) for key, values in columns.items()}
-            | {"support": int(self.support[index])}
+            | {"support": int(self.support[index]), "withheld": int(self.withheld[index])}
             for index, name in enumerate(class_names)
         }
         overall = {key: _plain(getattr(self, key)) for key in _OVERALL_METRICS}
-        return overall | {"classes": classes}
+        return overall | {"withheld": int(self.withheld.sum()), "classes": classes}
 
 
 def mean_of(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Average the dictionaries of `as_metrics` over images, with equal weights.
 
-    None (undefined in an image) is left out; a value that is undefined in all images stays None. `support` is summed.
+    None (undefined in an image) is left out; a value that is undefined in all images stays None. `support` and `withheld`
+    are summed.
 
     Example:
         >>> one, two = ConfusionMatrix(np.array([[1, 1], [0, 0]])), ConfusionMatrix(np.array([[1, 0], [0, 1]]))
@@ -223,9 +252,9 @@ def mean_of(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in names:
         held = [image["classes"][name] for image in metrics if name in image["classes"]]
         classes[name] = {key: _mean_defined([one[key] for one in held]) for key in _CLASS_METRICS}
-        classes[name]["support"] = sum(one["support"] for one in held)
+        classes[name] |= {key: sum(one[key] for one in held) for key in _CLASS_SUMS}
     overall = {key: _mean_defined([image[key] for image in metrics]) for key in _OVERALL_METRICS}
-    return overall | {"classes": classes}
+    return overall | {"withheld": sum(image["withheld"] for image in metrics), "classes": classes}
 
 
 def classification_report(matrix: ConfusionMatrix, names: Sequence[str]) -> Table:
@@ -255,6 +284,8 @@ def classification_report(matrix: ConfusionMatrix, names: Sequence[str]) -> Tabl
     table.add_section()
     total = str(matrix.support.sum())
     table.add_row("accuracy", "", "", _shown(matrix.pixel_accuracy), "", total)
+    if matrix.withheld.any():
+        table.add_row(f"withheld (predicted as {IGNORE_INDEX})", "", "", "", "", str(matrix.withheld.sum()))
     table.add_row("macro average", *(_shown(_mean(values)) for values in columns), total)
     table.add_row("weighted average", *(_shown(_mean(values, matrix.support)) for values in columns), total)
     return table

@@ -131,7 +131,10 @@ def _refuse_harm(parent: Run, output: Path) -> None:
 
 def _record(parent: Run, settings: PostprocessSettings) -> dict[str, Any]:
     """run.json: the parent's account of its pixels, who the parent is, and what was done."""
-    told = ("settings", "archive", "source", "checkpoint", "classes", "verdict", "verdict_reason", "fingerprint")
+    told = (
+        *("settings", "archive", "source", "checkpoint", "classes", "verdict", "verdict_reason", "fingerprint"),
+        "model_pixel_size_um",
+    )
     return {
         **{key: parent.document[key] for key in told if key in parent.document},
         "parent": {"path": str(parent.folder), "identity": dict(parent.document["identity"])},

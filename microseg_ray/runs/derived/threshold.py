@@ -19,6 +19,7 @@ from microseg_ray.catalog import relative_name
 from microseg_ray.errors import InputError, MicrosegError, RunMismatchError, SettingsError, StoreError
 from microseg_ray.files import sole_writer, whole, write_json
 from microseg_ray.quarantine import Failure, write_failures
+from microseg_ray.runs.calibration import require_same_grid
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
@@ -27,6 +28,7 @@ from microseg_ray.runs.worker import reusable_store
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, default_color
 from microseg_ray.sources import list_files, listing_root
 from microseg_ray.sources.probability_maps import MAP_SUFFIXES, open_map
+from microseg_ray.sources.scale.provenance import OPTION
 from microseg_ray.statistics.areas import AreaRow, Measured, area_rows, write_areas
 from microseg_ray.statistics.counts import count_classes
 
@@ -228,6 +230,8 @@ def _of_run(settings: ThresholdSettings, output: Path, report: Report) -> Thresh
     parent = Run.open(settings.run or "")
     index = class_of_run(settings.class_name or "", parent, "threshold")
     _refuse_harm(parent, output)
+    if settings.pixel_size_um is not None:
+        require_same_grid(parent, settings.pixel_size_um, "threshold")
     chosen = {"class": parent.classes[index].name, "threshold": settings.threshold}
     pixels = {**parent.identity.pixels, "extra": "none", "threshold": chosen}
     identity = RunIdentity(parent.identity.model_digest, pixels)
@@ -283,7 +287,16 @@ def _refuse_harm(parent: Run, output: Path) -> None:
 
 def _record(parent: Run, settings: ThresholdSettings, specs: tuple[ClassSpec, ...]) -> dict[str, Any]:
     """run.json: the parent's account of its probabilities, who the parent is, and what was compared."""
-    told = ("settings", "archive", "source", "checkpoint", "verdict", "verdict_reason", "fingerprint")
+    told = (
+        "settings",
+        "archive",
+        "source",
+        "checkpoint",
+        "verdict",
+        "verdict_reason",
+        "fingerprint",
+        "model_pixel_size_um",
+    )
     return {
         **{key: parent.document[key] for key in told if key in parent.document},
         "classes": [spec.model_dump() for spec in specs],
@@ -306,9 +319,17 @@ def _derive(run: Run, parent: Run, name: str, index: int, settings: ThresholdSet
     for shard in missing:
         box = spec.box(shard)
         target.commit(shard, threshold_mask(np.asarray(stored[(index, *box.slices)]), settings.threshold))
-    size = settings.pixel_size_um or source.note.get("pixel_size_um")
-    note = {**source.note, "pixel_size_um": None if size is None else list(size)}
+    size, note = source.note.get("pixel_size_um"), source.note
     if settings.pixel_size_um is not None:
-        note["pixel_size_source"] = "option pixel_size_um"
+        rescaled = note.get("rescaled")
+        factor = (1.0, 1.0) if rescaled is None else rescaled["factor"]
+        size = [own * times for own, times in zip(settings.pixel_size_um, factor, strict=True)]
+        note = {
+            **note,
+            "pixel_size_um": size,
+            "pixel_size_source": OPTION if rescaled is None else f"{OPTION}, rescaled",
+        }
+        if rescaled is not None:
+            note["rescaled"] = {**rescaled, "file_pixel_size_um": list(settings.pixel_size_um)}
     if missing or not target.finished or target.note != note:
         target.finish(None if size is None else (float(size[0]), float(size[1])), note)
