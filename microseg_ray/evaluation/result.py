@@ -58,8 +58,8 @@ class Evaluation:
         """metrics.json as plain JSON types; None for what is not defined."""
         scores = self.total.scores
         return {
-            "pooled": self.pooled.as_metrics(self.classes),
-            "per_image": mean_of([matrix.as_metrics(self.classes) for matrix in self.per_image.values()]),
+            "pooled": self.pooled.with_coverage(self.classes),
+            "per_image": mean_of([matrix.with_coverage(self.classes) for matrix in self.per_image.values()]),
             "classes": list(self.classes),
             "micrographs": len(self.per_image),
             "confusion_matrix": self.pooled.counts.tolist(),

@@ -93,7 +93,7 @@ def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 def _per_image(result: Evaluation) -> list[dict[str, Any]]:
     table = []
     for name, tally in result.tallies.items():
-        figures = tally.matrix.as_metrics(result.classes)
+        figures = tally.matrix.with_coverage(result.classes)
         shown = ("pixel_accuracy", "mean_iou", "micro_iou", "coverage", "withheld")
         line = {"micrograph": name, **{key: figures[key] for key in shown}}
         line |= {f"iou_{key}": values["iou"] for key, values in figures["classes"].items()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from microseg_ray.jobs.console import StartRay, console, quarantine
-from microseg_ray.jobs.tables import print_areas
+from microseg_ray.jobs.tables import print_areas, print_dropped
 
 if TYPE_CHECKING:
     from microseg_ray.runs.folder import Run
@@ -28,7 +28,9 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
     with run.locked():
         if settings.pixel_size_um is not None:
             run = recalibrate(run, settings.pixel_size_um)
+        dropped = run.drop_outdated()
         rows = run.write_tables(run.names(), failures)
+        print_dropped(dropped)
         print_areas(rows)
         if settings.sections is not None:
             _print_sections(settings, run)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
-from microseg_ray.jobs.tables import print_areas
+from microseg_ray.jobs.tables import print_areas, print_dropped
 
 if TYPE_CHECKING:
     from microseg_ray.settings import PostprocessSettings
@@ -28,6 +28,7 @@ def postprocess(settings: PostprocessSettings, start: StartRay) -> int:
     with progress_bar() as bar:
         result = postprocessing.postprocess(settings, lambda done, total: bar.update("shards", done, total), scheduler)
     print_areas(result.areas)
+    print_dropped(result.dropped)
     console.print(f"{result.computed} shards computed, {len(result.kept)} micrographs were complete already")
     console.print(f"run: {escape(str(result.run.folder))}, made from {escape(str(result.parent.folder))}")
     return quarantine(result.failures, result.run.folder / "failures.csv")

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
 from microseg_ray.jobs.pool import pool_factory
-from microseg_ray.jobs.tables import joined, print_areas, print_forecast
+from microseg_ray.jobs.tables import joined, print_areas, print_dropped, print_forecast
 
 if TYPE_CHECKING:
     from microseg_ray.runs.drive import Progress as RunProgress
@@ -52,6 +52,7 @@ def segment(settings: SegmentSettings, start: StartRay) -> int:
             f"differ in {seams['shape_pixels']} pixels"
         )
     console.print(f"tile {engine.tile}, {joined(engine)}")
+    print_dropped(result.dropped)
     if result.note:
         console.print(f"[yellow]{escape(result.note)}[/]")
     console.print(f"run: {escape(str(result.run.folder))}")

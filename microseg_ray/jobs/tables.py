@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from microseg_ray.runs.forecast import Forecast
     from microseg_ray.stitching import EnginePlan
 
-__all__ = ["joined", "print_areas", "print_forecast"]
+__all__ = ["joined", "print_areas", "print_dropped", "print_forecast"]
 
 SHOWN_NOTES = 10
 
@@ -36,6 +36,12 @@ def print_areas(rows: Sequence[Any], limit: int = 30) -> None:
 def joined(engine: EnginePlan) -> str:
     """How tiles are joined, with the one value that this blend uses."""
     return f"halo {engine.halo}" if engine.blend == "crop" else f"blend {engine.blend}, overlap {engine.overlap:g}"
+
+
+def print_dropped(names: Sequence[str]) -> None:
+    """Print which files showed older masks and were removed."""
+    if names:
+        console.print(f"removed, because the tables are new: {', '.join(names)}; run measure or report again")
 
 
 def print_forecast(cost: Forecast) -> None:

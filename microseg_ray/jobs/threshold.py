@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
-from microseg_ray.jobs.tables import print_areas
+from microseg_ray.jobs.tables import print_areas, print_dropped
 
 if TYPE_CHECKING:
     from microseg_ray.settings import ThresholdSettings
@@ -22,5 +22,6 @@ def threshold(settings: ThresholdSettings, _start: StartRay) -> int:
     with progress_bar() as bar:
         found = thresholding.threshold(settings, lambda done, total: bar.update("maps", done, total))
     print_areas(found.areas)
+    print_dropped(found.dropped)
     console.print(f"masks and areas: {escape(str(found.folder))}")
     return quarantine(found.failures, found.folder / "failures.csv")

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT_VERSION", "Run"]
 
 FORMAT_VERSION = 1
+OUTDATED = ("sections.csv", "percentages.csv", "overlays", "report.html")
+"""What jobs make of a run's masks and tables, and what must not outlive them."""
+
 SEAM_KEYS = tuple(each.name for each in fields(SeamAudit))
 
 
@@ -197,6 +200,20 @@ class Run:
                     note["rescaled"] = {**rescaled, "file_pixel_size_um": list(pixel_size_um)}
                 store.recalibrate(size, f"{OPTION}, rescaled" if rescaled else OPTION, note)
 
+    def drop_outdated(self) -> list[str]:
+        """Remove what `measure` and `report` made of the masks as they were; call it before the tables are written anew.
+
+        Returns:
+            The names of what was there.
+        """
+        found = [name for name in OUTDATED if (self.folder / name).exists()]
+        for name in found:
+            if (self.folder / name).is_dir():
+                delete_folder(self.folder / name)
+            else:
+                delete_file(self.folder / name)
+        return found
+
     def write_tables(
         self, names: Iterable[str], failures: Iterable[Failure], known: Mapping[str, Measured] | None = None
     ) -> list[AreaRow]:
@@ -217,10 +234,6 @@ class Run:
             if measured is not None:
                 rows += area_rows(measured, self.classes)
                 seams.append(measured.seams)
-        # What `measure` made of older masks.
-        for stale in ("sections.csv", "percentages.csv"):
-            delete_file(self.folder / stale)
-        delete_folder(self.folder / "overlays")
         document = {**self.document, "seams": _worst(seams)}
         write_json(self.folder / "run.json", document, sort_keys=True, default=asdict)
         write_areas(self.folder, rows)

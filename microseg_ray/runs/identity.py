@@ -56,7 +56,7 @@ def _differences(prefix: str, older: Mapping[str, Any], newer: Mapping[str, Any]
     found = []
     for key in sorted({*older, *newer}):
         old, new = older.get(key), newer.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
+        if key == "computed_with" and isinstance(old, Mapping) and isinstance(new, Mapping):
             found += _differences(f"{prefix}{key}.", old, new)
         elif old != new:
             found.append(f"{prefix}{key}: {_shown(old)} there, {_shown(new)} now")

@@ -21,7 +21,7 @@ from microseg_ray.runs.worker import ArchiveWorker, WorkerConfig
 from microseg_ray.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from microseg_ray.runs.plan import RunPlan
     from microseg_ray.settings import PlanSettings, SegmentSettings
@@ -44,6 +44,7 @@ class Segmented:
         areas: The rows of areas.csv.
         seams: The seam measurements of all micrographs together.
         note: What the run kept from before and the settings did not give; "" for nothing.
+        dropped: Files that showed older masks and were removed.
     """
 
     run: Run
@@ -52,6 +53,7 @@ class Segmented:
     areas: list[AreaRow]
     seams: Mapping[str, Any]
     note: str = ""
+    dropped: Sequence[str] = ()
 
 
 @contextmanager
@@ -147,7 +149,8 @@ def segment(
         work(run, ledger, progress, executor, report)
         # An input that broke after an earlier run still has that run's mask, which is not measured any more.
         failed = {failure.path for failure in ledger.failures}
+        dropped = run.drop_outdated()
         areas = run.write_tables(
             [item.name for item in job.inputs if item.name not in failed], ledger.failures, ledger.measured
         )
-    return Segmented(run, job.plan, ledger, areas, Run.open(run.folder).document["seams"], kept)
+    return Segmented(run, job.plan, ledger, areas, Run.open(run.folder).document["seams"], kept, dropped)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ConfusionMatrix", "classification_report", "mean_of"]
 
 _CHUNK = 1 << 20
-_OVERALL_METRICS = ("pixel_accuracy", "mean_iou", "micro_iou", "coverage")
+_OVERALL_METRICS = ("pixel_accuracy", "mean_iou", "micro_iou")
 _CLASS_SUMS = ("support", "withheld")
 _CLASS_METRICS = ("iou", "precision", "recall", "f1")
 
@@ -228,11 +228,27 @@ class ConfusionMatrix:
         columns = {name: getattr(self, name) for name in _CLASS_METRICS}
         classes = {
             name: {key: _plain(values[index]) for key, values in columns.items()}
-            | {"support": int(self.support[index]), "withheld": int(self.withheld[index])}
+            | {"support": int(self.support[index])}
             for index, name in enumerate(class_names)
         }
         overall = {key: _plain(getattr(self, key)) for key in _OVERALL_METRICS}
-        return overall | {"withheld": int(self.withheld.sum()), "classes": classes}
+        return overall | {"classes": classes}
+
+    def with_coverage(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """`as_metrics` with the pixels that no figure counts: `coverage`, and `withheld` in all and of each class.
+
+        Example:
+            >>> figures = ConfusionMatrix(np.array([[3, 0], [0, 3]]), np.array([4, 0])).with_coverage(["clay", "pore"])
+            >>> figures["pixel_accuracy"], figures["coverage"], figures["classes"]["clay"]["withheld"]
+            (1.0, 0.6, 4)
+        """
+        metrics = self.as_metrics(class_names)
+        classes = {
+            name: figures | {"withheld": int(count)}
+            for (name, figures), count in zip(metrics["classes"].items(), self.withheld, strict=True)
+        }
+        covered = {"coverage": _plain(self.coverage), "withheld": int(self.withheld.sum())}
+        return metrics | covered | {"classes": classes}
 
 
 def mean_of(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -252,9 +268,12 @@ def mean_of(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in names:
         held = [image["classes"][name] for image in metrics if name in image["classes"]]
         classes[name] = {key: _mean_defined([one[key] for one in held]) for key in _CLASS_METRICS}
-        classes[name] |= {key: sum(one[key] for one in held) for key in _CLASS_SUMS}
+        classes[name] |= {key: sum(one[key] for one in held) for key in _CLASS_SUMS if key in held[0]}
     overall = {key: _mean_defined([image[key] for image in metrics]) for key in _OVERALL_METRICS}
-    return overall | {"withheld": sum(image["withheld"] for image in metrics), "classes": classes}
+    if metrics and "coverage" in metrics[0]:
+        overall["coverage"] = _mean_defined([image["coverage"] for image in metrics])
+        overall["withheld"] = sum(image["withheld"] for image in metrics)
+    return overall | {"classes": classes}
 
 
 def classification_report(matrix: ConfusionMatrix, names: Sequence[str]) -> Table:

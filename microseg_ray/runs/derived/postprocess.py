@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,12 +15,11 @@ from microseg_ray.errors import SettingsError, StoreError
 from microseg_ray.files import sole_writer
 from microseg_ray.geometry import Box
 from microseg_ray.quarantine import Failure
+from microseg_ray.runs.derived.base import open_masks, parent_record, refuse_harm, stop_if_full
 from microseg_ray.runs.derived.operations import Steps
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
-from microseg_ray.runs.store.spec import MaskSpec
-from microseg_ray.runs.worker import reusable_store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +38,7 @@ WAVE = 4
 
 @dataclass
 class Postprocessed:
-    """What the postprocess job came to.
+    """The result of the postprocess job.
 
     Attributes:
         run: The new run.
@@ -49,6 +47,7 @@ class Postprocessed:
         kept: Micrographs that were complete already.
         failures: Micrographs without a mask in the new run, those of the parent included.
         areas: The rows of areas.csv.
+        dropped: Files that showed older masks and were removed.
     """
 
     run: Run
@@ -57,6 +56,7 @@ class Postprocessed:
     kept: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     areas: list[AreaRow] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
 
 
 def postprocess(
@@ -81,11 +81,13 @@ def postprocess(
     """
     parent = Run.open(settings.run)
     output = Path(settings.output).absolute()
-    _refuse_harm(parent, output)
+    _refuse_postprocessed(parent)
+    refuse_harm(parent, output, "postprocess")
     steps = Steps(settings.min_speck, settings.min_hole, settings.majority)
     identity = RunIdentity(parent.identity.model_digest, {**parent.identity.pixels, "postprocess": asdict(steps)})
     with sole_writer(output):
-        run = Run.create(output, identity, _record(parent, settings), overwrite=settings.overwrite)
+        record = {**parent_record(parent), "postprocess": settings.resolved()}
+        run = Run.create(output, identity, record, overwrite=settings.overwrite)
         done = Postprocessed(run, parent, failures=parent.failures())
         failed = {failure.path for failure in done.failures}
         names = [name for name in parent.names() if name not in failed]
@@ -94,6 +96,7 @@ def postprocess(
             try:
                 todo.append(_Derived.prepare(run, parent, name, steps))
             except (StoreError, OSError) as error:
+                stop_if_full(error, output)
                 done.failures.append(Failure(name, "postprocess", str(error)))
         total, so_far = sum(len(item.missing) for item in todo), 0
         for item in todo:
@@ -106,40 +109,21 @@ def postprocess(
                 item.finish()
                 done.computed += len(item.missing)
             except Exception as error:  # noqa: BLE001 - what one mask raises must not cost the others
-                _stop_if_full(error, output)
+                stop_if_full(error, output)
                 done.failures.append(Failure(item.name, "postprocess", f"{type(error).__name__}: {error}"))
             so_far += len(item.missing)
         failed = {failure.path for failure in done.failures}
+        done.dropped = run.drop_outdated()
         done.areas = run.write_tables([name for name in names if name not in failed], done.failures)
     return done
 
 
-def _refuse_harm(parent: Run, output: Path) -> None:
+def _refuse_postprocessed(parent: Run) -> None:
     if "postprocess" in parent.identity.pixels:
         raise SettingsError(
             f"postprocess.run: {parent.folder} is postprocessed itself; give the run that it was made from, "
             f"{parent.document.get('parent', {}).get('path', 'see its run.json')}, with all steps at once"
         )
-    same = output.resolve() == parent.folder.resolve()
-    nested = output.resolve().is_relative_to((parent.folder / "masks").resolve())
-    around = parent.folder.resolve().is_relative_to((output / "masks").resolve())
-    if same or nested or around:
-        raise SettingsError(
-            f"postprocess.output: {output} is, or lies in, the run that is read; give another folder, results are never mixed"
-        )
-
-
-def _record(parent: Run, settings: PostprocessSettings) -> dict[str, Any]:
-    """run.json: the parent's account of its pixels, who the parent is, and what was done."""
-    told = (
-        *("settings", "archive", "source", "checkpoint", "classes", "verdict", "verdict_reason", "fingerprint"),
-        "model_pixel_size_um",
-    )
-    return {
-        **{key: parent.document[key] for key in told if key in parent.document},
-        "parent": {"path": str(parent.folder), "identity": dict(parent.document["identity"])},
-        "postprocess": settings.resolved(),
-    }
 
 
 @dataclass(frozen=True)
@@ -160,14 +144,7 @@ class _Derived:
         Raises:
             StoreError: The parent's mask is not finished.
         """
-        source = MaskStore.open(parent.store_path(name))
-        if not source.finished or source.missing():
-            raise StoreError("its mask is not finished in the run that is read; run segment there again first")
-        told = source.identity
-        identity = {**told, "pixels": {**told["pixels"], "postprocess": asdict(steps)}}
-        spec = MaskSpec(source.spec.shape, source.spec.classes, source.spec.shard)
-        path = str(run.store_path(name))
-        target = reusable_store(path, spec, identity) or MaskStore.create(path, spec, identity)
+        source, target = open_masks(run, parent, name)
         # What the parent's size was then tells a corrected parent from a corrected child.
         note = {**source.note, "parent_pixel_size_um": source.note.get("pixel_size_um")}
         return cls(name, source, target, steps, tuple(target.missing()), note)
@@ -227,12 +204,3 @@ def _commit(
         raise ValueError("dask gave no block_id: a shard does not know its place")
     shard = (first[0] + block_id[0], first[1] + block_id[1])
     return MaskStore.open(path).commit(shard, mask)[None, None, :]
-
-
-def _stop_if_full(error: BaseException, output: Path) -> None:
-    """A full disk fails every mask that follows; Ray hides the cause in an attribute."""
-    for inner in (error, getattr(error, "cause", None)):
-        if isinstance(inner, OSError) and inner.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
-            raise StoreError(
-                f"{output}: {inner.strerror}; the job stops here and can be resumed with the same command"
-            ) from error

@@ -20,11 +20,11 @@ from microseg_ray.errors import InputError, MicrosegError, RunMismatchError, Set
 from microseg_ray.files import sole_writer, whole, write_json
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.runs.calibration import require_same_grid
+from microseg_ray.runs.derived.base import open_masks, parent_record, refuse_harm, stop_if_full
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.spec import MaskSpec
-from microseg_ray.runs.worker import reusable_store
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, default_color
 from microseg_ray.sources import list_files, listing_root
 from microseg_ray.sources.probability_maps import MAP_SUFFIXES, open_map
@@ -49,19 +49,21 @@ _SHARD = 2048
 
 @dataclass
 class Thresholded:
-    """What the threshold job came to.
+    """The result of the threshold job.
 
     Attributes:
         folder: Where the masks and tables are.
         areas: The rows of areas.csv.
         failures: Maps or micrographs that could not be used.
         run: The new run, where a run was read.
+        dropped: Files that showed older masks and were removed.
     """
 
     folder: Path
     areas: list[AreaRow] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     run: Run | None = None
+    dropped: list[str] = field(default_factory=list)
 
 
 def threshold_mask(
@@ -136,6 +138,7 @@ def _of_maps(settings: ThresholdSettings, output: Path, report: Report) -> Thres
                 source = "option pixel_size_um" if given else found.pixel_size_source
             done.areas += area_rows(Measured(own, counts, size, source if size else "", ""), specs)
         except (MicrosegError, ValueError, OSError) as error:
+            stop_if_full(error, output)
             done.failures.append(Failure(str(file), "threshold", str(error).removeprefix(f"{file}: ")))
         report(number, len(files))
     write_areas(output, done.areas)
@@ -229,14 +232,19 @@ def _save_image(target: Path, mask: NDArray[np.uint8], size: tuple[float, float]
 def _of_run(settings: ThresholdSettings, output: Path, report: Report) -> Thresholded:
     parent = Run.open(settings.run or "")
     index = class_of_run(settings.class_name or "", parent, "threshold")
-    _refuse_harm(parent, output)
+    refuse_harm(parent, output, "threshold")
     if settings.pixel_size_um is not None:
         require_same_grid(parent, settings.pixel_size_um, "threshold")
     chosen = {"class": parent.classes[index].name, "threshold": settings.threshold}
     pixels = {**parent.identity.pixels, "extra": "none", "threshold": chosen}
     identity = RunIdentity(parent.identity.model_digest, pixels)
     specs = _two_classes(parent.classes[index])
-    run = Run.create(output, identity, _record(parent, settings, specs), overwrite=settings.overwrite)
+    record = {
+        **parent_record(parent),
+        "classes": [spec.model_dump() for spec in specs],
+        "threshold": settings.resolved(),
+    }
+    run = Run.create(output, identity, record, overwrite=settings.overwrite)
     failures = parent.failures()
     failed = {failure.path for failure in failures}
     names = [name for name in parent.names() if name not in failed]
@@ -245,9 +253,11 @@ def _of_run(settings: ThresholdSettings, output: Path, report: Report) -> Thresh
         try:
             _derive(run, parent, name, index, settings)
         except (MicrosegError, ValueError, RuntimeError, OSError) as error:
+            stop_if_full(error, output)
             done.failures.append(Failure(name, "threshold", str(error)))
             failed.add(name)
         report(number, len(names))
+    done.dropped = run.drop_outdated()
     done.areas = run.write_tables([name for name in names if name not in failed], done.failures)
     return done
 
@@ -276,48 +286,13 @@ def class_of_run(name: str, parent: Run, job: str) -> int:
     return found[0]
 
 
-def _refuse_harm(parent: Run, output: Path) -> None:
-    inside = output.resolve().is_relative_to((parent.folder / "masks").resolve())
-    around = parent.folder.resolve().is_relative_to((output / "masks").resolve())
-    if inside or around or output.resolve() == parent.folder.resolve():
-        raise SettingsError(
-            f"threshold.output: {output} is, or lies in, the run that is read; give another folder, results are never mixed"
-        )
-
-
-def _record(parent: Run, settings: ThresholdSettings, specs: tuple[ClassSpec, ...]) -> dict[str, Any]:
-    """run.json: the parent's account of its probabilities, who the parent is, and what was compared."""
-    told = (
-        "settings",
-        "archive",
-        "source",
-        "checkpoint",
-        "verdict",
-        "verdict_reason",
-        "fingerprint",
-        "model_pixel_size_um",
-    )
-    return {
-        **{key: parent.document[key] for key in told if key in parent.document},
-        "classes": [spec.model_dump() for spec in specs],
-        "parent": {"path": str(parent.folder), "identity": dict(parent.document["identity"])},
-        "threshold": settings.resolved(),
-    }
-
-
 def _derive(run: Run, parent: Run, name: str, index: int, settings: ThresholdSettings) -> None:
     """One micrograph of the new run, or what is missing of it."""
-    source = MaskStore.open(parent.store_path(name))
-    if not source.finished or source.missing():
-        raise StoreError("it is not finished in the run that is read; run segment there again first")
-    identity = {**source.identity, "pixels": dict(run.identity.pixels)}
-    spec = MaskSpec(source.spec.shape, run.classes, source.spec.shard)
-    path = str(run.store_path(name))
-    target = reusable_store(path, spec, identity) or MaskStore.create(path, spec, identity)
+    source, target = open_masks(run, parent, name)
     missing = target.missing()
     stored = cast("zarr.Array[Any]", zarr.open_group(source.path, mode="r")["probabilities"])
     for shard in missing:
-        box = spec.box(shard)
+        box = target.spec.box(shard)
         target.commit(shard, threshold_mask(np.asarray(stored[(index, *box.slices)]), settings.threshold))
     size, note = source.note.get("pixel_size_um"), source.note
     if settings.pixel_size_um is not None:

@@ -1,0 +1,101 @@
+"""What the runs that are made from a run share: their folder, their document, their masks, and a full disk."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.errors import SettingsError, StoreError
+from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.runs.store.spec import MaskSpec
+from microseg_ray.runs.worker import reusable_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from microseg_ray.runs.folder import Run
+
+__all__ = ["PARENT_KEYS", "open_masks", "parent_record", "refuse_harm", "stop_if_full"]
+
+PARENT_KEYS = (
+    "settings",
+    "archive",
+    "source",
+    "checkpoint",
+    "classes",
+    "verdict",
+    "verdict_reason",
+    "fingerprint",
+    "model_pixel_size_um",
+    "calibration",
+)
+"""Keys of run.json that a run made from another takes over."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+def refuse_harm(parent: Run, output: Path, job: str) -> None:
+    """Refuse an output that is the run that is read, or lies in it, or around it.
+
+    Args:
+        parent: The run that is read.
+        output: Folder of the new run.
+        job: Whose setting it is, for the message.
+
+    Raises:
+        SettingsError: Writing there would harm the parent.
+    """
+    own, there = output.resolve(), parent.folder.resolve()
+    if own == there or own.is_relative_to(there / "masks") or there.is_relative_to(own / "masks"):
+        raise SettingsError(
+            f"{job}.output: {output} is, or lies in, the run that is read; give another folder, results are never mixed"
+        )
+
+
+def parent_record(parent: Run) -> dict[str, Any]:
+    """What run.json takes over from the parent, and who the parent is.
+
+    Args:
+        parent: The run that is read.
+    """
+    return {
+        **{key: parent.document[key] for key in PARENT_KEYS if key in parent.document},
+        "parent": {"path": str(parent.folder), "identity": dict(parent.document["identity"])},
+    }
+
+
+def open_masks(run: Run, parent: Run, name: str) -> tuple[MaskStore, MaskStore]:
+    """The parent's mask of a micrograph, and the new run's: as an earlier try left it if that is still good, else empty.
+
+    Args:
+        run: The new run.
+        parent: The run that is read.
+        name: The micrograph.
+
+    Raises:
+        StoreError: The parent's mask is not finished.
+    """
+    source = MaskStore.open(parent.store_path(name))
+    if not source.finished or source.missing():
+        raise StoreError("its mask is not finished in the run that is read; run segment there again first")
+    identity = {**source.identity, "pixels": dict(run.identity.pixels)}
+    spec = MaskSpec(source.spec.shape, run.classes, source.spec.shard)
+    path = str(run.store_path(name))
+    return source, reusable_store(path, spec, identity) or MaskStore.create(path, spec, identity)
+
+
+def stop_if_full(error: BaseException, output: Path) -> None:
+    """Raise where a disk is full, which would fail every mask that follows; Ray hides the cause in an attribute.
+
+    Args:
+        error: What was raised for one mask.
+        output: Folder of the new run.
+
+    Raises:
+        StoreError: The disk is full or cannot be written.
+    """
+    for inner in (error, getattr(error, "cause", None), error.__cause__):
+        if isinstance(inner, OSError) and inner.errno in _FULL:
+            raise StoreError(
+                f"{output}: {inner.strerror}; the job stops here and can be resumed with the same command"
+            ) from error
