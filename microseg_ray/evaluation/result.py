@@ -9,9 +9,9 @@ from microseg_ray.evaluation.documents import boundary_document, calibration_doc
 from microseg_ray.evaluation.metrics import AreaErrors, ConfusionMatrix, area_fraction_errors, mean_of
 
 if TYPE_CHECKING:
-    from microseg_ray.catalog import Failure
     from microseg_ray.evaluation.judging import Calibration, Tally
     from microseg_ray.evaluation.sections import SectionRow
+    from microseg_ray.quarantine import Failure
     from microseg_ray.settings import ClassSpec
 
 __all__ = ["Evaluation"]
