@@ -14,7 +14,10 @@ from microseg_ray.settings.source import SourceSettings
 __all__ = ["EvaluateSettings"]
 
 
-_OF_CHECKPOINT = ("tile", "halo", "blend", "tta", "precision", "gpu", "scale_tolerance", "on_scale_mismatch")
+_OF_CHECKPOINT = (
+    *("tile", "halo", "shard", "batch", "blend", "overlap", "tta", "precision", "gpu", "scale_tolerance"),
+    "on_scale_mismatch",
+)
 
 
 class EvaluateSettings(SplitFields):
