@@ -74,6 +74,7 @@ def run_job(job: str, arguments: list[str]) -> int:
         raise SettingsError(f"microseg: no job {job!r}; there are {', '.join(JOBS)}")
     # Imported here, so that `microseg --help` is quick.
     from microseg_ray.jobs import job_step
+    from microseg_ray.jobs.devices import require_local_gpu
     from microseg_ray.settings import RaySettings, load_settings, print_options
 
     config: Path | None = None
@@ -87,6 +88,7 @@ def run_job(job: str, arguments: list[str]) -> int:
         return DONE
     settings = load_settings(JOBS[job], arguments, config)
     _refuse_lost_output(settings)
+    require_local_gpu(settings)
     return job_step(job)(settings, lambda: _start_ray(getattr(settings, "ray", RaySettings())))
 
 

@@ -207,3 +207,49 @@ def test_the_scripts_in_jobs_are_the_same_program(tmp_path):
     )
     assert ran.returncode == 1
     assert "no run is here" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--tiles", "t", "--output", "o", "--workers", "0"],
+        ["segment", "--archive", "a", "--checkpoint", "c", "--output", "o", "--workers", "0"],
+        ["evaluate", "--checkpoint", "c", "--images", "i", "--masks", "m"],
+        ["classify", "--archive", "a", "--checkpoint", "c"],
+        ["classifier", "--images", "i", "--output", "o"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_gpu_that_is_not_there_is_named_before_work(microseg, arguments, monkeypatch, tmp_path):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    ran = microseg(*arguments, "--gpu")
+    assert ran.code == 1
+    assert f"{arguments[0]}.gpu: torch finds no GPU on this machine" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ray
+def test_what_a_cluster_cannot_give_is_named_before_work(microseg, ray_session, checkpoint, archive, pairs, tmp_path):
+    run = ["segment", "--archive", archive, "--checkpoint", checkpoint, "--memory", "4"]
+    gpu = microseg(*run, "--output", tmp_path / "gpu", "--workers", "1", "--gpu")
+    assert (gpu.code, "1 GPU is asked for (1 process of 1), the cluster has 0" in gpu.err) == (1, True), gpu.err
+    many = microseg(*run, "--output", tmp_path / "many", "--workers", "64")
+    assert (many.code, "64 CPUs are asked for (64 processes of 1), the cluster has 2" in many.err) == (1, True), (
+        many.err
+    )
+    tiles = ["tile", "--images", pairs / "images", "--masks", pairs / "masks", "--classes", "a,b,c", "--tile", "32"]
+    store = [*tiles, "--overlap", "0", "--splits", "val=0.3", "--audit", "off", "--output", tmp_path / "t"]
+    assert "3 CPUs are asked for" in microseg(*store, "--workers", "3").err
+    assert microseg(*store, "--workers", "0").code == 0
+    fit = ["train", "--tiles", tmp_path / "t", "--output", tmp_path / "fit", "--batch", "4", "--epochs", "1"]
+    assert "1 GPU is asked for" in microseg(*fit, "--workers", "1", "--gpu").err
+    (tmp_path / "c.yaml").write_text(
+        f"tune: {{tiles: {tmp_path}/t, output: {tmp_path}/s, search: {{batch: [1, 2]}}}}\n"
+    )
+    ran = microseg("tune", tmp_path / "c.yaml", "--cpus", "64")
+    assert (ran.code, "64 CPUs are asked for" in ran.err) == (1, True), ran.err
+    # An attempt that computed nothing does not bind its output.
+    assert not (tmp_path / "s" / "sweep.json").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ def demonstrate(settings: DemoSettings, report: Report, start_ray: Callable[[], 
     large = simulate_archive(output / "large", 1, (settings.size, settings.size), settings.seed + 2000)
     truth = _truth(keep) | _adopt(output / "large", keep, large)
     report("simulate", 2, 2, "")
+    # The demo runs on any machine: with one CPU on one worker.
+    settings = settings.model_copy(update={"workers": min(settings.workers, os.cpu_count() or 1)})
     if settings.workers:
         start_ray()
     _train(settings, learn, output, report)

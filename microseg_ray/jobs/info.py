@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +14,8 @@ from rich.markup import escape
 from microseg_ray.jobs.console import DONE, QUARANTINED, StartRay, console
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from microseg_ray.settings import InfoSettings, SourceSettings
 
 __all__ = ["info"]
@@ -23,20 +28,46 @@ def info(settings: InfoSettings, _start: StartRay) -> int:
     failed = False
     for path in settings.files:
         try:
-            seen = _looked_at(path, settings.source)
+            with _stdout_on_stderr():
+                seen = _looked_at(path, settings.source)
         except InputError as error:
             failed = True
             if settings.as_json:
-                print(json.dumps({"path": path, "error": error.reason, "advice": error.advice}))
+                _print_json({"path": path, "error": error.reason, "advice": error.advice})
             else:
                 console.print(f"[yellow]{escape(path)}[/]: {escape(str(error).removeprefix(f'{path}: '))}")
             continue
         if settings.as_json:
-            # Not by the console, which breaks lines.
-            print(json.dumps(seen))
+            _print_json(seen)
         else:
             _print_info(seen)
     return QUARANTINED if failed else DONE
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    # Not by the console, which breaks lines.
+    print(json.dumps(values), flush=True)
+
+
+@contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """What libraries print while a file is opened goes to standard error, from Python and from C alike."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:
+        # Closed, as under a service: nothing can be printed there.
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _looked_at(path: str, source: SourceSettings) -> dict[str, Any]:

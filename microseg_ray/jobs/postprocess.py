@@ -23,7 +23,9 @@ def postprocess(settings: PostprocessSettings, start: StartRay) -> int:
     if settings.workers:
         start()
         from microseg_ray.on_ray.dask import dask_scheduler
+        from microseg_ray.on_ray.resources import Demand, require
 
+        require(Demand(settings.workers), settings.ray)
         scheduler = dask_scheduler(settings.workers)
     with progress_bar() as bar:
         result = postprocessing.postprocess(settings, lambda done, total: bar.update("shards", done, total), scheduler)

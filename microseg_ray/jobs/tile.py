@@ -58,4 +58,4 @@ def _mapper(settings: TileSettings, start: StartRay) -> MapperFactory | None:
         return None
     from microseg_ray.on_ray.rows import dataset_mapper
 
-    return partial(dataset_mapper, start)
+    return partial(dataset_mapper, start, settings.ray)

@@ -16,6 +16,7 @@ import ray
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.on_ray.environment import worker_environment
+from microseg_ray.on_ray.resources import Demand, require, waiting
 from microseg_ray.runs import segment as without_ray
 from microseg_ray.runs.plan import SHARDS_IN_FLIGHT
 from microseg_ray.runs.tasks import Outcome, Task
@@ -103,18 +104,20 @@ class ActorPool:
 
     def run(self, pending: deque[Task]) -> Iterator[Outcome]:
         """Yield one outcome per task; the consumer may append to `pending` between two outcomes."""
-        while True:
-            self._feed(pending)
-            waiting = {reference: slot for slot in self._slots for reference in slot.tasks}
-            if not (waiting or pending or self._suspects):
-                return
-            starting = {slot.ready: slot for slot in self._slots if not slot.up}
-            ready, _ = ray.wait([*waiting, *starting], num_returns=1, timeout=1.0)
-            if ready and ready[0] in starting:
-                self._mark_started(starting[ready[0]])
-            elif ready:
-                yield from self._collect(ready[0], waiting[ready[0]])
-            yield from self._check_stalled()
+        with waiting(f"one of {len(self._slots)} workers") as started:
+            while True:
+                self._feed(pending)
+                running = {reference: slot for slot in self._slots for reference in slot.tasks}
+                if not (running or pending or self._suspects):
+                    return
+                starting = {slot.ready: slot for slot in self._slots if not slot.up}
+                ready, _ = ray.wait([*running, *starting], num_returns=1, timeout=1.0)
+                if ready and ready[0] in starting:
+                    self._mark_started(starting[ready[0]])
+                    started()
+                elif ready:
+                    yield from self._collect(ready[0], running[ready[0]])
+                yield from self._check_stalled()
 
     def close(self) -> None:
         """Stop all actors."""
@@ -220,6 +223,8 @@ def actor_pool(
         worker_class: Class of the workers.
     """
     start_ray()
+    options = "--workers, --gpu" if settings.gpu else "--workers"
+    require(Demand(settings.workers, gpus=float(settings.gpu), options=options), settings.ray)
     return ActorPool(
         config,
         workers=settings.workers,

@@ -15,6 +15,7 @@ from microseg_ray.files import delete_file, delete_folder
 from microseg_ray.fitting import train as without_ray
 from microseg_ray.fitting.train import POLL_SECONDS, PROGRESS_FILE, STOP_FILE, StopFit, TrainProgress, run_fit
 from microseg_ray.on_ray.environment import worker_environment
+from microseg_ray.on_ray.resources import Demand, require, waiting
 from microseg_ray.settings import TrainSettings, settings_from
 
 if TYPE_CHECKING:
@@ -46,8 +47,16 @@ def launch_fit(start_ray: Callable[[], None], settings: TrainSettings, report: R
         MicrosegError: A worker failed more often than `max_failures`.
     """
     start_ray()
-    with _watched(Path(settings.output), report):
-        _fit(settings)
+    options = "--workers, --gpu" if settings.gpu else "--workers"
+    require(Demand(settings.workers, gpus=float(settings.gpu), options=options), settings.ray)
+    with waiting(f"the first step of {settings.workers} training workers") as started:
+
+        def on_progress(progress: TrainProgress) -> None:
+            started()
+            report(progress)
+
+        with _watched(Path(settings.output), on_progress):
+            _fit(settings)
 
 
 def train_loop_per_worker(config: dict[str, Any]) -> None:

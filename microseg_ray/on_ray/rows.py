@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from microseg_ray.on_ray.resources import Demand, require
 from microseg_ray.tiles import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from microseg_ray.settings import TileSettings
+    from microseg_ray.settings import RaySettings, TileSettings
     from microseg_ray.tiles.make import Tiled
     from microseg_ray.tiles.mapping import Mapper, Report
 
@@ -57,9 +58,10 @@ def on_ray_data(report: Report, workers: int) -> Mapper:
     return run
 
 
-def dataset_mapper(start_ray: Callable[[], None], report: Report, workers: int) -> Mapper:
-    """Start Ray, then return `on_ray_data`."""
+def dataset_mapper(start_ray: Callable[[], None], settings: RaySettings, report: Report, workers: int) -> Mapper:
+    """Start Ray, check that it has enough CPUs, then return `on_ray_data`."""
     start_ray()
+    require(Demand(workers), settings)
     return on_ray_data(report, workers)
 
 
@@ -73,4 +75,4 @@ def tile(
         report: Called with (stage, done, total).
         start_ray: Called before Ray is used, once the settings and the names of the files are found good.
     """
-    return make.tile(settings, report, partial(dataset_mapper, start_ray))
+    return make.tile(settings, report, partial(dataset_mapper, start_ray, settings.ray))

@@ -22,6 +22,7 @@ from microseg_ray.files import delete_file, delete_folder, sole_writer, whole_fo
 from microseg_ray.fitting.search.trials import Trial, Tuned, merged_settings
 from microseg_ray.fitting.train import TrainProgress, train
 from microseg_ray.models.card import CARD_FILE
+from microseg_ray.on_ray.resources import Demand, require
 from microseg_ray.settings import EvaluateSettings, TuneSettings, settings_from
 
 if TYPE_CHECKING:
@@ -63,8 +64,11 @@ def tune(
             for name in ("trials", "ray", "best"):
                 delete_folder(output / name)
             delete_file(output / SWEEP_FILE)
-        _bind(settings, output)
+        _check_bound(settings, output)
         start_ray()
+        # Only now: an attempt that Ray cannot run must not bind the output to its settings.
+        require(Demand(1, settings.cpus, settings.gpus, "--cpus, --gpus"), settings.ray)
+        _bind(settings, output)
         trials = _search(settings, output, report)
         done = [trial for trial in trials if trial.checkpoint is not None and trial.score is not None]
         if not done:
@@ -92,22 +96,36 @@ def _check_early(settings: TuneSettings) -> None:
         )
 
 
-def _bind(settings: TuneSettings, output: Path) -> None:
-    """Refuse to mix two searches in one folder."""
+def _identity(settings: TuneSettings) -> str:
+    """The digest of what decides a search."""
     from microseg_ray.tiles.store import TileStore
 
     chosen = {key: value for key, value in settings.resolved().items() if key not in _NOT_DECIDING}
     text = json.dumps([chosen, TileStore.open(settings.tiles).digest], sort_keys=True)
-    identity = hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_bound(settings: TuneSettings, output: Path) -> None:
+    """Refuse to mix two searches in one folder; a search in which no epoch was finished binds nothing.
+
+    Raises:
+        RunMismatchError: The output holds epochs of another search.
+    """
     path = output / SWEEP_FILE
-    if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if known["identity"] != identity:
-            raise RunMismatchError(
-                f"tune.output: {output} holds a search with other settings or tiles; give another output, or --overwrite"
-            )
+    if not path.exists() or json.loads(path.read_text(encoding="utf-8"))["identity"] == _identity(settings):
         return
-    write_json(path, {"identity": identity, "settings": settings.resolved()})
+    if any((output / "trials").glob("**/metrics.csv")):
+        raise RunMismatchError(
+            f"tune.output: {output} holds a search with other settings or tiles; give another output, or --overwrite"
+        )
+    # Ray Tune would go on with the trials that it planned for the other settings.
+    delete_folder(output / "ray")
+    delete_file(path)
+
+
+def _bind(settings: TuneSettings, output: Path) -> None:
+    """Write down which search the output holds."""
+    write_json(output / SWEEP_FILE, {"identity": _identity(settings), "settings": settings.resolved()})
 
 
 def _trial(config: dict[str, Any]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import MicrosegError
@@ -13,7 +15,10 @@ from microseg_ray.errors import MicrosegError
 if TYPE_CHECKING:
     from microseg_ray.settings import RaySettings
 
-__all__ = ["start_ray"]
+__all__ = ["short_temporary_folder", "start_ray"]
+
+# A socket's path may have 107 bytes (103 on macOS). Ray adds /ray/session_DATE_PID/sockets/plasma_store to the folder.
+_LONGEST_FOLDER = 103 - 72
 
 
 def start_ray(settings: RaySettings) -> None:
@@ -42,6 +47,7 @@ def start_ray(settings: RaySettings) -> None:
             "num_cpus": settings.num_cpus or os.cpu_count(),
             "object_store_memory": settings.object_store_memory,
             "include_dashboard": False,
+            "_temp_dir": short_temporary_folder(),
             "logging_level": logging.ERROR,
         }
     try:
@@ -59,3 +65,18 @@ def start_ray(settings: RaySettings) -> None:
     if threading.current_thread() is threading.main_thread():
         # Ray installs its own handler, which ends the process before a job can clean up.
         signal.signal(signal.SIGTERM, handler)
+
+
+def short_temporary_folder() -> str | None:
+    """A folder of this user for Ray's files where the usual one is too long for the path of a socket; else None."""
+    folder = os.environ.get("RAY_TMPDIR") or (os.environ.get("TMPDIR") if sys.platform.startswith("linux") else None)
+    if folder is None or len(os.fsencode(folder)) <= _LONGEST_FOLDER or sys.platform == "win32":
+        return None
+    short = Path(f"/tmp/ray-{os.getuid()}")  # noqa: S108 - made for this user alone, and checked
+    try:
+        short.mkdir(mode=0o700, exist_ok=True)
+        found = short.lstat()
+    except OSError:
+        return None
+    mine = found.st_uid == os.getuid() and not found.st_mode & 0o022 and short.is_dir() and not short.is_symlink()
+    return str(short) if mine else None

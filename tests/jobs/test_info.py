@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -48,3 +50,41 @@ def test_bad_files_are_named_and_the_rest_is_shown(tagged, tmp_path, microseg):
     ran = microseg("info", tmp_path / "b.tif", "--json")
     assert ran.code == 3
     assert json.loads(ran.out)["error"] == "the file is empty (0 bytes)"
+
+
+def test_json_is_all_that_is_printed_whatever_libraries_print(tagged):
+    """Python's print, a logger on standard output, and C code that writes to the descriptor."""
+    code = (
+        "import ctypes, os, sys\n"
+        "from microseg_ray.sources.specimen import intensity\n"
+        "genuine = intensity.intensity_range\n"
+        "def noisy(micrograph):\n"
+        "    print('a library'); sys.__stdout__.write('another'); os.write(1, b'C'); ctypes.CDLL(None).puts(b'libc')\n"
+        "    return genuine(micrograph)\n"
+        "intensity.intensity_range = noisy\n"
+        "from microseg_ray.cli import main\n"
+        f"sys.exit(main(['info', {str(tagged)!r}, '--json', {str(tagged)!r}]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == [str(tagged)] * 2
+    assert "a library" in done.stderr
+    assert "C" in done.stderr
+
+
+def test_json_of_a_file_whose_reader_warns(real_data):
+    path = real_data / "faults" / "velox_warns.emd"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    command = [sys.executable, "-m", "microseg_ray.cli", "info", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert json.loads(done.stdout)["path"] == str(path)
+
+
+def test_a_file_name_with_a_comma_is_one_file(tagged, tmp_path, microseg):
+    names = [tmp_path / "a,b.tif", tmp_path / "[c].tif"]
+    for name in names:
+        name.write_bytes(tagged.read_bytes())
+    ran = microseg("info", *names, "--json")
+    assert ran.code == 0
+    assert "error" not in ran.out
+    assert all(str(name) in ran.out for name in names)

@@ -1,0 +1,146 @@
+"""What a job asks of a Ray cluster, compared with what the cluster has before any work starts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.errors import MicrosegError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from microseg_ray.settings import RaySettings
+
+__all__ = ["Demand", "require", "waiting"]
+
+LINE_SECONDS = 30.0
+_POLL_SECONDS = 1.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a job runs at the same time.
+
+    Attributes:
+        processes: Processes that must run side by side.
+        cpus: CPUs of each.
+        gpus: GPUs of each.
+        options: The options to change, for messages.
+    """
+
+    processes: int
+    cpus: float = 1.0
+    gpus: float = 0.0
+    options: str = "--workers"
+
+
+def missing(demand: Demand, nodes: Sequence[dict[str, float]]) -> str:
+    """What the nodes of a cluster lack for a demand; empty where it fits.
+
+    Args:
+        demand: What is asked for.
+        nodes: The resources of each node that is alive, as Ray names them.
+
+    Example:
+        >>> missing(Demand(2, gpus=1.0, options="--workers, --gpu"), [{"CPU": 8.0, "GPU": 1.0}])
+        '2 GPUs are asked for (2 processes of 1), the cluster has 1'
+        >>> missing(Demand(1, cpus=4.0), [{"CPU": 2.0}, {"CPU": 2.0}])
+        'a process asks for 4 CPUs at once, the largest node has 2'
+        >>> missing(Demand(2), [{"CPU": 2.0}])
+        ''
+    """
+    for name, each in (("CPU", demand.cpus), ("GPU", demand.gpus)):
+        have = [float(node.get(name, 0.0)) for node in nodes]
+        total, largest = sum(have), max(have, default=0.0)
+        wanted = each * demand.processes
+        if each and wanted > total + 1e-9:
+            plural = "" if wanted == 1 else "s"
+            verb = "is" if wanted == 1 else "are"
+            whom = "1 process" if demand.processes == 1 else f"{demand.processes} processes"
+            return f"{wanted:g} {name}{plural} {verb} asked for ({whom} of {each:g}), the cluster has {total:g}"
+        if each > largest + 1e-9:
+            return f"a process asks for {each:g} {name}s at once, the largest node has {largest:g}"
+    return ""
+
+
+def require(demand: Demand, settings: RaySettings) -> None:
+    """Refuse a demand that the cluster cannot meet; wait `ray.wait` seconds for a cluster that grows.
+
+    Args:
+        demand: What is asked for.
+        settings: Where Ray runs.
+
+    Raises:
+        MicrosegError: The cluster lacks something, and still does after `ray.wait` seconds; the message names it.
+    """
+    lack = missing(demand, _nodes())
+    if not lack:
+        return
+    if settings.wait:
+        _ask_autoscaler(demand)
+        lack = _wait(demand, settings.wait)
+    if lack:
+        advice = f"change {demand.options}, or join a larger cluster (--ray.address)"
+        grows = "" if settings.wait else "; --ray.wait SECONDS waits for a cluster that grows by itself"
+        raise MicrosegError(f"Ray: {lack}; {advice}{grows}")
+
+
+def _nodes() -> list[dict[str, float]]:
+    import ray
+
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _ask_autoscaler(demand: Demand) -> None:
+    from ray.autoscaler.sdk import request_resources
+
+    bundle: dict[str, Any] = {"CPU": demand.cpus, **({"GPU": demand.gpus} if demand.gpus else {})}
+    request_resources(bundles=[bundle] * demand.processes)
+
+
+def _wait(demand: Demand, seconds: float) -> str:
+    began = said = time.monotonic()
+    lack = missing(demand, _nodes())
+    _log.warning("waiting at most %g s for the cluster to grow: %s", seconds, lack)
+    while lack and time.monotonic() - began < seconds:
+        time.sleep(min(_POLL_SECONDS, seconds))
+        lack = missing(demand, _nodes())
+        if lack and time.monotonic() - said >= LINE_SECONDS:
+            said = time.monotonic()
+            _log.warning("still waiting after %.0f s: %s", said - began, lack)
+    return lack
+
+
+@contextmanager
+def waiting(what: str, seconds: float = LINE_SECONDS) -> Iterator[Callable[[], None]]:
+    """Write a line every 30 s until work has started, so that nobody waits in silence.
+
+    Args:
+        what: What is waited for.
+        seconds: Between two lines.
+
+    Yields:
+        A function to call when work has started.
+    """
+    started = threading.Event()
+
+    def watch() -> None:
+        began = time.monotonic()
+        while not started.wait(seconds):
+            _log.warning(
+                "waiting for %s since %.0f s; is the cluster busy with other jobs?", what, time.monotonic() - began
+            )
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield started.set
+    finally:
+        started.set()
+        thread.join()
