@@ -114,7 +114,7 @@ def shared_value(loss: Loss, logits: Tensor, masks: Tensor, workers: Workers) ->
 
 
 class Tally:
-    """Counts predicted against true classes where the logits are; nothing but the totals comes to the CPU.
+    """Counts predicted against true classes where the logits are; only the totals are copied to the CPU.
 
     Args:
         classes: Number of classes.

@@ -31,7 +31,7 @@ class Bar:
     def __init__(self, bar: Progress | None) -> None:
         self._bar = bar
         self._tasks: dict[str, Any] = {}
-        self._told: dict[str, tuple[float, str]] = {}
+        self._shown: dict[str, tuple[float, str]] = {}
 
     def update(self, what: str, done: int, total: int, detail: str = "") -> None:
         """Show that `done` of `total` are done."""
@@ -41,10 +41,10 @@ class Bar:
             self._bar.update(self._tasks[what], completed=done, total=total, detail=detail)
             return
         now, line = time.monotonic(), f"{what}: {done} of {total} {detail}".rstrip()
-        told, last = self._told.get(what, (now if done < total else 0.0, ""))
-        self._told.setdefault(what, (told, last))
-        if line != last and (now - told >= LOG_SECONDS or (done == total and done > 0)):
-            self._told[what] = (now, line)
+        shown_at, last = self._shown.get(what, (now if done < total else 0.0, ""))
+        self._shown.setdefault(what, (shown_at, last))
+        if line != last and (now - shown_at >= LOG_SECONDS or (done == total and done > 0)):
+            self._shown[what] = (now, line)
             console.print(line, markup=False)
 
 

@@ -41,7 +41,7 @@ Report = Callable[[str, int, int, str], None]
 
 @dataclass(frozen=True)
 class Demonstrated:
-    """What the demo came to.
+    """Result of the demo.
 
     Attributes:
         segmented: The run over the held-out micrographs, the large one among them.

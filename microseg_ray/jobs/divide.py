@@ -22,6 +22,8 @@ def divide(settings: DivideSettings, _start: StartRay) -> int:
     with progress_bar() as bar:
         done = catalog.divide(settings, lambda number, total: bar.update("divide", number, total))
     counts = Counter(row.split for row in done.rows)
-    told = ", ".join(f"{split} {count}" for split, count in sorted(counts.items()))
-    console.print(f"{len(done.rows)} regions ({escape(told)}), listed in {escape(str(done.folder / 'catalog.csv'))}")
+    per_split = ", ".join(f"{split} {count}" for split, count in sorted(counts.items()))
+    console.print(
+        f"{len(done.rows)} regions ({escape(per_split)}), listed in {escape(str(done.folder / 'catalog.csv'))}"
+    )
     return quarantine(done.failures, done.folder / "failures.csv")

@@ -31,7 +31,7 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, card: Mode
     """Write a checkpoint so that it is whole or absent; one that is there already is replaced.
 
     Both files are written and synced in a hidden folder beside it, which is then renamed. A kill between the two renames
-    of a replacement leaves the older one under a hidden name, which `load_checkpoint`'s error then tells.
+    of a replacement leaves the older one under a hidden name, which the error of `load_checkpoint` then names.
 
     Args:
         folder: Where; its parents are made.

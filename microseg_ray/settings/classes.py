@@ -14,7 +14,7 @@ IGNORE_INDEX = 255
 """The mask value of a pixel that has no class: not labelled, not measured, or burned-in text."""
 
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; background first, dark.
+# Okabe and Ito's palette, which colour-blind readers can distinguish; background first, dark.
 _PALETTE = ("#202020", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 
 

@@ -12,7 +12,7 @@ __all__ = ["ViewSettings"]
 
 
 class ViewSettings(Frozen):
-    """How a micrograph of any size comes to the size that a classifier sees.
+    """How a micrograph of any size is brought to the input size of a classifier.
 
     `whole`: the whole micrograph, resampled to `model.height` x `model.width`; what counts is the picture, whatever its
     number of pixels. `crops`: windows of that size at the micrograph's own pixels, evenly spread, whose probabilities

@@ -127,38 +127,38 @@ def draw(
         dropped,
         inverted,
     ) = rest.T[:12]
-    befalls = rest.T[12:] < chosen.chance
+    applied = rest.T[12:] < chosen.chance
     symmetries = (first[:, 0] * SYMMETRIES).astype(np.int64) if chosen.symmetries else np.zeros(count, np.int64)
     if chosen.symmetries == "mirror":
         symmetries = np.where(symmetries >= SYMMETRIES // 2, _MIRRORED, 0)
     return Draw(
         symmetries=symmetries,
-        gains=np.where(befalls[0], 1 + chosen.contrast * (2 * first[:, 1] - 1), 1).astype(np.float32),
-        offsets=np.where(befalls[1], chosen.brightness * (2 * first[:, 2] - 1), 0).astype(np.float32),
+        gains=np.where(applied[0], 1 + chosen.contrast * (2 * first[:, 1] - 1), 1).astype(np.float32),
+        offsets=np.where(applied[1], chosen.brightness * (2 * first[:, 2] - 1), 0).astype(np.float32),
         places=np.stack([place_y, place_x], axis=1),
         picks=pick,
-        matrices=_matrices(chosen, np.stack([angle, scale, stretch_y, stretch_x]), befalls[2:5]),
-        fields=(np.where(befalls[5], chosen.elastic, 0)[:, None, None, None] * bends).astype(np.float32),
+        matrices=_matrices(chosen, np.stack([angle, scale, stretch_y, stretch_x]), applied[2:5]),
+        fields=(np.where(applied[5], chosen.elastic, 0)[:, None, None, None] * bends).astype(np.float32),
         elastic=chosen.elastic,
-        gammas=np.where(befalls[6], _between(chosen.gamma, gamma), 1).astype(np.float32),
-        noises=np.where(befalls[7], chosen.noise * noise, 0).astype(np.float32),
+        gammas=np.where(applied[6], _between(chosen.gamma, gamma), 1).astype(np.float32),
+        noises=np.where(applied[7], chosen.noise * noise, 0).astype(np.float32),
         seeds=seeds,
-        blurs=np.where(befalls[8], chosen.blur * blur, 0).astype(np.float32),
-        holes=_rectangles(holes, np.where(befalls[9], chosen.dropout * dropped, 0)),
+        blurs=np.where(applied[8], chosen.blur * blur, 0).astype(np.float32),
+        holes=_rectangles(holes, np.where(applied[9], chosen.dropout * dropped, 0)),
         inverted=inverted < chosen.invert,
         ignore_outside=chosen.outside == "ignore",
     )
 
 
 def _matrices(
-    settings: AugmentSettings, numbers: NDArray[np.float64], befalls: NDArray[np.bool_]
+    settings: AugmentSettings, numbers: NDArray[np.float64], applied: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Rotation after magnification by axis, inverted: offsets in the tile from offsets in the result."""
     angle, scale, stretch_y, stretch_x = numbers
-    turned = np.where(befalls[0], np.deg2rad(settings.rotate) * (2 * angle - 1), 0)
-    zoom = np.where(befalls[1], _between(settings.scale, scale), 1)
+    turned = np.where(applied[0], np.deg2rad(settings.rotate) * (2 * angle - 1), 0)
+    zoom = np.where(applied[1], _between(settings.scale, scale), 1)
     by_axis = [
-        zoom * np.where(befalls[2], 1 + settings.stretch * (2 * number - 1), 1) for number in (stretch_y, stretch_x)
+        zoom * np.where(applied[2], 1 + settings.stretch * (2 * number - 1), 1) for number in (stretch_y, stretch_x)
     ]
     cosine, sine = np.cos(turned), np.sin(turned)
     rows = [[cosine / by_axis[0], -sine / by_axis[1]], [sine / by_axis[0], cosine / by_axis[1]]]
