@@ -66,4 +66,4 @@ class CoverageError(MicrosegError, ValueError):
 
 
 class RunMismatchError(MicrosegError, RuntimeError):
-    """A run folder holds results of another model or other settings; the message names the differences."""
+    """An output holds results of another model or other settings, or files that are not ours; the message says which."""

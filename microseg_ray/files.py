@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOCK_FILE",
+    "delete_empty_folder",
     "delete_file",
     "delete_folder",
     "is_partial",
@@ -71,7 +72,7 @@ def whole(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Pat
 
     Args:
         path: The target file. Its parent folders are made. An older file is replaced.
-        durable: Sync to the disk before the rename. Turn it off only for files that nobody needs after a power cut.
+        durable: Sync to the disk before the rename. Off: only for files that nobody needs after a power cut.
 
     Yields:
         The path to write to, in the target's folder and with its suffix.
@@ -310,7 +311,7 @@ def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None
 def delete_file(path: str | os.PathLike[str]) -> None:
     """Delete a file that the caller wrote itself, if it is there.
 
-    For files at names that a user can choose or use, go through `microseg_ray.outputs`, which asks for a proof.
+    Where a user could have put a file of his own, go through `microseg_ray.outputs`.
 
     Example:
         >>> delete_file("/nowhere/at/all")
@@ -326,6 +327,23 @@ def delete_folder(path: str | os.PathLike[str]) -> None:
     """
     if Path(path).is_dir() and not Path(path).is_symlink():
         shutil.rmtree(path)
+
+
+def delete_empty_folder(path: str | os.PathLike[str]) -> bool:
+    """Delete a folder if nothing is in it; whether it is gone.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(f"{folder}/a/b", "")
+        ...     delete_empty_folder(f"{folder}/a")
+        False
+    """
+    try:
+        Path(path).rmdir()
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

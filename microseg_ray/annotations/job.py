@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from microseg_ray.annotations.regions import Drawing, ReadOptions, Region
 from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, write_report
 from microseg_ray.annotations.writing import write_mask
 from microseg_ray.errors import InputError, SettingsError
-from microseg_ray.files import delete_file
+from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.settings.classes import IGNORE_INDEX
 from microseg_ray.sources import list_files, listing_root, open_micrograph
 
@@ -73,7 +72,10 @@ def annotate(
     output = Path(settings.output).absolute()
     stems = _mask_stems(settings, images, root, output, report)
     _protect(settings, output, [*images, *files])
-    output.mkdir(parents=True, exist_ok=True)
+    masks = [stem.relative_to(output).as_posix() + suffix for stem in stems.values() for suffix in (".png", ".tif")]
+    claim(output, "annotate", dict.fromkeys((REPORT_NAME, "failures.csv", *masks), Kind.FILE))
+    # Masks of an earlier run that this one does not write again would be taken for its own.
+    drop(output, "annotate")
     work = _Work(settings, report, root, output, stems)
     if chosen in READERS:
         work.draw(chosen, files, progress)
@@ -81,6 +83,7 @@ def annotate(
         work.convert(chosen, files, progress)
     report.failures.sort()
     write_report(output, report, settings.resolved())
+    settle(output, "annotate")
     return report
 
 
@@ -332,17 +335,7 @@ def _protect(settings: AnnotateSettings, output: Path, inputs: list[Path]) -> No
             f"annotate.output: {output} lies in the folder of images, so masks would be taken for images next time; "
             "give another folder, or name the images by a glob"
         )
-    before = output / REPORT_NAME
     if not output.is_dir() or not any(output.iterdir()):
         return
     if not settings.overwrite:
         raise SettingsError(f"annotate.output: {output} is not empty; give another folder, or --overwrite")
-    # Masks of an earlier run that this one does not write again would be taken for its own.
-    try:
-        names = [line["mask"] for line in json.loads(before.read_text(encoding="utf-8"))["masks"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    for name in names:
-        mask = (output / str(name)).resolve()
-        if mask.is_relative_to(output.resolve()) and mask.suffix in {".png", ".tif"}:
-            delete_file(mask)

@@ -13,8 +13,9 @@ from microseg_ray.catalog.build import build_catalog
 from microseg_ray.catalog.rows import CatalogRow
 from microseg_ray.catalog.table import write_catalog
 from microseg_ray.errors import InputError, SettingsError
-from microseg_ray.files import delete_file, whole
+from microseg_ray.files import whole
 from microseg_ray.geometry import Box
+from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.settings import Scaling
 from microseg_ray.sources import open_prepared, read_mask
@@ -103,12 +104,12 @@ def divide(settings: DivideSettings, report: Callable[[int, int], None] = lambda
     table = output / TABLE
     if table.exists() and not settings.overwrite:
         raise SettingsError(f"divide.output: {table} exists; give another folder, or --overwrite")
-    delete_file(table)
     rows, failures = build_catalog(settings.data)
+    _claim(settings, output, rows)
     done = Divided(output, failures=failures)
     taken: dict[str, CatalogRow] = {}
     for number, row in enumerate(rows, 1):
-        stem = PurePosixPath(row.name.replace("../", "")).with_suffix("").as_posix().lstrip("/")
+        stem = _stem(row)
         try:
             _refuse_taken(row, taken.setdefault(stem, row))
             done.rows += _divide_one(row, stem, output, settings)
@@ -119,7 +120,30 @@ def divide(settings: DivideSettings, report: Callable[[int, int], None] = lambda
         raise InputError(output, "no micrograph could be divided", "; ".join(item.reason for item in failures[:3]))
     write_failures(output / "failures.csv", done.failures)
     write_catalog(table, done.rows)
+    settle(output, "divide")
     return done
+
+
+def _stem(row: CatalogRow) -> str:
+    return PurePosixPath(row.name.replace("../", "")).with_suffix("").as_posix().lstrip("/")
+
+
+def _copies(region: Region, settings: DivideSettings) -> list[str]:
+    """What the names of a region's symmetries end in."""
+    every = _SYMMETRIES if settings.symmetries and region.split == "train" else 1
+    return [f"_s{symmetry}" for symmetry in range(every)] if every > 1 else [""]
+
+
+def _claim(settings: DivideSettings, output: Path, rows: list[CatalogRow]) -> None:
+    names = [
+        f"{_stem(row)}_{region.name}{copy}"
+        for row in rows
+        for region in settings.regions
+        for copy in _copies(region, settings)
+    ]
+    files = [TABLE, "failures.csv", *(f"images/{name}.tif" for name in names), *(f"masks/{name}.png" for name in names)]
+    claim(output, "divide", dict.fromkeys(files, Kind.FILE))
+    drop(output, "divide")
 
 
 def _refuse_taken(row: CatalogRow, first: CatalogRow) -> None:
@@ -139,10 +163,9 @@ def _divide_one(row: CatalogRow, stem: str, output: Path, settings: DivideSettin
             box = region_box(region, micrograph.info.specimen)
             if box.y0 == box.y1 or box.x0 == box.x1:
                 raise InputError(row.image, f"too small: region {region.name} has no pixel", "leave it out")
-            every = _SYMMETRIES if settings.symmetries and region.split == "train" else 1
             pixels = micrograph.read(box)
-            for symmetry in range(every):
-                name = f"{stem}_{region.name}" + (f"_s{symmetry}" if every > 1 else "")
+            for symmetry, copy in enumerate(_copies(region, settings)):
+                name = f"{stem}_{region.name}{copy}"
                 image, label = output / "images" / f"{name}.tif", output / "masks" / f"{name}.png"
                 turned = size if size is None or symmetry % 2 == 0 else (size[1], size[0])
                 _write_image(image, symmetry_of(pixels, symmetry), turned)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.classification.classifier import load_classifier
-from microseg_ray.classification.judging import Verdict, write_table, write_verdict
+from microseg_ray.classification.judging import VERDICT_FILES, Verdict, write_table, write_verdict
 from microseg_ray.classification.labelled import class_folder
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
-from microseg_ray.files import delete_file, write_json
+from microseg_ray.files import write_json
+from microseg_ray.outputs import Kind, claim, drop, is_record, settle
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.sources import list_inputs
 
@@ -93,6 +94,7 @@ def classify(settings: ClassifySettings, report: Report = lambda *_: None) -> Cl
         done.metrics = write_verdict(folder, done.verdicts, classifier.classes)
     else:
         write_table(folder, done.verdicts, classifier.classes)
+    settle(folder, "classify")
     return done
 
 
@@ -123,6 +125,8 @@ def _claim(folder: Path, settings: ClassifySettings, digest: str) -> None:
     """Classes of two models are never mixed."""
     record = {"model_digest": digest, "settings": settings.resolved()}
     path = folder / RECORD
+    files = (RECORD, "failures.csv", *VERDICT_FILES)
+    claim(folder, "classify", dict.fromkeys(files, Kind.FILE), proven=is_record(path, "model_digest", "settings"))
     if path.exists() and not settings.overwrite:
         older = json.loads(path.read_text(encoding="utf-8"))
         if older.get("model_digest") != digest or older.get("settings", {}).get("archive") != settings.archive:
@@ -130,7 +134,5 @@ def _claim(folder: Path, settings: ClassifySettings, digest: str) -> None:
                 f"classify.output: {folder} holds classes by another model or of another archive; give another output, or "
                 "--overwrite"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("metrics.json", "confusion.png"):
-        delete_file(folder / name)
+    drop(folder, "classify", ("metrics.json", "confusion.png"))
     write_json(path, record)

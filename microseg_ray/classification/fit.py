@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from microseg_ray.catalog import write_leaks
 from microseg_ray.classification.classifier import VIEWS_KEY, Classifier, load_classifier
-from microseg_ray.classification.judging import Verdict, write_verdict
+from microseg_ray.classification.judging import VERDICT_FILES, Verdict, write_verdict
 from microseg_ray.classification.labelled import Labelled, LabelledRow, find_labelled
 from microseg_ray.classification.rule import GradientRule, fit_rule, mean_gradient
 from microseg_ray.classification.views import Seeing, Views, read_views
@@ -32,6 +32,7 @@ from microseg_ray.models.card import ModelCard
 from microseg_ray.models.checkpoint import load_checkpoint, save_checkpoint
 from microseg_ray.models.predictor import Predictor, model_input
 from microseg_ray.models.receptive_field import measure_receptive_field
+from microseg_ray.outputs import Kind, claim, is_record, settle
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.settings import ClassSpec, default_color
 
@@ -94,7 +95,12 @@ def fit_classifier(settings: ClassifierJobSettings, report: Report = lambda *_: 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     seen = _read(labelled, _seeing(settings), settings)
-    output.mkdir(parents=True, exist_ok=True)
+    claim(
+        output,
+        "classifier",
+        _entries(labelled.splits),
+        proven=is_record(output / "best" / "model.json", "architecture"),
+    )
     write_failures(output / "failures.csv", labelled.failures)
     write_leaks(output / "leaks.csv", labelled.leaks)
     fit = _Fit(settings, labelled, seen, output)
@@ -106,7 +112,15 @@ def fit_classifier(settings: ClassifierJobSettings, report: Report = lambda *_: 
             verdicts = [_verdict(best, one) for one in seen[split]]
             extra = _baseline(rule, seen[split])
             done.metrics[split] = write_verdict(output / "evaluation" / split, verdicts, labelled.classes, extra)
+    settle(output, "classifier")
     return done
+
+
+def _entries(splits: Iterable[str]) -> dict[str, Kind]:
+    files = ["failures.csv", "leaks.csv", "metrics.csv", "curves.png"]
+    for split in splits:
+        files += [f"evaluation/{split}/{name}" for name in VERDICT_FILES]
+    return {"best": Kind.CHECKPOINT, "last": Kind.CHECKPOINT, **dict.fromkeys(files, Kind.FILE)}
 
 
 def _seeing(settings: ClassifierJobSettings) -> Seeing:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Verdict", "judged", "write_table", "write_verdict"]
+VERDICT_FILES = ("metrics.json", "classes.csv", "classes.parquet", "confusion.png")
+
+__all__ = ["VERDICT_FILES", "Verdict", "judged", "write_table", "write_verdict"]
 
 _DIGITS = 6  # of a probability: fewer than float32 holds, so that a last bit does not change a table
 

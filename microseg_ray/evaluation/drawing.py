@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.errors import MicrosegError
+from microseg_ray.evaluation.events import FILE
+from microseg_ray.evaluation.writing import OWNER, TABLES
 from microseg_ray.figures import Pane, compose_panel, error_colors, thumbnail, tinted
 from microseg_ray.figures.pictures import class_palette, stretched
-from microseg_ray.files import delete_file, delete_folder, whole
+from microseg_ray.files import whole
 from microseg_ray.geometry import Box
+from microseg_ray.outputs import Kind, claim, drop, is_record
 from microseg_ray.quarantine import Failure
 from microseg_ray.settings import IGNORE_INDEX
 
@@ -31,6 +34,7 @@ PANE = 512
 OVERLAY_PIXELS = 1 << 24
 """A larger micrograph gets a panel but no overlays: `segment` and its web page are for these."""
 
+_PARTS = ("truth", "prediction", "intersection")
 _OURS = ("panels", "overlays", "events")
 _PLOTS = ("confusion_matrix.png", "reliability.png", "precision_recall.png", "curves.png")
 
@@ -89,12 +93,14 @@ class Drawing:
         write_events(self._output / "events", result.document(), [*plots, *self._drawn])
 
     def _clear(self) -> None:
-        """Pictures of an older evaluation would be taken for this one's."""
-        if (self._output / "metrics.json").is_file():
-            for name in _OURS:
-                delete_folder(self._output / name)
-            for name in _PLOTS:
-                delete_file(self._output / name)
+        """Claim the files of this evaluation, and delete older pictures, which would be taken for this one's."""
+        files = [*TABLES, *_PLOTS, f"events/{FILE}"]
+        for name in self._names:
+            files += [f"panels/{name}.png", *(f"overlays/{name}.{part}.png" for part in _PARTS)]
+        # An output of an earlier version has no manifest.
+        proven = is_record(self._output / "metrics.json", "pooled", "per_image")
+        claim(self._output, OWNER, dict.fromkeys(files, Kind.FILE), proven=proven)
+        drop(self._output, OWNER, (*_OURS, *_PLOTS))
 
     def _panel(self, pair: Pair, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
         known = truth != IGNORE_INDEX
@@ -132,7 +138,7 @@ class Drawing:
             pixels = micrograph.read(Box.of_shape(micrograph.info.shape))
         gray = gray_of(pixels)
         both = np.where(truth == prediction, truth, np.uint8(IGNORE_INDEX))
-        for name, mask in (("truth", truth), ("prediction", prediction), ("intersection", both)):
+        for name, mask in zip(_PARTS, (truth, prediction, both), strict=True):
             self._save("overlays", f"{pair.name}.{name}.png", Image.fromarray(tinted(gray, mask, self._palette)))
 
     def _save(self, folder: str, name: str, image: Image.Image) -> Path:

@@ -14,7 +14,8 @@ from microseg_ray.evaluation.pairs import Pair, PairRows, given_pair, pair_rows,
 from microseg_ray.evaluation.predicting import CheckpointPredictions
 from microseg_ray.evaluation.result import Evaluation
 from microseg_ray.evaluation.sections import SectionRow, ShapeRule, class_named, class_sections, with_shape
-from microseg_ray.evaluation.writing import write_back, write_evaluation
+from microseg_ray.evaluation.writing import OWNER, write_back, write_evaluation
+from microseg_ray.outputs import settle
 from microseg_ray.quarantine import Failure
 from microseg_ray.sources import read_mask
 
@@ -84,6 +85,7 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
     found = _result(settings, specs, listed, collected, calibration)
     write_evaluation(Path(settings.output), found)
     drawing.finish(found)
+    settle(settings.output, OWNER)
     if settings.write_back and calibration is not None and settings.checkpoint is not None:
         write_back(Path(settings.checkpoint), found)
     return found

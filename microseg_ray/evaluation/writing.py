@@ -12,8 +12,9 @@ import pyarrow as pa
 from microseg_ray.errors import CheckpointError
 from microseg_ray.evaluation.documents import calibration_document, plain
 from microseg_ray.evaluation.metrics import CRITERIA, percentages
-from microseg_ray.files import delete_file, write_arrow_csv, write_json
+from microseg_ray.files import write_arrow_csv, write_json
 from microseg_ray.models.card import CARD_FILE, read_card
+from microseg_ray.outputs import drop
 from microseg_ray.quarantine import write_failures
 
 if TYPE_CHECKING:
@@ -26,6 +27,22 @@ if TYPE_CHECKING:
 __all__ = ["write_back", "write_evaluation"]
 
 _CURVE_POINTS = 256
+OWNER = "evaluate"
+TABLES = (
+    "metrics.json",
+    "failures.csv",
+    "per_image.csv",
+    "classes.csv",
+    "areas.csv",
+    "area_errors.csv",
+    "confusion_matrix.csv",
+    "confusion_matrix_normalised.csv",
+    "reliability.csv",
+    "precision_recall.csv",
+    "thresholds.csv",
+    "sections.csv",
+    "temperature.json",
+)
 
 
 def write_evaluation(output: Path, result: Evaluation) -> None:
@@ -54,9 +71,9 @@ def write_evaluation(output: Path, result: Evaluation) -> None:
         if rows:
             _write_table(output / name, rows)
         else:
-            delete_file(output / name)
+            drop(output, OWNER, [name])
     if result.calibration is None:
-        delete_file(output / "temperature.json")
+        drop(output, OWNER, ["temperature.json"])
     else:
         write_json(output / "temperature.json", calibration_document(result.calibration, result.classes))
 

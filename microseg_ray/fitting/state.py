@@ -15,6 +15,7 @@ from torch import nn
 from microseg_ray.errors import SettingsError
 from microseg_ray.files import delete_folder, whole, write_csv
 from microseg_ray.models.checkpoint import save_checkpoint
+from microseg_ray.outputs import is_checkpoint
 
 if TYPE_CHECKING:
     from microseg_ray.fitting.averaging import Averaged
@@ -180,7 +181,7 @@ def save_checkpoints(state: Fit, settings: TrainSettings, card: ModelCard, metri
     model.train(was_training)
     wanted = {f"{item.epoch:04d}" for item in ranked}
     for folder in (output / KEPT_FOLDER).glob("[0-9]*"):
-        if folder.name not in wanted:
+        if folder.name not in wanted and is_checkpoint(folder):
             delete_folder(folder)
 
 

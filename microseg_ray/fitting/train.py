@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.figures import plot_training
-from microseg_ray.files import delete_file, delete_folder, sole_writer, write_json, write_text
+from microseg_ray.files import delete_file, sole_writer, write_json, write_text
+from microseg_ray.outputs import Kind, claim, drop, is_record, settle
 from microseg_ray.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["StopFit", "TrainProgress", "Trained", "run_fit", "train"]
 
 PROGRESS_FILE = ".progress.json"
+OWNER = "train"
+ENTRIES = {
+    "best": Kind.CHECKPOINT,
+    "last": Kind.CHECKPOINT,
+    "epochs": Kind.CHECKPOINTS,
+    "events": Kind.EVENTS,
+    **dict.fromkeys(
+        ("state.pt", "settings.json", "metrics.csv", "mlflow_run", "weights.json", "curves.png"), Kind.FILE
+    ),
+}
+"""What a fit creates in its output."""
 STOP_FILE = ".stop"
 END_FILE = ".end"
 POLL_SECONDS = 1.0
@@ -107,11 +119,10 @@ def train(settings: TrainSettings, report: Report = lambda _: None, launch: Laun
 
 def _train(settings: TrainSettings, report: Report, launch: Launch | None) -> Trained:
     output = Path(settings.output).absolute()
+    # An output of an earlier version has no manifest.
+    claim(output, OWNER, ENTRIES, proven=is_record(output / "settings.json", "tiles", "optimizer"))
     if settings.overwrite:
-        for name in ("best", "last", "events", "epochs"):
-            delete_folder(output / name)
-        for name in ("state.pt", "metrics.csv", "mlflow_run", "weights.json", "curves.png"):
-            delete_file(output / name)
+        drop(output, OWNER)
     for name in (STOP_FILE, END_FILE):
         delete_file(output / name)
     # From here on a restarted worker must resume, not start afresh again.
@@ -128,6 +139,7 @@ def _train(settings: TrainSettings, report: Report, launch: Launch | None) -> Tr
     stopped = _taken(output / END_FILE)
     delete_file(output / STOP_FILE)
     plot_training(output / "curves.png", output / "metrics.csv")
+    settle(output, OWNER)
     return Trained(output / "best", output / "last", _history(output), stopped, _weights_report(output))
 
 

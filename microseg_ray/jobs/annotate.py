@@ -23,6 +23,7 @@ def annotate(settings: AnnotateSettings, _start: StartRay) -> int:
     """Turn annotations into masks; print class fractions and what was left out."""
     from microseg_ray.annotations import READERS
     from microseg_ray.annotations import annotate as write_masks
+    from microseg_ray.outputs import Kind, claim
     from microseg_ray.quarantine import Failure, write_failures
 
     with progress_bar() as bar:
@@ -39,6 +40,7 @@ def annotate(settings: AnnotateSettings, _start: StartRay) -> int:
     console.print(f"{len(report.masks)} masks of {report.images} images ({report.format}) in {where}")
     _list_problems(report)
     failures = [Failure(*failure) for failure in report.failures]
+    claim(output, "annotate", {"failures.csv": Kind.FILE})
     write_failures(output / "failures.csv", failures)
     code = quarantine(failures, output / "failures.csv")
     if settings.strict and report.problems:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from microseg_ray.errors import InputError
 from microseg_ray.jobs.console import DONE, QUARANTINED, STOPPED, StartRay, console, progress_bar
+from microseg_ray.outputs import Kind, claim
 
 if TYPE_CHECKING:
     from microseg_ray.catalog import CatalogRow, Leak, Reduced
@@ -29,6 +31,9 @@ def audit(settings: AuditSettings, _start: StartRay) -> int:
     from microseg_ray.catalog import find_leaks, reduce_micrograph, write_leaks
     from microseg_ray.quarantine import Failure as Failed
 
+    if settings.output is not None:
+        output = Path(settings.output).absolute()
+        claim(output.parent, "audit", {output.name: Kind.FILE})
     rows, failures = _rows(settings)
     splits = sorted({row.split for row in rows})
     within = settings.within or len(splits) < 2

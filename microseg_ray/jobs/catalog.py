@@ -10,6 +10,7 @@ from rich.table import Table
 
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.jobs.console import StartRay, console, quarantine
+from microseg_ray.outputs import Kind, claim, settle
 
 if TYPE_CHECKING:
     from microseg_ray.catalog import CatalogRow
@@ -27,6 +28,8 @@ def catalog(settings: CatalogSettings, _start: StartRay) -> int:
     output = Path(settings.output).absolute()
     if output.exists() and not settings.overwrite:
         raise SettingsError(f"catalog.output: {output} exists; give another name, or --overwrite")
+    listed = output.with_name(f"{output.stem}_failures.csv")
+    claim(output.parent, "catalog", dict.fromkeys((output.name, listed.name), Kind.FILE))
     rows, failures = rows_of_lists(settings.data, settings.lists) if settings.lists else build_catalog(settings.data)
     sizes, unread = _pixel_sizes(rows, settings)
     failures += unread
@@ -35,9 +38,9 @@ def catalog(settings: CatalogSettings, _start: StartRay) -> int:
     _print_splits(readable)
     unknown = sum(size is None and row.pixel_size_um is None for row in readable for size, _ in [sizes[row.name]])
     console.print(f"{len(readable)} micrographs in {escape(str(output))}, {unknown} of them without a pixel size")
-    listed = output.with_name(f"{output.stem}_failures.csv")
     if failures:
         write_failures(listed, failures)
+    settle(output.parent, "catalog")
     return quarantine(failures, listed)
 
 

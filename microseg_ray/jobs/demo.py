@@ -16,6 +16,7 @@ from rich.table import Table
 from microseg_ray.errors import SettingsError
 from microseg_ray.files import delete_folder, move
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
+from microseg_ray.outputs import Kind, claim, foreign_in
 from microseg_ray.settings import (
     DemoSettings,
     EvaluateSettings,
@@ -171,8 +172,14 @@ def _fresh_folder(output: Path, *, overwrite: bool) -> None:
     if output.exists() and any(output.iterdir()):
         if not (output / MARKER).exists() or not overwrite:
             raise SettingsError(f"demo.output: {output} is not empty and no earlier demo's; give an empty folder")
+        foreign = foreign_in(output)
+        if foreign:
+            raise SettingsError(
+                f"demo.output: {foreign[0]} is not a demo's, so nothing in {output} is deleted; give an empty folder"
+            )
         delete_folder(output)
     output.mkdir(parents=True, exist_ok=True)
+    claim(output, "demo", {MARKER: Kind.FILE}, proven=True)
     (output / MARKER).touch()
 
 
@@ -189,6 +196,7 @@ def _file_name(name: str) -> str:
 def _adopt(source: Path, archive: Path, written: list[tuple[Path, Path]]) -> dict[tuple[str, str], float]:
     """Move the large micrograph into the archive under a name of its own."""
     image, mask = written[0]
+    claim(archive, "demo", dict.fromkeys(("images/large.tif", "masks/large.png"), Kind.FILE))
     move(image, archive / "images" / "large.tif")
     move(mask, archive / "masks" / "large.png")
     found = {("large.tif", name): value for (_, name), value in _truth(source).items()}

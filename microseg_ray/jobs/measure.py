@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from microseg_ray.jobs.console import StartRay, console, quarantine
 from microseg_ray.jobs.tables import print_areas, print_dropped
+from microseg_ray.outputs import Kind
 
 if TYPE_CHECKING:
     from microseg_ray.runs.folder import Run
@@ -50,6 +51,7 @@ def _print_sections(settings: MeasureSettings, run: Run) -> None:
 
     rule = ShapeRule(settings.find_max_pixels, settings.find_lines)
     found = sections_of_run(run, settings.sections or 1, settings.find, rule)
+    run.claim(dict.fromkeys(("sections.csv", "percentages.csv"), Kind.FILE))
     found.write(run.folder)
     for name, shares in found.percent.items():
         parts = ", ".join(f"{spec.name} {share or '-'} %" for spec, share in zip(run.classes, shares, strict=True))

@@ -15,6 +15,7 @@ from microseg_ray.errors import CheckpointError, SettingsError
 from microseg_ray.files import whole_folder
 from microseg_ray.models import build_model
 from microseg_ray.models.card import CARD_FILE, DIGEST_KEY, WEIGHTS_FILE, ModelCard, read_card_and_checksum, read_part
+from microseg_ray.outputs import is_checkpoint
 
 if TYPE_CHECKING:
     import os
@@ -68,7 +69,7 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, card: Mode
     weights = save(tensors)
     document = card.model_dump(mode="json") | {DIGEST_KEY: hashlib.sha256(weights).hexdigest()}
     text = json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n"
-    with whole_folder(target, lambda folder: (folder / CARD_FILE).exists() or not any(folder.iterdir())) as partial:
+    with whole_folder(target, is_checkpoint) as partial:
         partial.mkdir()
         (partial / WEIGHTS_FILE).write_bytes(weights)
         (partial / CARD_FILE).write_bytes(text.encode())

@@ -24,6 +24,7 @@ from microseg_ray.models import CLASSIFIERS
 from microseg_ray.models.card import read_card_and_digest
 from microseg_ray.models.checkpoint import load_checkpoint
 from microseg_ray.models.predictor import fold_norms, scale_intensities
+from microseg_ray.outputs import Kind, claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +101,7 @@ def export_checkpoint(
     path = Path(output)
     if path.exists() and not overwrite:
         raise SettingsError(f"export.output: {output} exists; give another file, or --overwrite")
+    claim(path.absolute().parent, "export", dict.fromkeys((path.name, f"{path.name}.json"), Kind.FILE))
     if kind == "onnx":
         _require_onnx()
     limits = _limits(card, dtype)

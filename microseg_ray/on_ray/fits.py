@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import MicrosegError
-from microseg_ray.files import delete_file, delete_folder
+from microseg_ray.files import delete_empty_folder, delete_file, delete_folder
 from microseg_ray.fitting import train as without_ray
 from microseg_ray.fitting.train import POLL_SECONDS, PROGRESS_FILE, STOP_FILE, StopFit, TrainProgress, run_fit
 from microseg_ray.on_ray.environment import worker_environment
@@ -87,6 +87,7 @@ def _fit(settings: TrainSettings) -> None:
     cpus = float(ray.cluster_resources().get("CPU", 1.0))
     threads = settings.threads or max(1, int(cpus / settings.workers))
     share = max(0.1, min(float(threads), cpus / settings.workers))
+    name, storage = f"fit-{uuid.uuid4().hex[:12]}", Path(settings.output) / "ray"
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config={"settings": {**settings.resolved(), "threads": threads}},
@@ -97,8 +98,8 @@ def _fit(settings: TrainSettings) -> None:
         ),
         # A new name each time: the fit's own state decides what is resumed, not Ray's snapshot of an older run.
         run_config=RunConfig(  # type: ignore[call-arg]
-            name=f"fit-{uuid.uuid4().hex[:12]}",
-            storage_path=str(Path(settings.output) / "ray"),
+            name=name,
+            storage_path=str(storage),
             # Train V2 takes it; the type checker sees the older RunConfig.
             worker_runtime_env={"env_vars": worker_environment(threads)},
             failure_config=FailureConfig(max_failures=settings.max_failures),
@@ -111,7 +112,8 @@ def _fit(settings: TrainSettings) -> None:
             f"train: workers failed more than max_failures ({settings.max_failures}) times: {_cause(error)}"
         ) from error
     finally:
-        delete_folder(Path(settings.output) / "ray")
+        delete_folder(storage / name)
+        delete_empty_folder(storage)
 
 
 def _cause(error: BaseException) -> str:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError
-from microseg_ray.files import delete_file, delete_folder, sole_writer, whole_folder, write_json
+from microseg_ray.files import sole_writer, whole_folder, write_json
 from microseg_ray.fitting.search.trials import Trial, Tuned, merged_settings
 from microseg_ray.fitting.train import TrainProgress, train
-from microseg_ray.models.card import CARD_FILE
 from microseg_ray.on_ray.resources import Demand, require
+from microseg_ray.outputs import Kind, claim, drop, is_checkpoint, is_record
 from microseg_ray.settings import EvaluateSettings, TuneSettings, settings_from
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 __all__ = ["tune"]
 
 SWEEP_FILE = "sweep.json"
+ENTRIES = {
+    "trials": Kind.SCRATCH,
+    "ray": Kind.SCRATCH,
+    "best": Kind.CHECKPOINT,
+    **dict.fromkeys((SWEEP_FILE, "trials.csv", "trials.parquet", "trials.html"), Kind.FILE),
+}
 HIGHER = {"mean_iou": True, "area_error": False}
 # What may differ between two runs of one sweep: where and how fast it runs, and how long it goes on.
 _NOT_DECIDING = ("tiles", "output", "ray", "concurrent", "cpus", "gpus", "threads", "overwrite", "max_failures")
@@ -60,10 +66,10 @@ def tune(
     _check_early(settings)
     with sole_writer(settings.output):
         output = Path(settings.output).absolute()
+        # An output of an earlier version has no manifest.
+        claim(output, "tune", ENTRIES, proven=is_record(output / SWEEP_FILE, "identity", "settings"))
         if settings.overwrite:
-            for name in ("trials", "ray", "best"):
-                delete_folder(output / name)
-            delete_file(output / SWEEP_FILE)
+            drop(output, "tune")
         _check_bound(settings, output)
         start_ray()
         # Only now: an attempt that Ray cannot run must not bind the output to its settings.
@@ -119,8 +125,7 @@ def _check_bound(settings: TuneSettings, output: Path) -> None:
             f"tune.output: {output} holds a search with other settings or tiles; give another output, or --overwrite"
         )
     # Ray Tune would go on with the trials that it planned for the other settings.
-    delete_folder(output / "ray")
-    delete_file(path)
+    drop(output, "tune", ("ray", SWEEP_FILE))
 
 
 def _bind(settings: TuneSettings, output: Path) -> None:
@@ -407,5 +412,5 @@ def _outcome(result: Any, settings: TuneSettings) -> Trial:
 
 def _keep(trial: Trial, target: Path) -> None:
     """The best trial's checkpoint as OUTPUT/best, whole or not at all."""
-    with whole_folder(target, lambda folder: (folder / CARD_FILE).exists()) as partial:
+    with whole_folder(target, is_checkpoint) as partial:
         shutil.copytree(str(trial.checkpoint), partial)

@@ -12,9 +12,11 @@ from microseg_ray.errors import MicrosegError
 from microseg_ray.evaluation.drawing import OVERLAY_PIXELS, gray_of
 from microseg_ray.figures import tinted
 from microseg_ray.figures.pictures import class_palette
-from microseg_ray.files import delete_folder, whole
+from microseg_ray.files import whole
 from microseg_ray.geometry import Box
+from microseg_ray.outputs import Kind, drop
 from microseg_ray.report.run import open_of_run
+from microseg_ray.runs.folder import OWNER
 from microseg_ray.runs.store.masks import MaskStore
 
 if TYPE_CHECKING:
@@ -47,13 +49,15 @@ def draw_overlays(run: Run, count: int) -> Overlays:
         count: Maximum number of overlays; the micrographs are spread evenly over the run.
     """
     folder, palette = run.folder / "overlays", class_palette(run.classes)
-    delete_folder(folder)
+    drop(run.folder, OWNER, ["overlays"])
     stores = {name: MaskStore.open(run.store_path(name)) for name in run.names()}
     names = [name for name, store in stores.items() if store.finished]
     count = min(count, len(names))
     written: list[Path] = []
     left_out: dict[str, str] = {}
-    for name in (names[number * len(names) // count] for number in range(count)):
+    chosen = [names[number * len(names) // count] for number in range(count)]
+    run.claim({f"overlays/{name}.png": Kind.FILE for name in chosen})
+    for name in chosen:
         shape = stores[name].spec.shape
         if shape[0] * shape[1] > OVERLAY_PIXELS:
             left_out[name] = f"{shape[0]} x {shape[1]} px are too many for one picture; see `microseg report`"

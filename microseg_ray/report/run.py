@@ -8,6 +8,7 @@ import numpy as np
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.figures.pictures import thumbnail
+from microseg_ray.outputs import Kind
 from microseg_ray.report.page import Panel, RunReport, write_run_report
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
@@ -48,6 +49,7 @@ def report_run(
     areas = run.areas()
     names = list(dict.fromkeys(str(row["micrograph"]) for row in areas))
     page = run.folder / "report.html"
+    run.claim({page.name: Kind.FILE})
     report = RunReport(
         title=title or f"Run {run.folder.name}",
         identity=_identity(run),

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import RunMismatchError, StoreError
-from microseg_ray.files import delete_file, delete_folder, sole_writer, versions, write_json
+from microseg_ray.files import sole_writer, versions, write_json
+from microseg_ray.outputs import Kind, claim, drop, has_manifest, is_record
 from microseg_ray.quarantine import FAILURES_FILE, Failure, read_failures, write_failures
 from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
@@ -38,6 +39,9 @@ OUTDATED = ("sections.csv", "percentages.csv", "overlays", "report.html")
 """What jobs make of a run's masks and tables, and what must not outlive them."""
 
 SEAM_KEYS = tuple(each.name for each in fields(SeamAudit))
+OWNER = "run"
+"""Whose a run's files are in the manifest, whichever job writes them."""
+TABLES = ("areas.csv", "areas.parquet", FAILURES_FILE)
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,9 @@ class Run:
                     f"{folder}: this run was made otherwise ({'; '.join(differing)}), and results are never mixed; "
                     f"{_versions_advice(differing)}give another output, or --overwrite to start afresh"
                 )
-        elif not overwrite and (folder / "masks").exists():
+        elif (folder / "masks").is_dir() and any((folder / "masks").iterdir()):
             raise RunMismatchError(
-                f"{folder}: holds masks but no run.json; give another output, or --overwrite to start afresh"
+                f"{folder}: holds masks but no run.json, so they are not a run's and are left alone; give another output"
             )
         return cls(folder, identity, {})
 
@@ -98,12 +102,12 @@ class Run:
             **record,
             **_versions(older),
         }
+        run = cls(folder, identity, document)
+        run.claim({"masks": Kind.STORES, **dict.fromkeys(("run.json", *TABLES), Kind.FILE)})
         if overwrite:
-            delete_folder(folder / "masks")
-            for name in ("areas.csv", "areas.parquet", "failures.csv", "report.html"):
-                delete_file(folder / name)
+            drop(folder, OWNER)
         write_json(folder / "run.json", document, sort_keys=True, default=asdict)
-        return cls(folder, identity, document)
+        return run
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Run:
@@ -123,8 +127,21 @@ class Run:
                 f"{folder}: no run is here (run.json is missing); make one with `microseg segment`"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{folder}/run.json: damaged ({error}); run segment again with --overwrite") from error
+            raise StoreError(f"{folder}/run.json: damaged ({error}); restore it, or give another output") from error
         return cls(folder, identity, document)
+
+    def claim(self, entries: Mapping[str, Kind]) -> None:
+        """Record what is about to be created in the folder of this run.
+
+        Raises:
+            RunMismatchError: Something is there that is not a run's.
+        """
+        # A run of an earlier version has no manifest; its run.json and its stores prove it.
+        proven = is_record(self.folder / "run.json", "identity", "classes")
+        if proven and not has_manifest(self.folder):
+            older = ("run.json", *OUTDATED, *TABLES, *(f"overlays/{name}.png" for name in self.names()))
+            entries = {**{name: Kind.FILE for name in older if (self.folder / name).is_file()}, **entries}
+        claim(self.folder, OWNER, entries, proven=proven)
 
     @property
     def classes(self) -> tuple[ClassSpec, ...]:
@@ -206,13 +223,10 @@ class Run:
         Returns:
             The names of what was there.
         """
+        self.claim({})
         found = [name for name in OUTDATED if (self.folder / name).exists()]
-        for name in found:
-            if (self.folder / name).is_dir():
-                delete_folder(self.folder / name)
-            else:
-                delete_file(self.folder / name)
-        return found
+        drop(self.folder, OWNER, OUTDATED)
+        return [name for name in found if not (self.folder / name).exists()]
 
     def write_tables(
         self, names: Iterable[str], failures: Iterable[Failure], known: Mapping[str, Measured] | None = None
@@ -234,6 +248,7 @@ class Run:
             if measured is not None:
                 rows += area_rows(measured, self.classes)
                 seams.append(measured.seams)
+        self.claim(dict.fromkeys(TABLES, Kind.FILE))
         document = {**self.document, "seams": _worst(seams)}
         write_json(self.folder / "run.json", document, sort_keys=True, default=asdict)
         write_areas(self.folder, rows)

@@ -16,6 +16,7 @@ import zarr
 
 from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError, StoreError
 from microseg_ray.files import sole_writer, whole, whole_folder, write_json
+from microseg_ray.outputs import Kind, claim, is_record, is_zarr, settle
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.runs.derived.threshold import class_of_run
 from microseg_ray.runs.folder import Run
@@ -93,6 +94,7 @@ def write_probabilities(
                 done.failures.append(Failure(name, "probabilities", str(error)))
             report(number, len(listed))
         write_failures(output / "failures.csv", done.failures)
+        settle(output, "probabilities")
     return done
 
 
@@ -100,9 +102,29 @@ def _claim(run: Run, output: Path, *, overwrite: bool) -> None:
     """Maps of two models are never mixed."""
     path = output / "probabilities.json"
     told = {"run": str(run.folder), "identity": run.document["identity"]}
+    entries = {
+        f"maps/{Path(name).with_suffix('')}_{_own(run, index)}{_SUFFIXES[kind]}": Kind.STORE
+        if kind == "zarr"
+        else Kind.FILE
+        for name in run.names()
+        for index in range(len(run.classes))
+        for kind in _SUFFIXES
+    }
+    files = ("probabilities.json", "failures.csv")
+    claim(
+        output,
+        "probabilities",
+        {**entries, **dict.fromkeys(files, Kind.FILE)},
+        proven=is_record(path, "run", "identity"),
+    )
     if path.exists() and not overwrite and json.loads(path.read_text(encoding="utf-8")) != told:
         raise RunMismatchError(f"{output}: holds the maps of another run; give another output, or --overwrite")
     write_json(path, told)
+
+
+def _own(run: Run, index: int) -> str:
+    """What a class is called in a file name."""
+    return "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in run.classes[index].name)
 
 
 def _write_one(run: Run, name: str, wanted: list[int], stem: Path, settings: ProbabilitiesSettings) -> list[Path]:
@@ -118,10 +140,10 @@ def _write_one(run: Run, name: str, wanted: list[int], stem: Path, settings: Pro
     stem.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for index in wanted:
-        own = "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in run.classes[index].name)
+        own = _own(run, index)
         target = stem.with_name(f"{stem.name}_{own}{_SUFFIXES[kind]}")
         # A map as zarr is a folder.
-        with whole_folder(target, lambda _: True) if kind == "zarr" else whole(target) as partial:
+        with whole_folder(target, is_zarr) if kind == "zarr" else whole(target) as partial:
             _write_map(partial, kind, store.spec.shape, _bands(stored, index, store.spec.shape), size)
         written.append(target)
     return written

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from PIL import Image
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.files import delete_file, whole, whole_folder, write_csv
+from microseg_ray.outputs import Kind, claim, is_zarr
 from microseg_ray.simulation.micrograph import Bands, simulate_bands
 from microseg_ray.statistics.counts import count_classes
 
@@ -78,7 +79,7 @@ def simulate_archive(
 
     Example:
         >>> import tempfile
-        >>> from pathlib import Path
+        >>> from pathlib import Path, PurePosixPath
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     pairs = simulate_archive(Path(folder), 2, (16, 16), seed=0)
         >>> [(image.name, mask.name) for image, mask in pairs]
@@ -90,16 +91,14 @@ def simulate_archive(
         raise SettingsError(f"seed {seed} is negative; use zero or more")
     file_options = _FileOptions(image_format, viridis)
     pairs: list[tuple[Path, Path]] = []
+    _claim(output, count, size, preset, image_format)
     truth: list[tuple[str, str, int, float]] = []
     for index in range(count):
         own_seed = int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)[0])
         folder, own = _class_of(preset, index)
 
-        name = f"{preset}_{index:04d}"
         bands = simulate_bands(size, own_seed, preset=own, imaging=imaging, clusters=clusters)
-        image = output / "images" / folder / f"{name}{_SUFFIXES[image_format]}"
-        large = bands.shape[0] * bands.shape[1] >= _LARGE
-        mask = output / "masks" / folder / f"{name}{'.tif' if large else '.png'}"
+        image, mask = (output / name for name in _names(preset, index, size, image_format))
         for path in (image, mask):
             path.parent.mkdir(parents=True, exist_ok=True)
         counts = _write_pair(bands, image, mask, file_options, own_seed)
@@ -114,6 +113,21 @@ def simulate_archive(
 
     write_csv(output / "truth.csv", ("micrograph", "class", "pixel_count", "area_fraction"), truth)
     return pairs
+
+
+def _names(preset: str, index: int, size: tuple[int, int], image_format: str) -> tuple[str, str]:
+    """Image and mask of a micrograph, below the output."""
+    place = PurePosixPath(_class_of(preset, index)[0], f"{preset}_{index:04d}")
+    large = size[0] * size[1] >= _LARGE
+    return f"images/{place}{_SUFFIXES[image_format]}", f"masks/{place}{'.tif' if large else '.png'}"
+
+
+def _claim(output: Path, count: int, size: tuple[int, int], preset: str, image_format: str) -> None:
+    entries = dict.fromkeys(("truth.csv", *(("images.npy", "masks.npy") if image_format == "npy" else ())), Kind.FILE)
+    for index in range(count):
+        image, mask = _names(preset, index, size, image_format)
+        entries |= {image: Kind.STORE if image_format == "zarr" else Kind.FILE, mask: Kind.FILE}
+    claim(output, "simulate", entries)
 
 
 def _class_of(preset: str, index: int) -> tuple[str, str]:
@@ -171,7 +185,7 @@ def _write_image(
             with whole(path) as partial:
                 shown.save(partial, format="PNG")
         case "zarr":
-            with whole_folder(path, lambda _: True) as partial:
+            with whole_folder(path, is_zarr) as partial:
                 _write_zarr(partial, bands, parts)
         case "tiff" | "npy":
             metadata = {

@@ -11,6 +11,7 @@ import numpy as np
 
 from microseg_ray.catalog import build_catalog
 from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.outputs import Kind, check, claim, is_store, settle
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.tiles.audit import audit_splits
 from microseg_ray.tiles.history import differences, made_from, merged, refuse_other_settings, settled_groups
@@ -103,6 +104,9 @@ def tile(settings: TileSettings, report: Report = lambda *_: None, mapper: Mappe
             "workers 0 to run in this process"
         )
     output = Path(settings.output).absolute()
+    entries = {"tiles.zarr": Kind.STORE, **dict.fromkeys(("tiles.parquet", "failures.csv", "leaks.csv"), Kind.FILE)}
+    proven = is_store(output / "tiles.zarr")
+    check(output, "tile", entries, proven=proven)
     finished = (output / "tiles.parquet").exists()
     if settings.append and not finished:
         raise SettingsError(f"tile.append: {output} holds no finished tile store; run without --append to make one")
@@ -117,6 +121,7 @@ def tile(settings: TileSettings, report: Report = lambda *_: None, mapper: Mappe
         if not settings.append or changes.refused:
             raise SettingsError(changes.message(output, append=settings.append))
         rows = [row for row in rows if row.name in changes.added]
+    claim(output, "tile", entries, proven=proven)
     made = mapper(report, settings.workers) if mapper is not None and settings.workers else in_process(report)
     return _Making(settings, output, made, old).run(rows, failures)
 
@@ -202,6 +207,7 @@ class _Making:
             write_table(self.output, [row.record() for row in tiles])
         else:
             self.old.finish_append([row.record() for row in tiles], record, store.spec)
+        settle(self.output, "tile")
         return self._result(TileStore.open(self.output), failures, left_out, (len(tiles), leaks, good))
 
     def _write(

@@ -31,6 +31,7 @@ from zarr.codecs import ZstdCodec
 
 from microseg_ray.errors import StoreError
 from microseg_ray.files import delete_file, delete_folder, write_parquet
+from microseg_ray.outputs import require_store
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, Scaling
 from microseg_ray.sources import fingerprint
 from microseg_ray.tiles.spec import TileSpec
@@ -69,6 +70,7 @@ class TileStore:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         delete_file(folder / "tiles.parquet")
+        require_store(folder / "tiles.zarr")
         delete_folder(folder / "tiles.zarr")
         record = {
             "tiles": spec.tiles,

@@ -148,7 +148,11 @@ def test_the_job_prints_what_goes_in_and_comes_out(checkpoint, tmp_path, microse
     assert done.code == 0, done.err
     assert "classes: matrix, grain, pore" in done.out
     assert "equal classes" in done.out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.pt2", "model.pt2.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".microseg.json",
+        "model.pt2",
+        "model.pt2.json",
+    ]
     again = microseg(*arguments)
     assert again.code == 2
     assert "exists; give another file, or --overwrite" in again.err

@@ -6,8 +6,9 @@ says. Pixels without a probability (NaN) are 255: not measured, and in no area.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +19,7 @@ import zarr
 from microseg_ray.catalog import relative_name
 from microseg_ray.errors import InputError, MicrosegError, RunMismatchError, SettingsError, StoreError
 from microseg_ray.files import sole_writer, whole, write_json
+from microseg_ray.outputs import Kind, claim, is_record, settle
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.runs.calibration import require_same_grid
 from microseg_ray.runs.derived.base import open_masks, parent_record, refuse_harm, stop_if_full
@@ -120,6 +122,9 @@ def _of_maps(settings: ThresholdSettings, output: Path, report: Report) -> Thres
     where = settings.probabilities or ""
     files, root = list_files(where, MAP_SUFFIXES), listing_root(where)
     _claim(settings, output)
+    targets = {target.relative_to(output).as_posix() for target in _targets(files, root, output, settings)}
+    maps = Kind.STORE if settings.format == "zarr" else Kind.FILE
+    claim(output, "threshold", dict.fromkeys(targets, maps))
     done = Thresholded(output)
     name = settings.class_name or _ABOVE
     specs = _two_classes(ClassSpec(name=name, color=default_color(1)))
@@ -143,7 +148,14 @@ def _of_maps(settings: ThresholdSettings, output: Path, report: Report) -> Thres
         report(number, len(files))
     write_areas(output, done.areas)
     write_failures(output / "failures.csv", done.failures)
+    settle(output, "threshold")
     return done
+
+
+def _targets(files: Iterable[Path], root: Path, output: Path, settings: ThresholdSettings) -> Iterator[Path]:
+    for file in files:
+        with contextlib.suppress(ValueError):
+            yield _target(output, relative_name(file, root), settings.format)
 
 
 def _claim(settings: ThresholdSettings, output: Path) -> None:
@@ -153,6 +165,9 @@ def _claim(settings: ThresholdSettings, output: Path) -> None:
     kept = {key: told[key] for key in ("probabilities", "class_name", "channel", "threshold", "scale", "pixel_size_um")}
     if (output / "run.json").exists():
         raise RunMismatchError(f"{output}: holds a run; give another output for the masks of maps")
+    files = ("threshold.json", "areas.csv", "areas.parquet", "failures.csv")
+    proven = is_record(path, "threshold", "scale")
+    claim(output, "threshold", dict.fromkeys(files, Kind.FILE), proven=proven)
     if path.exists() and not settings.overwrite:
         older = json.loads(path.read_text(encoding="utf-8"))
         differing = [key for key in kept if older.get(key) != kept[key]]

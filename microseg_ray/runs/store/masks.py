@@ -26,6 +26,7 @@ from zarr.codecs import Crc32cCodec
 
 from microseg_ray.errors import StoreError
 from microseg_ray.files import delete_file, delete_folder, sync
+from microseg_ray.outputs import require_store
 from microseg_ray.runs.store.pyramid import build_pyramid, label_metadata, level_shapes
 from microseg_ray.runs.store.spec import MaskSpec, create_pixels
 from microseg_ray.settings import ClassSpec
@@ -84,6 +85,7 @@ class MaskStore:
             "classes": [item.model_dump() for item in spec.classes],
         }
         if Path(path).exists():
+            require_store(path)
             delete_folder(path)
         group = zarr.create_group(path)
         create_pixels(group, "0", spec.shape, spec)

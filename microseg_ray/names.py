@@ -1,0 +1,95 @@
+"""A file name is three things: bytes on the disk, a key that is compared, and a text that is shown.
+
+Inside the program a name is a `str` as `os.fsdecode` gives it, with a lone surrogate for each byte that is not UTF-8. So the path
+stays the bytes that it is. `key` makes a name comparable, `text` makes it printable, `fits` bounds its length.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["LONGEST", "by_text", "fits", "key", "never_raise", "text"]
+
+LONGEST = 255
+"""Bytes of one part of a path on nearly every file system."""
+
+
+def key(name: str) -> str:
+    """A name to compare by: `é` is the same, written as one character or as a letter and an accent.
+
+    Example:
+        >>> key("e\u0301.tif") == key("\u00e9.tif")
+        True
+    """
+    return unicodedata.normalize("NFC", name)
+
+
+def text(name: str) -> str:
+    r"""A name for tables, pages and the console: valid UTF-8 on one line, with escapes for what cannot be shown.
+
+    Bytes that are not UTF-8 become `\xff`, control characters (a line break, an escape sequence of a terminal, a mark that turns
+    the direction of writing) their escapes. Everything else stays as it is.
+
+    Example:
+        >>> text("µ 1.tif"), text("a\udcff\n.tif")
+        ('µ 1.tif', 'a\\xff\\n.tif')
+    """
+    return "".join(_shown(sign) for sign in name)
+
+
+def _shown(sign: str) -> str:
+    code = ord(sign)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(sign) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
+        return sign.encode("unicode_escape").decode("ascii")
+    return sign
+
+
+def by_text(names: Iterable[str]) -> Mapping[str, str]:
+    """Names by their text, to find a file again from a table.
+
+    Raises:
+        ValueError: Two names have one text.
+
+    Example:
+        >>> by_text(["a.tif"])
+        {'a.tif': 'a.tif'}
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        other = found.setdefault(text(name), name)
+        if other != name:
+            raise ValueError(f"two names are both shown as {text(name)!r}; rename one of the files")
+    return found
+
+
+def fits(name: str, suffix: str = "") -> bool:
+    """Whether each part of a path below a folder, with a suffix at the end, is short enough for a file system.
+
+    Example:
+        >>> fits("a" * 250 + ".tif", ".zarr"), fits("folder/a.tif", ".zarr")
+        (False, True)
+    """
+    return all(len(os.fsencode(part)) <= LONGEST for part in f"{name}{suffix}".split("/"))
+
+
+def never_raise(*streams: TextIO) -> None:
+    """Make streams print escapes for what their encoding lacks, in place of an exception after all work is done.
+
+    Example:
+        >>> import io
+        >>> stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+        >>> never_raise(stream)
+        >>> stream.write("\u03b1")
+        1
+    """
+    for stream in streams:
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
