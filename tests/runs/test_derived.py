@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from microseg_ray.errors import SettingsError, StoreError
+from microseg_ray.outputs import Kind
 from microseg_ray.runs.derived.postprocess import postprocess
 from microseg_ray.runs.derived.threshold import threshold
+from microseg_ray.runs.folder import Run
 from microseg_ray.runs.segment import segment
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import PostprocessSettings, SegmentSettings, ThresholdSettings
@@ -70,26 +72,30 @@ def test_an_output_that_would_harm_the_parent_is_refused(kind, parent, tmp_path)
             derive(kind, parent, output)
 
 
+def make_older(folder, *names):
+    """Files as `measure` and `report` leave them in a run: claimed, then written."""
+    Run.open(folder).claim(dict.fromkeys(names, Kind.FILE))
+    for name in names:
+        (folder / name).write_text("older")
+
+
 @KINDS
 def test_what_shows_older_masks_is_removed_by_name(kind, parent, tmp_path):
     out = tmp_path / "out"
     assert derive(kind, parent, out).dropped == []
-    (out / "report.html").write_text("older")
-    (out / "sections.csv").write_text("older")
+    make_older(out, "report.html", "sections.csv")
     (out / "notes.txt").write_text("mine")
     assert derive(kind, parent, out).dropped == ["sections.csv", "report.html"]
     assert sorted(path.name for path in out.iterdir() if path.suffix in {".html", ".txt"}) == ["notes.txt"]
 
 
 def test_measure_and_segment_say_what_they_remove(parent, microseg):
-    (parent / "report.html").write_text("older")
+    make_older(parent, "report.html")
     assert "removed, because the tables are new: report.html" in microseg("measure", "--run", parent).out
     assert "removed" not in microseg("measure", "--run", parent).out
 
 
 def test_writing_tables_removes_nothing(parent):
-    from microseg_ray.runs.folder import Run
-
     (parent / "report.html").write_text("mine")
     run = Run.open(parent)
     run.write_tables(run.names(), [])
