@@ -97,6 +97,7 @@ def _print_info(seen: dict[str, Any]) -> None:
         f"page {seen['page']} of {seen['pages']}; channels: {', '.join(seen['channel_names'])}, read: {channel}",
         f"pixel size (y x x): {size}{source}",
         *seen["pixel_size_notes"],
+        *seen["notes"],
         f"info bar: {bar}{found}",
         f"intensity: {seen['intensity_low']:g} to {seen['intensity_high']:g}",
     ]

@@ -213,7 +213,7 @@ class ArchiveWorker:
             file_pixel_size_um=original.pixel_size_um,
             info_bar_source=info.info_bar_source,
             mark=pixel_size_mark(task.path, self.config.source, self.config.fingerprint),
-            notes=(*info.pixel_size_notes, *filter(None, [unscaled])),
+            notes=(*info.notes, *info.pixel_size_notes, *filter(None, [unscaled])),
         )
 
     def check(self, info: MicrographInfo) -> None:

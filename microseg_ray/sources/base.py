@@ -102,6 +102,8 @@ class Micrograph:
             lazy=pixels.lazy,
             decoded_bytes=pixels.decoded_bytes,
             parts=pixels.parts,
+            bits=getattr(pixels, "bits", None),
+            notes=(*getattr(pixels, "notes", ()), *filter(None, [pixels.parts.note])),
         )
         # Only some formats state more than a pixel size.
         bar, notes = getattr(pixels, "stated_bar", None), getattr(pixels, "size_notes", ())

@@ -46,16 +46,30 @@ class Parts:
         pages: Pages of the file.
         channel: Index of the channel that is read, None where gray or RGB is read as it is.
         channel_names: The page's channels, alpha not counted; the index where the file names none.
+        page_names: What the file calls its pages; empty where it names none.
 
     Example:
-        >>> Parts(page=1, pages=3).channel is None
-        True
+        >>> Parts(page=1, pages=3).note
+        'page 1 of pages 0 to 2 is used, the 2 others are not taken (source.page)'
     """
 
     page: int = 0
     pages: int = 1
     channel: int | None = None
     channel_names: tuple[str, ...] = ("gray",)
+    page_names: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """What of several pages is used; "" for a file of one page."""
+        if self.pages < 2:
+            return ""
+        name = f" ({self.page_names[self.page]})" if self.page_names else ""
+        others = f"the {self.pages - 1} others are" if self.pages > 2 else "the other is"
+        listed = f": {', '.join(self.page_names[:_SHOWN])}" if self.page_names else ""
+        return (
+            f"page {self.page}{name} of pages 0 to {self.pages - 1}{listed} is used, {others} not taken (source.page)"
+        )
 
 
 def pick_page(path: str, wanted: Wanted, pages: int) -> int:

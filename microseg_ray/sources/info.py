@@ -10,7 +10,9 @@ from microseg_ray.sources.choices import Parts
 
 __all__ = ["Format", "MicrographInfo"]
 
-Format = Literal["tiff", "png", "jpeg", "bmp", "zarr", "fits", "dm3", "dm4", "emd", "ser", "mrc"]
+Format = Literal[
+    "tiff", "png", "jpeg", "bmp", "jpeg2000", "webp", "zarr", "fits", "dm3", "dm4", "emd", "ser", "mrc", "czi", "nd2"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class MicrographInfo:
 
     Attributes:
         path: The file or zarr folder, as it was given; a path or a URL.
-        format: "tiff", "png", "jpeg", "bmp", "zarr", "fits", "dm3", "dm4", "emd", "ser" or "mrc".
+        format: One of `Format`.
         shape: (height, width) in pixels.
         channels: 1 for gray, also where the file stores it as RGB(A) with equal channels; 3 for colour.
         dtype: "uint8", "int16", "uint16", "uint32" or "float32".
@@ -32,6 +34,8 @@ class MicrographInfo:
         info_bar_rows: Rows from the upper edge of the burned-in strip to the bottom; 0 where there is none.
         info_bar_source: How the strip is known: "option info_bar", an entry of the file, "pixels"; "" where there is none.
         file_shape: (height, width) in the file, where the micrograph was rescaled; else None.
+        bits: Significant bits of a sample, where the file states fewer than the dtype has; else None.
+        notes: What else is to be known of how the file was read, one sentence each: pages that are not taken, say.
 
     Example:
         >>> info = MicrographInfo("a.png", "png", (2, 3), 1, "uint8", None, "", lazy=False, decoded_bytes=6)
@@ -53,6 +57,8 @@ class MicrographInfo:
     info_bar_rows: int = 0
     info_bar_source: str = ""
     file_shape: tuple[int, int] | None = None
+    bits: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def pixels(self) -> int:

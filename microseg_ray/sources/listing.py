@@ -11,17 +11,12 @@ from typing import TYPE_CHECKING, Literal
 from microseg_ray.errors import InputError
 from microseg_ray.sources.remote import is_url, location
 from microseg_ray.sources.remote_listing import list_urls, url_fingerprint, url_member, url_root
+from microseg_ray.sources.suffixes import NAMED, SUFFIXES, is_listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["SUFFIXES", "fingerprint", "list_files", "list_inputs", "listing_root", "member_path", "root_of"]
-
-SUFFIXES = (
-    ".tif", ".tiff", ".btf", ".tf8", ".png", ".jpg", ".jpeg", ".bmp", ".zarr", ".fits", ".fit", ".fts", ".dm3", ".dm4", ".emd",
-    ".ser", ".mrc",
-)  # fmt: skip
-"""Suffixes that a folder or a glob is searched for, in lower case; a file that is named itself may have any."""
 
 LIST_SUFFIX = ".txt"
 _MAX_LIST_BYTES = 1 << 28
@@ -57,7 +52,7 @@ def list_files(where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIX
         raise InputError(where, "a URL cannot be used here", "copy the files to a local folder")
     start = _absolute(where)
     if start.is_dir() and start.suffix.lower() != ".zarr" and not _is_zarr(start):
-        found = [path for path in _walk(start) if path.suffix.lower() in suffixes]
+        found = [path for path in _walk(start) if is_listed(path, suffixes)]
     elif start.suffix.lower() == LIST_SUFFIX and LIST_SUFFIX not in suffixes and start.is_file():
         found = _listed(start)
     elif start.exists():
@@ -65,7 +60,7 @@ def list_files(where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIX
     elif glob.has_magic(str(start)):
         root = listing_root(where)
         hits = (Path(hit) for hit in glob.glob(str(start), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-        found = [path for path in hits if path.suffix.lower() in suffixes and _is_entry(path, root)]
+        found = [path for path in hits if is_listed(path, suffixes) and _is_entry(path, root)]
     else:
         raise InputError(start, "no such file or folder", "check the path")
     if not found:
@@ -113,7 +108,7 @@ def list_inputs(where: str | os.PathLike[str]) -> list[tuple[str, str]]:
         [('b 1/a#2.tif', 'memory://listing-doctest/b 1/a#2.tif')]
     """
     if is_url(where):
-        return list_urls(str(where), SUFFIXES)
+        return list_urls(str(where), (*SUFFIXES, *NAMED))
     root = listing_root(where)
     return [(path.relative_to(root).as_posix(), str(path)) for path in list_files(where)]
 
@@ -125,7 +120,7 @@ def root_of(where: str | os.PathLike[str]) -> str:
         >>> root_of("s3://bucket/batch_*/a.tif"), root_of("/data/*.tif")
         ('s3://bucket', '/data')
     """
-    return url_root(str(where), SUFFIXES) if is_url(where) else str(listing_root(where))
+    return url_root(str(where), (*SUFFIXES, *NAMED)) if is_url(where) else str(listing_root(where))
 
 
 def member_path(root: str, name: str) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import InputError
 from microseg_ray.sources.base import Micrograph, Pixels
 from microseg_ray.sources.bounds import reading
 from microseg_ray.sources.choices import Wanted
-from microseg_ray.sources.formats.rosetta import microscope_format
+from microseg_ray.sources.magic import EXPORT, foreign, known
+from microseg_ray.sources.narrowed import narrowed
+from microseg_ray.sources.oriented import upright
 from microseg_ray.sources.remote import is_url, location, open_binary
 from microseg_ray.sources.specimen.bar_colors import gray_above_bar
 from microseg_ray.sources.specimen.columns import Columns, column_range
@@ -23,25 +27,25 @@ if TYPE_CHECKING:
 __all__ = ["open_micrograph", "open_pixels", "sniff"]
 
 _HEAD_BYTES = 256
-_MAGIC: tuple[tuple[bytes, Format], ...] = (
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"\xff\xd8\xff", "jpeg"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-    (b"II+\0", "tiff"),
-    (b"MM\0+", "tiff"),
-    (b"BM", "bmp"),
-    (b"SIMPLE  =", "fits"),
-)
-_FOREIGN = (
-    (b"GIF8", "a GIF"),
-    (b"ZISRAWFILE", "a Zeiss CZI"),
-    (b"\0\0\0\x0cjP", "a JPEG 2000"),
-    (b"RIFF", "a WebP"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"%PDF", "a PDF"),
-)
-_EXPORT = "export the micrograph as TIFF, PNG or OME-Zarr"
+_SUFFIXES: dict[str, Format] = {
+    ".tif": "tiff", ".tiff": "tiff", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".bmp": "bmp", ".jp2": "jpeg2000",
+    ".webp": "webp", ".czi": "czi", ".nd2": "nd2", ".dm3": "dm3", ".dm4": "dm4", ".emd": "emd", ".ser": "ser", ".mrc": "mrc",
+    ".fits": "fits",
+}  # fmt: skip
+_READERS: dict[Format, tuple[str, str]] = {
+    "tiff": ("tiff", "TiffPixels"),
+    "png": ("raster", "open_png"),
+    "jpeg": ("raster", "open_jpeg"),
+    "bmp": ("raster", "open_bmp"),
+    "jpeg2000": ("jpeg2000", "open_jpeg2000"),
+    "webp": ("webp", "open_webp"),
+    "czi": ("czi", "CziPixels"),
+    "nd2": ("nd2", "Nd2Pixels"),
+    "mrc": ("mrc", "MrcPixels"),
+    "zarr": ("zarr_array", "ZarrPixels"),
+    "fits": ("fits", "FitsPixels"),
+}
+"""Module and name of each format's reader; what is not listed is read by rosettasciio."""
 
 
 def open_micrograph(path: str | os.PathLike[str], source: SourceSettings | None = None) -> Micrograph:
@@ -72,12 +76,23 @@ def open_micrograph(path: str | os.PathLike[str], source: SourceSettings | None 
     name = location(path)
     pixels = open_pixels(name, source)
     try:
+        pixels = narrowed(name, pixels)
         if source is not None and source.columns != "all":
             pixels = Columns(pixels, *column_range(name, source.columns, pixels.shape[1]))
-        return Micrograph(name, gray_above_bar(name, pixels, source), source)
+        return _named(Micrograph(name, gray_above_bar(name, pixels, source), source))
     except BaseException:
         pixels.close()
         raise
+
+
+def _named(micrograph: Micrograph) -> Micrograph:
+    """The micrograph, with a note where its name says another format than its content."""
+    info = micrograph.info
+    said = _SUFFIXES.get(PurePosixPath(info.path).suffix.lower(), info.format)
+    if said != info.format:
+        note = f"the file is {info.format.upper()} although its name says {said.upper()}; it is read as what it is"
+        micrograph.info = replace(info, notes=(note, *info.notes))
+    return micrograph
 
 
 def open_pixels(path: str, source: SourceSettings | None = None, *, labels: bool = False) -> Pixels:
@@ -94,33 +109,15 @@ def open_pixels(path: str, source: SourceSettings | None = None, *, labels: bool
     wanted = Wanted(labels=labels) if source is None else Wanted(source.page, source.channel, labels=labels)
     kind = sniff(path)
     with reading(path, f"the {kind.upper()} cannot be opened"):
-        return _made(path, wanted, kind)
+        return upright(_made(path, wanted, kind))
 
 
 def _made(path: str, wanted: Wanted, kind: Format) -> Pixels:
     # Each library is loaded only by a process that reads such files.
-    match kind:
-        case "tiff":
-            from microseg_ray.sources.formats.tiff import TiffPixels
-
-            return TiffPixels(path, wanted)
-        case "png" | "jpeg" | "bmp":
-            from microseg_ray.sources.formats import raster
-
-            maker = {"png": raster.open_png, "jpeg": raster.open_jpeg, "bmp": raster.open_bmp}[kind]
-            return maker(path, wanted)
-        case "zarr":
-            from microseg_ray.sources.formats.zarr_array import ZarrPixels
-
-            return ZarrPixels(path, wanted)
-        case "fits":
-            from microseg_ray.sources.formats.fits import FitsPixels
-
-            return FitsPixels(path, wanted)
-        case _:
-            from microseg_ray.sources.formats.rosetta import RosettaPixels
-
-            return RosettaPixels(path, wanted, kind)
+    module, name = _READERS.get(kind, ("rosetta", "RosettaPixels"))
+    reader = getattr(import_module(f"microseg_ray.sources.formats.{module}"), name)
+    pixels: Pixels = reader(path, wanted) if kind in _READERS else reader(path, wanted, kind)
+    return pixels
 
 
 def sniff(path: str) -> Format:
@@ -143,16 +140,13 @@ def sniff(path: str) -> Format:
             head = file.read(_HEAD_BYTES)
     if not head:
         raise InputError(path, "the file is empty (0 bytes)", "copy it again from the microscope")
-    for magic, kind in _MAGIC:
-        if head.startswith(magic):
-            return kind
-    if kind_of_microscope := microscope_format(head):
-        return kind_of_microscope
-    for magic, what in _FOREIGN:
-        if head.startswith(magic):
-            raise InputError(path, f"this is {what}, which is not supported", _EXPORT)
+    if kind := known(head):
+        # Nikon's older files are JPEG 2000 in a container of their own.
+        return "nd2" if kind == "jpeg2000" and path.lower().endswith(".nd2") else kind
+    if other := foreign(head):
+        raise InputError(path, f"this is {other[0]}", other[1])
     what = "text" if head.isascii() and b"\0" not in head else "of an unknown format"
-    raise InputError(path, f"this is no image: the content is {what} and begins with {head[:12]!r}", _EXPORT)
+    raise InputError(path, f"this is no image: the content is {what} and begins with {head[:12]!r}", EXPORT)
 
 
 def _is_folder(path: str) -> bool:

@@ -107,7 +107,7 @@ def _survey(task: SurveyTask) -> Surveyed:
         info.channels,
         info.dtype,
         info.pixel_size_um,
-        tuple(info.pixel_size_notes),
+        (*info.notes, *info.pixel_size_notes),
         info.info_bar_rows,
         float(low),
         float(high),

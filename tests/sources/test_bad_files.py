@@ -260,7 +260,7 @@ def test_the_suffix_is_not_believed_and_awkward_names_are_fine(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("name", "module", "extra"),
-    [("dm3", "rsciio.digitalmicrograph", "em"), ("mrc", "rsciio.mrc", "em"), ("ser", "rsciio.tia._api", "em"),
+    [("dm3", "rsciio.digitalmicrograph", "em"), ("mrc", "mrcfile", "em"), ("ser", "rsciio.tia._api", "em"),
      ("emd ncem", "h5py", "em"), ("emd velox", "rsciio.emd", "em"), ("fits", "astropy.io.fits", "fits")],
 )  # fmt: skip
 def test_a_missing_extra_is_named(tmp_path, monkeypatch, name, module, extra):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -88,6 +89,16 @@ def pillow(suffix):
     return write
 
 
+def jpeg2000(folder, pixels):
+    (folder / "a.jp2").write_bytes(imagecodecs.jpeg2k_encode(pixels, reversible=True, level=0))
+    return folder / "a.jp2"
+
+
+def webp(folder, pixels):
+    Image.fromarray(np.dstack([pixels] * 3)).save(folder / "a.webp", lossless=True)
+    return folder / "a.webp"
+
+
 def at(name, writer, **options):
     return lambda folder, pixels: writer(folder / name, pixels, **options)
 
@@ -106,6 +117,14 @@ TIFF = "`II*\\0`, `MM\\0*`"
 FEI = f"[User]\r\nDate=1\r\n[Scan]\r\nPixelWidth={METRES}\r\nPixelHeight={METRES}\r\n"
 ZEISS = f"0\r\n0\r\nAP_IMAGE_PIXEL_SIZE\r\nImage Pixel Size = {UM * 1000} nm\r\n"
 TESCAN = f"[MAIN]\nPixelSizeX={METRES}\nPixelSizeY={METRES}\n"
+GATAN = [
+    (65003, 2, 0, "um", True), (65004, 2, 0, "um", True), (65009, 12, 1, UM, True), (65010, 12, 1, UM, True)
+]  # fmt: skip
+SEEN = {
+    "TIFF, plain", "OME-TIFF", "FEI, Thermo Fisher TIFF", "Zeiss TIFF", "Gatan TIFF", "PNG", "JPEG", "JPEG 2000", "DM3",
+    "EMD (NCEM)", "EMD (Velox)", "SER", "MRC",
+}  # fmt: skip
+"""Formats of which a file that the instrument or program itself wrote was read (tests/real_files)."""
 OME = {"axes": "YX", "PhysicalSizeX": UM, "PhysicalSizeY": UM}
 ROWS = {
     "TIFF, plain": Row(TIFF, "tifffile", "tifffile", ALL, tiff()),
@@ -130,8 +149,11 @@ ROWS = {
     "Hitachi TIFF with `.txt`": Row(
         TIFF, "tifffile", "tifffile", ("uint8", "uint16"), beside(".txt", f"[SemImageFile]\r\nPixelSize={UM * 1000}\r\n")
     ),
+    "Gatan TIFF": Row(TIFF + ", tag 65009", "tifffile", "tifffile", ("uint8", "uint16"), tiff(extratags=GATAN, metadata=None)),
     "PNG": Row("`\\x89PNG`", "Pillow", "Pillow", ("uint8", "uint16"), pillow(".png")),
     "JPEG": Row("`\\xff\\xd8\\xff`", "Pillow", "Pillow", ("uint8",), pillow(".jpg")),
+    "JPEG 2000": Row("`jP  `, `\\xff\\x4f\\xff\\x51`", "imagecodecs", "imagecodecs", ("uint8", "uint16"), jpeg2000),
+    "WebP": Row("`RIFF`, `WEBP`", "Pillow", "Pillow", ("uint8",), webp),
     "BMP": Row("`BM`", "Pillow", "Pillow", ("uint8",), pillow(".bmp")),
     "OME-Zarr 0.5": Row("folder, `zarr.json`", "zarr", "yaozarrs, zarr", ALL, at("a.zarr", write_ome_zarr)),
     "OME-Zarr 0.4": Row("folder, `.zgroup`", "zarr", "zarr", ALL, ome_zarr_04),
@@ -141,7 +163,7 @@ ROWS = {
     "EMD (NCEM)": Row("`\\x89HDF`", "rosettasciio", "rosettasciio", ALL, at("a.emd", write_emd_ncem)),
     "EMD (Velox)": Row("`\\x89HDF`", "rosettasciio", "h5py, as Velox does", ALL, at("a.emd", write_emd_velox)),
     "SER": Row("`II\\x97\\1`", "rosettasciio", "struct, as TIA does", ALL, at("a.ser", write_ser)),
-    "MRC": Row("`MAP ` at byte 208", "rosettasciio", "mrcfile", ("int16", "uint16", "float32"), at("a.mrc", write_mrc)),
+    "MRC": Row("`MAP ` at byte 208, or numbers", "mrcfile", "mrcfile", ("int16", "uint16", "float32"), at("a.mrc", write_mrc)),
     "FITS": Row("`SIMPLE  =`", "astropy", "astropy", ALL, at("a.fits", write_fits)),
     "FITS, compressed": Row("`SIMPLE  =`", "astropy", "astropy", ALL[:3], at("a.fits", write_fits, compressed=True)),
 }  # fmt: skip
@@ -178,7 +200,16 @@ def exercised(row: Row, folder: Path) -> tuple[str, str]:
 
 def line(name: str, row: Row, folder: Path) -> str:
     lazy, source = exercised(row, folder)
-    cells = (name, row.known_by, row.library, row.written_by, lazy, source, ", ".join(row.dtypes))
+    cells = (
+        name,
+        row.known_by,
+        row.library,
+        row.written_by,
+        lazy,
+        source,
+        ", ".join(row.dtypes),
+        "yes" if name in SEEN else "no",
+    )
     return f"| {' | '.join(cells)} |"
 
 
@@ -202,8 +233,8 @@ def test_the_table_has_no_row_that_is_not_exercised():
 
 
 HEAD = (
-    "| format | known by | read by | test file written by | read | pixel size from | dtypes |",
-    "|---|---|---|---|---|---|---|",
+    "| format | known by | read by | test file written by | read | pixel size from | dtypes | seen on a real file |",
+    "|---|---|---|---|---|---|---|---|",
 )
 
 

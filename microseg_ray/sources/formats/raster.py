@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from microseg_ray.sources.info import Format
     from microseg_ray.sources.scale.pixel_size import PixelSize
 
-__all__ = ["WholePixels", "open_bmp", "open_jpeg", "open_png"]
+__all__ = ["WholePixels", "bounded", "open_bmp", "open_jpeg", "open_png", "orientation_of"]
 
 _HEADER_BYTES, _IHDR_DEPTH, _IHDR_COLOR = 33, 24, 25
 _GRAY, _PALETTE = 0, 3
+_ORIENTATION = 274
+_CHUNKS_BYTES = 4096  # of a PNG that are searched for small chunks
 _MAX_RATIO = 1100  # deflate reaches 1032, and JPEG about as much
 _MAX_BMP_RATIO = 600  # run-length encoding: 255 pixels from two bytes, as RGB
 
@@ -51,6 +53,8 @@ class WholePixels:
 
     lazy = False
     pixel_size: PixelSize | None = None
+    orientation = 1
+    bits: int | None = None
 
     def __init__(
         self,
@@ -112,13 +116,21 @@ def open_png(path: str, wanted: Wanted) -> WholePixels:
             raise InputError(path, reason, "copy it again from the microscope")
         depth, color = head[_IHDR_DEPTH], head[_IHDR_COLOR]
         file.seek(0)
-        shape = _bounded(path, PngImageFile(file), 2 if depth == 16 else 1, "PNG")
+        image = PngImageFile(file)
+        shape = bounded(path, image, 2 if depth == 16 else 1, "PNG")
+        orientation = orientation_of(image)
+        bits = _significant_bits(path)
     stored = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}[color]
     samples = 1 if labels and color == _PALETTE else without_alpha(stored)
-    if depth == 16 and color != _GRAY:
-        return WholePixels(path, "png", shape, samples, np.dtype(np.uint16), wanted, lambda: _decode_png_deep(path))
     dtype = np.dtype(np.uint16 if depth == 16 else np.uint8)
-    return WholePixels(path, "png", shape, samples, dtype, wanted, lambda: _decode_png(path, depth, labels))
+    deep = depth == 16 and color != _GRAY
+    pixels = WholePixels(
+        path, "png", shape, samples, dtype, wanted,
+        lambda: _decode_png_deep(path) if deep else _decode_png(path, depth, labels),
+    )  # fmt: skip
+    pixels.orientation = orientation
+    pixels.bits = bits if bits is not None and bits < 8 * dtype.itemsize else None
+    return pixels
 
 
 def open_jpeg(path: str, wanted: Wanted) -> WholePixels:
@@ -131,18 +143,21 @@ def open_jpeg(path: str, wanted: Wanted) -> WholePixels:
         raise InputError(path, "a JPEG cannot hold a mask, its compression changes labels", "save it as PNG or TIFF")
     with open_binary(path) as file:
         image = JpegImageFile(file)
-        shape = _bounded(path, image, 1, "JPEG")
+        shape = bounded(path, image, 1, "JPEG")
         if image.mode not in {"L", "RGB"}:
             raise InputError(path, f"the JPEG is {image.mode}, made for print", "save it as gray or RGB")
         samples = len(image.getbands())
-    return WholePixels(path, "jpeg", shape, samples, np.dtype(np.uint8), wanted, lambda: _decode_jpeg(path))
+        orientation = orientation_of(image)
+    pixels = WholePixels(path, "jpeg", shape, samples, np.dtype(np.uint8), wanted, lambda: _decode_jpeg(path))
+    pixels.orientation = orientation
+    return pixels
 
 
 def open_bmp(path: str, wanted: Wanted) -> WholePixels:
     """A BMP of 1, 4, 8, 24 or 32 bits a pixel; palettes are looked up, except for a mask."""
     with open_binary(path) as file:
         image = BmpImageFile(file)
-        shape = _bounded(path, image, 1, "BMP", _MAX_BMP_RATIO)
+        shape = bounded(path, image, 1, "BMP", _MAX_BMP_RATIO)
         if image.mode not in {"1", "L", "P", "RGB", "RGBA"}:
             raise InputError(path, f"a BMP of the kind {image.mode} is not supported", "save it as gray or RGB")
         samples = 3 if image.mode in {"RGB", "RGBA"} or (image.mode == "P" and not wanted.labels) else 1
@@ -151,7 +166,36 @@ def open_bmp(path: str, wanted: Wanted) -> WholePixels:
     )
 
 
-def _bounded(path: str, image: ImageFile, itemsize: int, what: str, ratio: float = _MAX_RATIO) -> tuple[int, int]:
+def orientation_of(image: ImageFile) -> int:
+    """The Exif orientation of an open image, 1 where it has none; its pixels are not decoded.
+
+    Args:
+        image: Of Pillow; of a PNG only what stands before the pixels is looked at.
+    """
+    if not ({"exif", "Raw profile type exif"} & set(image.info)):
+        return 1
+    found = image.getexif().get(_ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
+
+
+def _significant_bits(path: str) -> int | None:
+    """The chunk sBIT of a PNG: the most bits that a channel uses."""
+    with open_binary(path) as file:
+        head = file.read(_CHUNKS_BYTES)
+    place = head.find(b"sBIT")
+    if place < 4 or place > head.find(b"IDAT") > 0:
+        return None
+    length = int.from_bytes(head[place - 4 : place], "big")
+    values = head[place + 4 : place + 4 + length]
+    return max(values) if 1 <= length <= 4 and values else None
+
+
+def bounded(path: str, image: ImageFile, itemsize: int, what: str, ratio: float = _MAX_RATIO) -> tuple[int, int]:
+    """The (height, width) of an open image, refused where it is absurd.
+
+    Raises:
+        InputError: It is empty, or larger than may be held, or than its file can hold.
+    """
     # The plugin classes are called directly: Image.open has a limit of its own, which is global and far too low for us.
     width, height = image.size
     bound_shape(path, (height, width))

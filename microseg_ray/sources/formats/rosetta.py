@@ -1,12 +1,12 @@
-"""Electron microscopes' own formats through rosettasciio: Gatan DM3 and DM4, EMD (Velox, NCEM), FEI SER, MRC."""
+"""Electron microscopes' own formats through rosettasciio: Gatan DM3 and DM4, EMD (Velox, NCEM), FEI SER."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import itertools
+import logging
 import math
-import struct
 import threading
 import warnings
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from microseg_ray.errors import InputError
 from microseg_ray.sources.bounds import MAX_CHUNK_BYTES, bound_decoded, bound_shape
 from microseg_ray.sources.choices import RGB, Parts, Wanted, pick_channels, pick_page
 from microseg_ray.sources.extras import required
-from microseg_ray.sources.remote import byte_size, is_url, open_binary, scratch_copy
+from microseg_ray.sources.remote import is_url, scratch_copy
 from microseg_ray.sources.scale.pixel_size import PixelSize, believable, micrometres
 
 if TYPE_CHECKING:
@@ -29,40 +29,33 @@ if TYPE_CHECKING:
     from microseg_ray.geometry import Box
     from microseg_ray.sources.info import Format
 
-__all__ = ["RosettaPixels", "microscope_format"]
+__all__ = ["RosettaPixels"]
 
-_MRC_HEADER = 1024
-_MRC_BYTES = {0: 1, 1: 2, 2: 4, 3: 4, 4: 8, 6: 2, 12: 2}
-_DAMAGED = "the file is damaged; copy it again"
-
-
-def microscope_format(head: bytes) -> Format | None:
-    r"""The format of a file by its first 256 bytes, None where it is none of these.
-
-    Example:
-        >>> microscope_format(b"\0\0\0\x03" + b"\0\0\x10\0" + b"\0\0\0\x01")
-        'dm3'
-    """
-    if head[:4] == b"\0\0\0\x03" and head[8:12] in {b"\0\0\0\0", b"\0\0\0\x01"}:
-        return "dm3"
-    if head[:4] == b"\0\0\0\x04" and head[12:16] in {b"\0\0\0\0", b"\0\0\0\x01"}:
-        return "dm4"
-    if head[:4] == b"II\x97\x01":
-        return "ser"
-    if head[:8] == b"\x89HDF\r\n\x1a\n":
-        return "emd"
-    # The map format keeps its name behind the numbers.
-    return "mrc" if head[208:212] in {b"MAP ", b"MAP\0"} else None
+_ENERGIES = frozenset({"eV", "keV"})
+_HAADF = "HAADF"
+_SYMBOLS = (
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru "
+    "Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At "
+    "Rn Fr Ra Ac Th Pa U Np Pu Am Cm"
+)
+_ELEMENTS = frozenset(_SYMBOLS.split())
 
 
 @dataclass(frozen=True)
 class _Page:
-    """One 2D image of a file: the array that holds it, its place in it, which axes are y and x, and their scales."""
+    """One 2D image of a file: the array that holds it, its place in it, which axes are y and x, their scales, its name."""
 
     array: Any
     place: tuple[int, ...]
     yx: tuple[int, int]
     axes: tuple[Any, Any]
+    name: str = ""
+
+    @property
+    def mirrored(self) -> tuple[int, int]:
+        """The step along y and x that follows the axis: -1 where its scale is negative."""
+        down, right = (-1 if float(axis.get("scale") or 0) < 0 else 1 for axis in self.axes)
+        return down, right
 
 
 class RosettaPixels:
@@ -85,12 +78,21 @@ class RosettaPixels:
         with contextlib.ExitStack() as stack:
             local = stack.enter_context(scratch_copy(path, f".{kind}")) if is_url(path) else path
             signals, self.lazy = _load(path, local, kind)
-            pages = list(_pages(signals))
+            pages = _ordered(list(_pages(signals)))
+            spectra = [signal for signal in signals if _is_spectrum(signal)]
             if not pages:
-                raise InputError(path, f"the {kind.upper()} file holds no image", "spectra cannot be segmented")
+                raise _no_image(path, kind, spectra)
             index = pick_page(path, wanted, len(pages))
             self._page = pages[index]
-            self._read_header(index, len(pages), wanted)
+            names = tuple(page.name for page in pages) if len({page.name for page in pages}) == len(pages) > 1 else ()
+            self._read_header(index, len(pages), wanted, names)
+            self.notes = (f"{len(spectra)} spectra or spectrum images of the file are not taken",) if spectra else ()
+            down, right = self._page.mirrored
+            if -1 in {down, right}:
+                self.notes = (
+                    *self.notes,
+                    "an axis has a negative step: read along the axis, mirrored against the file",
+                )
             self.pixel_size = _pixel_size(self._page, kind)
             self._stack = stack.pop_all()
 
@@ -98,13 +100,18 @@ class RosettaPixels:
         """Pixels (channels, y, x)."""
         page = self._page
         index: list[Any] = list(page.place)
-        for axis, part in sorted(zip(page.yx, box.slices, strict=True)):
+        parts = [
+            _mirrored(part, *way)
+            for part, way in zip(box.slices, zip(self.shape, page.mirrored, strict=True), strict=True)
+        ]
+        for axis, part in sorted(zip(page.yx, parts, strict=True), key=lambda pair: pair[0]):
             index.insert(axis, part)
         with self._lock, _quiet():
             part = page.array[tuple(index)]
             pixels = np.asarray(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
         if page.yx[0] > page.yx[1]:
             pixels = pixels.T
+        pixels = pixels[:: page.mirrored[0], :: page.mirrored[1]]
         if pixels.dtype.names is None:
             return pixels[None]
         return np.stack([pixels[name] for name in ("R", "G", "B")[self._chosen]])
@@ -116,7 +123,7 @@ class RosettaPixels:
         gc.collect()
         self._stack.close()
 
-    def _read_header(self, index: int, pages: int, wanted: Wanted) -> None:
+    def _read_header(self, index: int, pages: int, wanted: Wanted, page_names: tuple[str, ...]) -> None:
         array, yx = self._page.array, self._page.yx
         self.shape = (int(array.shape[yx[0]]), int(array.shape[yx[1]]))
         bound_shape(self._path, self.shape)
@@ -127,7 +134,7 @@ class RosettaPixels:
         self._chosen, channel = pick_channels(self._path, wanted, names)
         self.channels = self._chosen.stop - self._chosen.start
         self.dtype = np.dtype(np.uint8) if colour else np.dtype(array.dtype)
-        self.parts = Parts(index, pages, channel, names)
+        self.parts = Parts(index, pages, channel, names, page_names)
         if not self.lazy:
             self.decoded_bytes = int(array.nbytes)
             bound_decoded(self._path, self.decoded_bytes, f"a {self.format.upper()}")
@@ -143,16 +150,15 @@ def _load(path: str, local: str, kind: Format) -> tuple[Sequence[dict[str, Any]]
     """What rosettasciio reads, and whether its arrays are lazy."""
     with _quiet():
         match kind:
-            case "mrc":
-                order = _check_mrc(path)
-                reader = required(path, "MRC", "rsciio.mrc", "em")
-                return _mended_mrc(reader.file_reader(local, lazy=True, **order), big=bool(order)), True
             case "ser":
                 # The package's own entry point goes by the suffix.
                 reader = required(path, "SER", "rsciio.tia._api", "em")
                 return reader.ser_reader(local, lazy=False), False
             case "emd":
-                required(path, "EMD", "h5py", "em")
+                library: Any = required(path, "EMD", "h5py", "em")
+                with library.File(local, "r") as file:
+                    if "Data/SpectrumImage" in file:
+                        required(path, "EMD with a spectrum image", "sparse", "em")
                 reader = required(path, "EMD", "rsciio.emd", "em")
                 return reader.file_reader(local, lazy=True, select_type="images"), True
             case _:
@@ -165,48 +171,52 @@ def _load(path: str, local: str, kind: Format) -> tuple[Sequence[dict[str, Any]]
                     return reader.file_reader(local, lazy=False), False
 
 
-def _check_mrc(path: str) -> dict[str, str]:
-    """Refuse a header that claims more than the file holds; the byte order as the library's option."""
-    with open_binary(path) as file:
-        head = file.read(_MRC_HEADER)
-    if len(head) < _MRC_HEADER:
-        reason = f"the file is truncated: it ends after {len(head)} bytes, inside the header"
-        raise InputError(path, reason, "copy it again from the microscope")
-    order = ">" if head[212:214] == b"\x11\x11" else "<"
-    columns, rows, sections, mode = struct.unpack_from(f"{order}4i", head)
-    (extended,) = struct.unpack_from(f"{order}i", head, 92)
-    bound_shape(path, (rows, columns))
-    if mode not in _MRC_BYTES:
-        raise InputError(path, f"MRC mode {mode} is not supported", "save it as mode 0, 1, 2 or 6")
-    end, size = _MRC_HEADER + extended + columns * rows * sections * _MRC_BYTES[mode], byte_size(path)
-    if sections < 1 or extended < 0 or end > size:
-        raise InputError(path, f"the file is truncated: the pixels end at byte {end}, the file at {size}", _DAMAGED)
-    return {} if order == "<" else {"endianness": order}
-
-
-def _mended_mrc(signals: Sequence[dict[str, Any]], *, big: bool) -> Sequence[dict[str, Any]]:
-    """The library says 1 nm a pixel where there is no cell, which nobody measured, and reads all pixels as little-endian."""
-    for signal in signals:
-        if big:
-            signal["data"] = signal["data"].view(signal["data"].dtype.newbyteorder(">"))
-        header = signal["original_metadata"].get("std_header", {})
-        known = all(float(np.ravel(header.get(key, 0))[0]) > 0 for key in ("MX", "MY", "Xlen", "Ylen"))
-        for axis in signal["axes"] if not known and "fei_header" not in signal["original_metadata"] else ():
-            axis["units"] = None
-    return signals
-
-
 def _pages(signals: Sequence[dict[str, Any]]) -> Any:
     """The 2D images of the signals, in the order of the file."""
     for signal in signals:
         array, axes = signal["data"], signal["axes"]
         spatial = [place for place, axis in enumerate(axes) if not axis.get("navigate", False)]
-        if len(spatial) == 1 or array.ndim < 2 or array.ndim != len(axes):
+        if len(spatial) == 1 or array.ndim < 2 or array.ndim != len(axes) or _is_spectrum(signal):
             continue
         y, x = spatial if len(spatial) == 2 else (array.ndim - 2, array.ndim - 1)
+        # NCEM's EMD is written with the axes in either order: their names tell.
+        if (_name(axes[y])[:1], _name(axes[x])[:1]) == ("x", "y"):
+            y, x = x, y
+        name = str(signal.get("metadata", {}).get("General", {}).get("title") or "")
         others = [range(size) for place, size in enumerate(array.shape) if place not in {y, x}]
         for place in itertools.product(*others):
-            yield _Page(array, place, (y, x), (axes[y], axes[x]))
+            yield _Page(array, place, (y, x), (axes[y], axes[x]), name)
+
+
+def _name(axis: Any) -> str:
+    return str(axis.get("name") or "").strip().casefold()
+
+
+def _mirrored(part: slice, length: int, way: int) -> slice:
+    """The stored part of an axis that is read from its end."""
+    return part if way > 0 else slice(length - part.stop, length - part.start)
+
+
+def _is_spectrum(signal: dict[str, Any]) -> bool:
+    """Whether a signal has an axis of energies: a spectrum, or one for each place of a map."""
+    energies = any(str(axis.get("units") or "").strip() in _ENERGIES for axis in signal["axes"])
+    kind = str(signal.get("metadata", {}).get("Signal", {}).get("signal_type") or "")
+    return energies or (kind.startswith(("EELS", "EDS")) and len(signal["axes"]) > 2)
+
+
+def _ordered(pages: list[_Page]) -> list[_Page]:
+    """Where maps of elements lie beside images of detectors, the images first and of these HAADF; else as in the file."""
+    if not any(page.name in _ELEMENTS for page in pages):
+        return pages
+    return sorted(pages, key=lambda page: 0 if page.name.startswith(_HAADF) else 1 + (page.name in _ELEMENTS))
+
+
+def _no_image(path: str, kind: Format, spectra: Sequence[dict[str, Any]]) -> InputError:
+    if not spectra:
+        return InputError(path, f"the {kind.upper()} file holds no image", "spectra cannot be segmented")
+    shape = " x ".join(str(size) for size in spectra[0]["data"].shape)
+    reason = f"the {kind.upper()} file holds a spectrum image of {shape} (an axis of energies), and no micrograph"
+    return InputError(path, reason, "export the survey image, or a map of an element, as TIFF")
 
 
 def _pixel_size(page: _Page, kind: Format) -> PixelSize | None:
@@ -222,6 +232,12 @@ def _pixel_size(page: _Page, kind: Format) -> PixelSize | None:
 @contextlib.contextmanager
 def _quiet() -> Any:
     """The library leaves handles to the garbage collector, and warns of what does not touch the pixels."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    log = logging.getLogger("rsciio")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TiffPixels"]
 
+_ORIENTATION, _MAX_SAMPLE = 274, 281
+
 # tifffile logs what it forgives; what matters to us is checked and raised.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
@@ -55,6 +57,8 @@ class TiffPixels:
             self._open_planes(path, file, found, wanted)
             stated = _stated(file, found)
             self.pixel_size, self.stated_bar, self.size_notes = stated.pixel_size, stated.bar, stated.notes
+            self.orientation = _orientation(found.planes[0])
+            self.bits = _bits(file, found, self.dtype)
             self._stack = stack.pop_all()
 
     def read(self, box: Box) -> NDArray[Any]:
@@ -87,6 +91,28 @@ class TiffPixels:
         self.decoded_bytes = sum(plane.decoded_bytes for plane in self._planes)
         channel = first.channel if not found.names else channel
         self.parts = Parts(found.page, found.pages, channel, found.names or first.names)
+
+
+def _orientation(page: Any) -> int:
+    found = page.tags.valueof(_ORIENTATION, 1)
+    return int(found) if isinstance(found, int) else 1
+
+
+def _bits(file: tifffile.TiffFile, found: Found, dtype: np.dtype[Any]) -> int | None:
+    """Significant bits where the tags or OME-XML state fewer than the type has."""
+    if dtype.kind not in "ui":
+        return None
+    page = found.planes[0]
+    stated = [page.bitspersample]
+    most = page.tags.valueof(_MAX_SAMPLE)
+    if isinstance(most, int) and most > 0:
+        stated.append(most.bit_length())
+    image = ome_image(file.ome_metadata, found.series) if file.is_ome else None
+    pixels = None if image is None else image.find("{*}Pixels")
+    if pixels is not None and pixels.attrib.get("SignificantBits", "").isdigit():
+        stated.append(int(pixels.attrib["SignificantBits"]))
+    bits = min(value for value in stated if value)
+    return bits if bits < 8 * dtype.itemsize else None
 
 
 def _stated(file: tifffile.TiffFile, found: Found) -> Statement:

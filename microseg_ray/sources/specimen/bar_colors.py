@@ -89,6 +89,9 @@ class GrayAboveBar:
         self.lazy, self.decoded_bytes = pixels.lazy, pixels.decoded_bytes
         self.pixel_size, self.parts = pixels.pixel_size, pixels.parts
         self.stated_bar = getattr(pixels, "stated_bar", None)
+        self.size_notes = getattr(pixels, "size_notes", ())
+        self.bits = getattr(pixels, "bits", None)
+        self.notes = getattr(pixels, "notes", ())
 
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels of a box: (1, y, x).
