@@ -98,13 +98,26 @@ def pair_rows(settings: EvaluateSettings) -> PairRows:
 
 def true_classes(settings: EvaluateSettings) -> tuple[ClassSpec, ...]:
     """The classes as the user, the checkpoint, the run or, failing all these, the masks themselves name them."""
-    if settings.classes:
-        return settings.classes
+    known: tuple[ClassSpec, ...] = ()
     if settings.checkpoint is not None:
-        return read_card(settings.checkpoint).classes
-    if settings.predictions is not None and (Path(settings.predictions) / "run.json").exists():
-        return Run.open(settings.predictions).classes
+        known, where = read_card(settings.checkpoint).classes, settings.checkpoint
+    elif settings.predictions is not None and (Path(settings.predictions) / "run.json").exists():
+        known, where = Run.open(settings.predictions).classes, settings.predictions
+    if settings.classes and known:
+        _require_order(settings.classes, known, where)
+    if settings.classes or known:
+        return settings.classes or known
     return _unnamed_classes(settings)
+
+
+def _require_order(named: tuple[ClassSpec, ...], known: tuple[ClassSpec, ...], where: str) -> None:
+    """Figures under exchanged names are wrong: masks hold indices, and the order is what gives them names."""
+    ours, theirs = ([spec.name.strip().casefold() for spec in each] for each in (named, known))
+    if ours != theirs:
+        raise SettingsError(
+            f"evaluate.classes: {', '.join(spec.name for spec in named)} are not the classes in order of {where}, which has "
+            f"{', '.join(spec.name for spec in known)}; masks hold indices, so figures would stand under other names"
+        )
 
 
 def given_pair(row: CatalogRow, run: Run | None) -> Pair | None:

@@ -47,6 +47,7 @@ _ENGINE = (
     "source",
     "scale_tolerance",
     "on_scale_mismatch",
+    "on_intensity_mismatch",
 )
 """Settings of the evaluate job that segment has under the same names, with the same defaults."""
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
 from microseg_ray.errors import SettingsError
@@ -16,6 +17,7 @@ from microseg_ray.fitting.losses import Loss, build_loss, class_weights_from_cou
 from microseg_ray.fitting.schedules import Progress
 from microseg_ray.fitting.state import Fit
 from microseg_ray.models import build_model
+from microseg_ray.models.agreement import Intensities
 from microseg_ray.models.card import ModelCard
 from microseg_ray.models.footprint import measure_footprint
 from microseg_ray.models.receptive_field import measure_receptive_field
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["card_of", "check_fit", "compiled", "fresh", "loss_of", "optimizer_of", "start_weights"]
 
 _LOG = logging.getLogger(__name__)
+
+_SAMPLED_TILES = 64
 
 WEIGHTS_REPORT = "weights.json"
 
@@ -168,6 +172,14 @@ def compiled(model: nn.Module, device: str) -> nn.Module:
     return ready
 
 
+def _intensities(store: TileStore) -> Intensities:
+    """The distribution of the training tiles after scaling, from up to 64 of them, spread evenly."""
+    rows = store.rows("train")
+    images, _, limits = store.read(rows[np.unique(np.linspace(0, len(rows) - 1, _SAMPLED_TILES).astype(int))])
+    low, high = (limits[:, side, None, None, None] for side in (0, 1))
+    return Intensities.of(store.spec.dtype, float(images.max()), (images.astype(np.float64) - low) / (high - low))
+
+
 def card_of(settings: TrainSettings, store: TileStore, model: nn.Module) -> ModelCard:
     """The card of the checkpoints, without metrics."""
     was_training = model.training
@@ -179,6 +191,7 @@ def card_of(settings: TrainSettings, store: TileStore, model: nn.Module) -> Mode
         classes=store.spec.classes,
         scaling=store.spec.scaling,
         pixel_size_um=store.spec.pixel_size_um,
+        intensities=_intensities(store),
         receptive_field=measure_receptive_field(model, store.spec.channels),
         footprint=measure_footprint(model, store.spec.channels),
         training={"settings": settings.resolved(), "tile_store": store.digest},

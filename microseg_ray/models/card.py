@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from microseg_ray.errors import CheckpointError
 from microseg_ray.files import versions
 from microseg_ray.models import CLASSIFIERS
+from microseg_ray.models.agreement import Intensities  # noqa: TC001 - pydantic resolves it when the class is made
 from microseg_ray.settings import ClassSpec, Frozen, Scaling
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class ModelCard(Frozen):
     """Everything that inference needs to know about a model, but its weights.
 
     `options` are the architecture's own; `pixel_size_um` is the (y, x) pixel size in micrometres that it was trained at,
-    if known; `training` and `metrics` are kept for the reader.
+    if known; `intensities` are those of the training tiles; `training` and `metrics` are kept for the reader.
 
     Example:
         >>> card = ModelCard(
@@ -115,6 +116,7 @@ class ModelCard(Frozen):
     classes: tuple[ClassSpec, ...] = Field(min_length=1, max_length=255)
     scaling: Scaling = Scaling()
     pixel_size_um: tuple[float, float] | None = None
+    intensities: Intensities | None = None
     receptive_field: ReceptiveField
     footprint: Footprint = Footprint()
     training: dict[str, Any] = Field(default_factory=dict)

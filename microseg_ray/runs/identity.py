@@ -105,7 +105,7 @@ def pixel_settings(
         "source": source.model_dump(exclude={"pixel_size_um", "pixel_sizes"}, mode="json"),
         "scale": _scale(scale, source),
         "computed_with": computed_with(card),
-    }
+    } | ({"intensity_mismatch": settings.on_intensity_mismatch} if card.scaling.kind == "dtype" else {})
 
 
 def _scale(scale: ScaleRule, source: SourceSettings) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def worker_config(settings: EngineSettings, card: ModelCard, digest: str, plan: 
         channels=card.in_channels,
         scaling=card.scaling,
         fingerprint=settings.fingerprint,
+        intensities=card.intensities,
+        intensity_mismatch=settings.on_intensity_mismatch,
         source=source,
         scale=scale,
         verdict=plan.verdict,

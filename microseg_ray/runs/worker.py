@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
+from microseg_ray.models.agreement import intensity_note, intensity_objection, rescaled_limits
 from microseg_ray.runs.identity import RunIdentity, computed_with
 from microseg_ray.runs.memory import release_memory
 from microseg_ray.runs.store.masks import MaskStore
@@ -44,6 +45,7 @@ from microseg_ray.sources import (
     prepared,
 )
 from microseg_ray.sources.scale.provenance import pixel_size_mark
+from microseg_ray.sources.specimen.intensity import intensity_sample
 from microseg_ray.stitching import EnginePlan, ShardPixels, engine_grid, predict_shard, shard_window
 from microseg_ray.stitching.seams import SeamAudit, audit_seams
 from microseg_ray.stitching.shards import extended, unmeasured
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.geometry import Box
+    from microseg_ray.models.agreement import Intensities
     from microseg_ray.models.predictor import Predictor as ModelPredictor
     from microseg_ray.settings import ClassSpec, Scaling
     from microseg_ray.sources import MicrographInfo
@@ -62,6 +65,8 @@ if TYPE_CHECKING:
 __all__ = ["ArchiveWorker", "WorkerConfig", "load_own_predictor", "reusable_store"]
 
 OPEN_MICROGRAPHS = 2
+CHECKED_WINDOWS = 32
+"""Windows of 128 x 128 px from which the intensities of a micrograph are compared with those of training."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class WorkerConfig:
         scaling: How intensities become what the model sees.
         fingerprint: How an input is recognised: `stat` or `content`.
         verdict: What the run promises about seams.
+        intensities: Those of training, where the card says.
+        intensity_mismatch: What happens to a micrograph of certainly other intensities.
         decoded_limit: Bytes that decoding one file whole may take.
         source: Page, channel, info bar and the user's own pixel sizes.
         scale: The model's pixel size, and what happens to a micrograph of another one.
@@ -96,6 +103,8 @@ class WorkerConfig:
     scaling: Scaling
     fingerprint: Literal["stat", "content"]
     verdict: str
+    intensities: Intensities | None = None
+    intensity_mismatch: Literal["stop", "note", "rescale"] = "stop"
     decoded_limit: int = 8 * 1024**3
     source: SourceSettings = field(default_factory=SourceSettings)
     scale: ScaleRule = field(default_factory=ScaleRule)
@@ -164,11 +173,11 @@ class ArchiveWorker:
     def _prepare(self, task: PrepareTask) -> Outcome:
         config = self.config
         with open_micrograph(task.path, config.source) as file:
-            micrograph, limits = self._look(file)
+            micrograph, limits, said = self._look(file)
             info, original = micrograph.info, file.info
         mark = fingerprint(task.path, config.fingerprint)
         view = View.of(info, original.info_bar_rows)
-        calibration = self._calibration(task, original, info)
+        calibration = self._calibration(task, original, info, said)
         identity = {**config.identity, "fingerprint": mark, "limits": list(limits), "view": view.record()}
         spec = MaskSpec(view.shape, config.classes, config.plan.shard, config.plan.extra)
         store = reusable_store(task.store, spec, identity)
@@ -196,16 +205,27 @@ class ArchiveWorker:
             InputError: It cannot be read, or does not suit the model.
         """
         with open_micrograph(path, self.config.source) as file:
-            micrograph, limits = self._look(file)
+            micrograph, limits, _ = self._look(file)
             return View.of(micrograph.info, file.info.info_bar_rows), limits
 
-    def _look(self, file: Micrograph) -> tuple[Micrograph, tuple[float, float]]:
+    def _look(self, file: Micrograph) -> tuple[Micrograph, tuple[float, float], str]:
+        """The micrograph as the model sees it, its limits, and what is to be said of its intensities."""
         config = self.config
         self.check(file.info)
         micrograph = prepared(file, config.scaling, config.source, config.scale)
-        return micrograph, intensity_limits(micrograph, config.scaling)
+        limits, sample = intensity_limits(micrograph, config.scaling), intensity_sample(file, CHECKED_WINDOWS)
+        reason = intensity_objection(config.scaling, config.intensities, file.info.dtype, sample)
+        if not reason:
+            return micrograph, limits, intensity_note(config.intensities, limits, sample)
+        if config.intensity_mismatch == "stop":
+            advice = "set on_intensity_mismatch to rescale (or note), convert the file, or train with scaling fixed or percentile"
+            raise InputError(file.info.path, reason, advice)
+        if config.intensity_mismatch == "rescale":
+            limits = rescaled_limits(config.intensities, sample)
+            reason = f"{reason}; {limits[0]:g} to {limits[1]:g} were taken for the whole range"
+        return micrograph, limits, reason
 
-    def _calibration(self, task: PrepareTask, original: MicrographInfo, info: MicrographInfo) -> Calibration:
+    def _calibration(self, task: PrepareTask, original: MicrographInfo, info: MicrographInfo, said: str) -> Calibration:
         unscaled = self.config.scale.note(original.pixel_size_um) if info.file_shape is None else ""
         return Calibration(
             pixel_size_um=info.pixel_size_um,
@@ -213,7 +233,7 @@ class ArchiveWorker:
             file_pixel_size_um=original.pixel_size_um,
             info_bar_source=info.info_bar_source,
             mark=pixel_size_mark(task.path, self.config.source, self.config.fingerprint),
-            notes=(*info.notes, *info.pixel_size_notes, *filter(None, [unscaled])),
+            notes=(*info.notes, *info.pixel_size_notes, *filter(None, [unscaled, said])),
         )
 
     def check(self, info: MicrographInfo) -> None:

@@ -56,6 +56,11 @@ class EngineSettings(JobSettings):
     on_scale_mismatch: Literal["stop", "rescale", "ignore"] = Field(
         default="stop", description="stop quarantines the micrograph, rescale resamples it to the trained pixel size"
     )
+    on_intensity_mismatch: Literal["stop", "note", "rescale"] = Field(
+        default="stop",
+        description="where bit depth or range are certainly not those of training: stop quarantines the micrograph, note goes "
+        "on, rescale takes the range of the data for that of the type",
+    )
     source: SourceSettings = SourceSettings()
     extra: Literal["none", "margin", "entropy", "probabilities"] = "none"
     attempts: int = Field(default=3, ge=1, le=100, description="how often a shard that kills its worker is tried")

@@ -16,7 +16,7 @@ __all__ = ["EvaluateSettings"]
 
 _OF_CHECKPOINT = (
     *("tile", "halo", "shard", "batch", "blend", "overlap", "tta", "precision", "gpu", "scale_tolerance"),
-    "on_scale_mismatch",
+    *("on_scale_mismatch", "on_intensity_mismatch"),
 )
 
 
@@ -54,6 +54,11 @@ class EvaluateSettings(SplitFields):
     on_scale_mismatch: Literal["stop", "ignore"] = Field(
         default="stop",
         description="a micrograph of another pixel size than the model's is set aside, or judged as it is",
+    )
+    on_intensity_mismatch: Literal["stop", "note", "rescale"] = Field(
+        default="stop",
+        description="where bit depth or range are certainly not those of training: stop quarantines the micrograph, note goes "
+        "on, rescale takes the range of the data for that of the type",
     )
     probabilities: bool = Field(default=True, description="judge probabilities too: AUPR, calibration, thresholds")
     boundary_tolerance: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(

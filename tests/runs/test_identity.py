@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from microseg_ray.errors import CheckpointError, RunMismatchError
+from microseg_ray.models.agreement import Intensities
 from microseg_ray.models.card import (
     NO_PIXELS,
     Footprint,
@@ -45,6 +46,7 @@ CHANGED = {
     ],
     "pixel_size_um": [(0.5, 0.5)],
     "receptive_field": [ReceptiveField(radius=24, stride=4), ReceptiveField(radius=20, stride=8)],
+    "intensities": [Intensities(dtype="uint8", bits=8, percentiles=(0.1, 0.5, 0.9))],
     "footprint": [Footprint(parameter_bytes=7)],
     "training": [{"epochs": 3}],
     "metrics": [{"mean_iou": 0.5}],

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from microseg_ray.settings import Scaling
     from microseg_ray.sources.base import Micrograph
 
-__all__ = ["intensity_limits", "intensity_range"]
+__all__ = ["intensity_limits", "intensity_range", "intensity_sample"]
 
 _WINDOW = 128
 _WINDOWS = 256  # 256 windows of 128 x 128 px: 4 Mpx
@@ -80,17 +80,31 @@ def intensity_range(micrograph: Micrograph) -> tuple[float, float]:
     return float(sample.min()), float(sample.max())
 
 
+def intensity_sample(micrograph: Micrograph, windows: int) -> NDArray[Any]:
+    """Intensities of a micrograph's specimen as a line, or of so many windows of it where it is larger than they are.
+
+    Args:
+        micrograph: An open micrograph.
+        windows: Of 128 x 128 px, on a regular grid.
+
+    Raises:
+        InputError: The data are damaged.
+    """
+    boxes = _sample(micrograph.info.specimen.shape, windows)
+    return np.concatenate([micrograph.read(box).ravel() for box in boxes])
+
+
 def _sampled(micrograph: Micrograph) -> NDArray[Any]:
-    return np.concatenate([micrograph.read(box).ravel() for box in _sample(micrograph.info.specimen.shape)])
+    return intensity_sample(micrograph, _WINDOWS)
 
 
-def _sample(shape: tuple[int, int]) -> list[Box]:
+def _sample(shape: tuple[int, int], windows: int) -> list[Box]:
     height, width = shape
-    if height * width <= _WINDOWS * _WINDOW**2:
+    if height * width <= windows * _WINDOW**2:
         return [Box.of_shape(shape)]
-    rows = min(max(1, round(sqrt(_WINDOWS * height / width))), max(1, height // _WINDOW), _WINDOWS)
-    columns = min(max(1, _WINDOWS // rows), max(1, width // _WINDOW))
-    rows = min(max(1, _WINDOWS // columns), max(1, height // _WINDOW))
+    rows = min(max(1, round(sqrt(windows * height / width))), max(1, height // _WINDOW), windows)
+    columns = min(max(1, windows // rows), max(1, width // _WINDOW))
+    rows = min(max(1, windows // columns), max(1, height // _WINDOW))
     return [
         Box(y0, x0, min(y0 + _WINDOW, height), min(x0 + _WINDOW, width))
         for y0 in _starts(height, rows)
