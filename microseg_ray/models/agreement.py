@@ -24,7 +24,9 @@ _PERCENTILES = (1.0, 50.0, 99.0)
 _DEPTHS = (8, 12, 16, 32)
 _APART = 8.0
 """Times by which the full scale may differ before it is a certain mismatch: 12 bits of 16 are 16 times, 14 bits are 4."""
-_SLACK = 1e-3  # floats that were computed leave 0 to 1 by a last digit
+_SLACK = 0.1
+"""By which floats may leave 0 to 1 before it is a certain mismatch: a dark frame taken away leaves values just below 0."""
+_ROUNDING = 1e-3
 
 
 class Intensities(Frozen):
@@ -121,7 +123,12 @@ def intensity_note(trained: Intensities | None, limits: tuple[float, float], sam
         >>> intensity_note(trained, (0.0, 255.0), np.array([5, 10, 15]))
         'its median intensity is 0.039 after scaling, outside the 0.1 to 0.9 that the model was trained on'
     """
-    if trained is None or not sample.size:
+    if not sample.size:
+        return ""
+    low, high = float(np.nanmin(sample)), float(np.nanmax(sample))
+    if sample.dtype.kind == "f" and limits == (0.0, 1.0) and not (-_ROUNDING <= low and high <= 1 + _ROUNDING):
+        return f"its float intensities go from {low:g} to {high:g}, and the model takes floats from 0 to 1"
+    if trained is None:
         return ""
     middle = (float(np.nanmedian(sample)) - limits[0]) / (limits[1] - limits[0])
     low, _, high = trained.percentiles
