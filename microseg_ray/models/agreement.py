@@ -126,7 +126,7 @@ def intensity_note(trained: Intensities | None, limits: tuple[float, float], sam
     if not sample.size:
         return ""
     low, high = float(np.nanmin(sample)), float(np.nanmax(sample))
-    if sample.dtype.kind == "f" and limits == (0.0, 1.0) and not (-_ROUNDING <= low and high <= 1 + _ROUNDING):
+    if sample.dtype.kind == "f" and limits == (0.0, 1.0) and not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
         return f"its float intensities go from {low:g} to {high:g}, and the model takes floats from 0 to 1"
     if trained is None:
         return ""
