@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import MicrosegError, SettingsError
+from microseg_ray.names import never_raise
 from microseg_ray.settings.registry import JOBS
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    never_raise(sys.stdout, sys.stderr)
     if not given or given[0] in {"-h", "--help", "help", "-V", "--version"}:
         _usage()
         return DONE if given else USAGE

@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import SettingsError
+from microseg_ray.names import key as comparable
 from microseg_ray.quarantine import Failure
 from microseg_ray.sources import list_files, listing_root
 
@@ -43,18 +44,18 @@ def pair(
 ) -> tuple[dict[Path, Path | None], list[Failure]]:
     """The mask of each image, and the images whose mask is not certain; the rule stands in `build_catalog`."""
     image_root, mask_root = listing_root(data.images or ""), listing_root(data.masks or "")
-    near: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    near: dict[tuple[str, str], list[Path]] = defaultdict(list)
     anywhere: dict[str, list[Path]] = defaultdict(list)
     for mask in masks_found:
-        key = mask.stem.removesuffix(data.mask_suffix)
-        near[mask.relative_to(mask_root).parent, key].append(mask)
+        key = comparable(mask.stem.removesuffix(data.mask_suffix))
+        near[_folder(mask, mask_root), key].append(mask)
         anywhere[key].append(mask)
     masks: dict[Path, Path | None] = dict.fromkeys(images)
     failures: list[Failure] = []
     claims: dict[Path, list[tuple[bool, Path]]] = defaultdict(list)
     for image in images:
-        key = image.stem.removesuffix(data.image_suffix)
-        beside = near.get((image.relative_to(image_root).parent, key), [])
+        key = comparable(image.stem.removesuffix(data.image_suffix))
+        beside = near.get((_folder(image, image_root), key), [])
         found = beside or anywhere.get(key, [])
         if len(found) == 1:
             masks[image] = found[0]
@@ -68,6 +69,10 @@ def pair(
     for mask, claimants in claims.items():
         failures += _disputed(mask, claimants)
     return masks, failures
+
+
+def _folder(file: Path, root: Path) -> str:
+    return comparable(file.relative_to(root).parent.as_posix())
 
 
 def _disputed(mask: Path, claimants: list[tuple[bool, Path]]) -> list[Failure]:

@@ -114,7 +114,9 @@ class TileStore:
             StoreError: Nothing is there, or it is damaged or not finished.
         """
         folder = Path(folder)
-        folder = folder.parent if folder.name == "tiles.zarr" else folder
+        # The output itself may be called tiles.zarr.
+        if folder.name == "tiles.zarr" and not (folder / "tiles.zarr").exists():
+            folder = folder.parent
         try:
             group = zarr.open_group(folder / "tiles.zarr", mode="r+" if unfinished else "r")
             record = cast("dict[str, Any]", group.attrs["microseg"])
