@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.annotations.readers.coco import read_coco
 from microseg_ray.annotations.readers.cvat import read_cvat
-from microseg_ray.annotations.readers.geojson import read_geojson
+from microseg_ray.annotations.readers.geojson import is_geometry, read_geojson
 from microseg_ray.annotations.readers.imagej import read_imagej
 from microseg_ray.annotations.readers.labelme import read_labelme
 from microseg_ray.annotations.readers.via import read_via
@@ -105,12 +105,12 @@ def _family(path: Path) -> str:
 def _json_format(path: Path, document: Any) -> str:
     if isinstance(document, list):
         kinds = {item.get("type") for item in document if isinstance(item, dict)}
-        if kinds == {"Feature"} or not document:
+        if kinds == {"Feature"} or not document or all(is_geometry(item) for item in document):
             return "geojson"
     elif isinstance(document, dict):
         if "_via_img_metadata" in document:
             return "via"
-        if document.get("type") in {"FeatureCollection", "Feature"}:
+        if document.get("type") in {"FeatureCollection", "Feature"} or is_geometry(document):
             return "geojson"
         if {"images", "annotations", "categories"} <= document.keys():
             return "coco"

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["annotate"]
 
+_SHOWN = 5
+
 
 def annotate(
     settings: AnnotateSettings, progress: Callable[[str, int, int], None] = lambda *_: None
@@ -81,6 +83,10 @@ def annotate(
         work.draw(chosen, files, progress)
     else:
         work.convert(chosen, files, progress)
+    if not report.masks and not report.failures:
+        # An output without a mask is never a success.
+        left_out = ", ".join(f"{count} {name}" for name, count in report.problems.items()) or "no annotations"
+        report.failures.append((settings.annotations or settings.images or "", "annotation", f"no mask: {left_out}"))
     report.failures.sort()
     write_report(output, report, settings.resolved())
     settle(output, "annotate")
@@ -94,6 +100,7 @@ class _Work:
         self, settings: AnnotateSettings, report: AnnotationReport, root: Path, output: Path, stems: dict[Path, Path]
     ) -> None:
         self.settings, self.report, self.root, self.output, self.stems = settings, report, root, output, stems
+        self._known = {*settings.class_values, *settings.codes}
         self.index = ImageIndex(list(stems), root, settings.image_suffix)
 
     def draw(self, chosen: str, files: list[Path], progress: Callable[[str, int, int], None]) -> None:
@@ -164,12 +171,16 @@ class _Work:
 
     def _draw_one(self, image: Path, drawings: list[Drawing]) -> None:
         with open_micrograph(image, self.settings.source) as micrograph:
-            shape = micrograph.info.shape
+            shape, parts = micrograph.info.shape, micrograph.info.parts
         for drawing in drawings:
             if drawing.size is not None and drawing.size != shape:
                 reason = f"{drawing.where} is for {drawing.size} px (height, width), the image has {shape}"
                 raise InputError(image, reason, "annotate the image itself, or scale it back to that size")
-        regions = self._named_regions(drawings, shape)
+        # In a file of one page the place in the stack is the channel.
+        page = None if parts.pages == 1 and len(parts.channel_names) > 1 else parts.page
+        regions = self._named_regions(drawings, shape, page)
+        if not regions:
+            self._require_empty(image, drawings, page)
         if not regions and drawings:
             self.report.images_without_regions.append(self._name(image))
             if self.settings.empty == "skip":
@@ -182,15 +193,43 @@ class _Work:
 
         self._write(image, shape, read, len(regions))
 
-    def _named_regions(self, drawings: list[Drawing], shape: tuple[int, int]) -> list[Region]:
+    def _require_empty(self, image: Path, drawings: list[Drawing], page: int | None) -> None:
+        """Refuse an image whose annotation has regions, where none of them was drawn: its mask would be all background."""
+        regions = [region for drawing in drawings for region in drawing.regions]
+        others = sorted({region.page for region in regions if _elsewhere(region, page) and region.page is not None})
+        unknown = sorted({region.value for region in regions if not _elsewhere(region, page)} - self._known)
+        skipped = [reason for drawing in drawings for _, reason in drawing.skipped]
+        number = len(regions) + len(skipped)
+        if not number:
+            return
+        reasons, advice = [], "correct the annotation"
+        if skipped:
+            reasons.append(f"{len(skipped)} cannot be drawn, such as: {skipped[0]}")
+        if others:
+            reasons.append(f"page {page} is read, and they are on {', '.join(map(str, others[:_SHOWN]))}")
+            advice = f"give --source.page {others[0]}"
+        if unknown and self.settings.default_class is None:
+            reasons.append(f"their values are no classes ({', '.join(map(repr, unknown[:_SHOWN]))})")
+            advice = "map them with --class_values, or all of them to one class with --default_class NAME"
+        if not reasons:
+            reasons.append("all lie outside the image")
+        raise InputError(image, f"none of its {number} regions was drawn: {'; '.join(reasons)}", advice)
+
+    def _named_regions(self, drawings: list[Drawing], shape: tuple[int, int], page: int | None) -> list[Region]:
         """Regions by class name; the rest goes to the report."""
-        report, codes = self.report, self.settings.codes
+        report, codes, default = self.report, self.settings.codes, self.settings.default_class
         regions: list[Region] = []
         for drawing in drawings:
             report.skipped_regions += drawing.skipped
             report.ignored_shapes.update(drawing.ignored)
             for region in drawing.regions:
+                if _elsewhere(region, page):
+                    report.other_pages.append((region.where, f"page {region.page}"))
+                    continue
                 name = self.settings.class_values.get(region.value, region.value)
+                if name not in codes and default is not None:
+                    report.defaulted_classes[region.value] += 1
+                    name = default
                 if name not in codes:
                     report.unknown_classes[region.value] += 1
                     continue
@@ -213,18 +252,25 @@ class _Work:
             if labels.shape != shape:
                 reason = f"its annotation {file} has {labels.shape} px (height, width), the image has {shape}"
                 raise InputError(image, reason, "annotate the image itself, or scale it back to that size")
-            self._write(image, shape, labels.read, None)
+            path = self._write(image, shape, labels.read, None)
         finally:
             labels.close()
         self.report.unmatched_pixels.update(labels.unmatched)
+        if sum(labels.unmatched.values()) >= shape[0] * shape[1]:
+            path.unlink()
+            self.report.masks.pop()
+            found = ", ".join(name for name, _ in labels.unmatched.most_common(_SHOWN))
+            reason = f"no pixel of its annotation {file} fits a rule; it holds {found}"
+            raise InputError(image, reason, "check colors, thresholds, offset or class_values, or set other")
 
     def _write(
         self, image: Path, shape: tuple[int, int], read: Callable[[Box], NDArray[np.uint8]], regions: int | None
-    ) -> None:
+    ) -> Path:
         path, counts = write_mask(self.stems[image], shape, read)
         pixels = tuple(int(count) for count in counts[: len(self.report.classes)])
         name = path.relative_to(self.output).as_posix()
         self.report.masks.append(MaskLine(self._name(image), name, regions, pixels, int(counts[IGNORE_INDEX])))
+        return path
 
     def _try(self, image: Path, step: Callable[[], None]) -> None:
         try:
@@ -237,6 +283,11 @@ class _Work:
 
     def _name(self, image: Path) -> str:
         return image.relative_to(self.root).as_posix()
+
+
+def _elsewhere(region: Region, page: int | None) -> bool:
+    """Whether a region was drawn on another page than the one that is read; page None takes all."""
+    return page is not None and region.page is not None and region.page != page
 
 
 def open_labels(chosen: str, file: Path, settings: AnnotateSettings) -> Labels:

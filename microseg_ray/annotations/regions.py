@@ -29,6 +29,7 @@ __all__ = [
     "collect",
     "line",
     "number",
+    "page_of",
     "points",
     "polygon",
     "read_json",
@@ -58,6 +59,7 @@ class Region:
         value: Its class, as the annotation says it.
         shape: Where it is.
         where: File and place in it, for messages.
+        page: Index of the page of the image that it was drawn on; None where it belongs to all of them.
 
     Example:
         >>> from microseg_ray.annotations.shapes import Rectangle
@@ -68,6 +70,7 @@ class Region:
     value: str
     shape: Shape
     where: str = ""
+    page: int | None = None
 
 
 @dataclass(eq=False)
@@ -117,8 +120,17 @@ class ReadOptions:
         return -0.5 if is_corner else 0.0
 
 
-def collect(drawing: Drawing, where: str, value: str, make: Callable[[], Shape]) -> None:
+def collect(
+    drawing: Drawing, where: str, value: str, make: Callable[[], Shape], page: Callable[[], int | None] = lambda: None
+) -> None:
     """Add a region to a drawing, or the reason why it cannot be drawn.
+
+    Args:
+        drawing: The drawing.
+        where: File and place in it.
+        value: The region's class, as the annotation has it.
+        make: Returns the shape, or raises `BadRegionError` or `IgnoredShapeError`.
+        page: Returns the page that it was drawn on, or raises `BadRegionError`.
 
     Example:
         >>> drawing = Drawing("a.png", "a.json")
@@ -127,11 +139,26 @@ def collect(drawing: Drawing, where: str, value: str, make: Callable[[], Shape])
         ([], [('a.json: region 1', 'a polygon of 2 points has no area')])
     """
     try:
-        drawing.regions.append(Region(value, make(), where))
+        drawing.regions.append(Region(value, make(), where, page()))
     except BadRegionError as error:
         drawing.skipped.append((where, str(error)))
     except IgnoredShapeError as error:
         drawing.ignored[str(error)] = drawing.ignored.get(str(error), 0) + 1
+
+
+def page_of(z: int, t: int) -> int | None:
+    """The page of slice z and frame t, both from 0, -1 where one is not set.
+
+    Raises:
+        BadRegionError: It depends on the number of slices, which annotations do not hold.
+
+    Example:
+        >>> page_of(2, -1), page_of(2, 0), page_of(-1, 4), page_of(-1, -1)
+        (2, 2, 4, None)
+    """
+    if t <= 0 or z < 0:
+        return None if max(z, t) < 0 else max(z, t)
+    raise BadRegionError(f"it is on slice {z + 1} of frame {t + 1}: which page that is, the annotation does not say")
 
 
 def number(value: Any, name: str) -> float:
@@ -280,5 +307,7 @@ def validated(path: Path, document: Any, model: type[ModelT] | TypeAdapter[Model
         shown = repr(first.get("input"))
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         raise InputError(
-            path, f"at {place}: {first['msg']} (got {shown})", "this is not the format that was expected; give --format"
+            path,
+            f"at {place}: {first['msg']} (got {shown})",
+            "this is not the format that was expected; check the file, or --format",
         ) from error

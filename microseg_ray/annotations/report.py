@@ -38,7 +38,7 @@ class MaskLine:
 
 @dataclass
 class AnnotationReport:
-    """What came out of the annotations.
+    """What was made of the annotations.
 
     Attributes:
         format: The annotations' format.
@@ -47,6 +47,8 @@ class AnnotationReport:
         masks: One line per mask that was written.
         regions: Drawn regions per class.
         unknown_classes: Regions whose class is no class: value -> regions. They were not drawn.
+        defaulted_classes: Regions whose class is no class, drawn as `default_class`: value -> regions.
+        other_pages: Regions of another page than the one that is read: (where, page). They were not drawn.
         unmatched_pixels: Pixels of annotation images that fit no rule: colour or number -> pixels. They are 255.
         ignored_shapes: Points and other shapes without an area: kind -> count.
         images_without_regions: Images that are annotated with nothing; skipped unless `empty: unlabelled`.
@@ -70,6 +72,8 @@ class AnnotationReport:
     masks: list[MaskLine] = field(default_factory=list)
     regions: Counter[str] = field(default_factory=Counter)
     unknown_classes: Counter[str] = field(default_factory=Counter)
+    defaulted_classes: Counter[str] = field(default_factory=Counter)
+    other_pages: list[tuple[str, str]] = field(default_factory=list)
     unmatched_pixels: Counter[str] = field(default_factory=Counter)
     ignored_shapes: Counter[str] = field(default_factory=Counter)
     images_without_regions: list[str] = field(default_factory=list)
@@ -101,6 +105,7 @@ class AnnotationReport:
         """How often each kind of thing was left out; what `strict` fails on."""
         found = {
             "regions of unknown class": sum(self.unknown_classes.values()),
+            "regions of other pages": len(self.other_pages),
             "pixels that fit no rule": sum(self.unmatched_pixels.values()),
             "shapes without an area": sum(self.ignored_shapes.values()),
             "images without regions": len(self.images_without_regions),

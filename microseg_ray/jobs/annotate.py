@@ -51,13 +51,17 @@ def annotate(settings: AnnotateSettings, _start: StartRay) -> int:
 
 def _list_problems(report: AnnotationReport) -> None:
     counted = {
+        "regions drawn as default_class": report.defaulted_classes,
         "regions of unknown class, not drawn": report.unknown_classes,
         "pixels that fit no rule, ignored": report.unmatched_pixels,
         "shapes without an area, not drawn": report.ignored_shapes,
     }
     for title, counts in counted.items():
         _show(title, sum(counts.values()), [f"{name}: {count}" for name, count in counts.most_common()])
+    if report.unknown_classes:
+        console.print("  [dim]map values with --class_values, or all of them with --default_class NAME[/]")
     listed: dict[str, list[str]] = {
+        "regions of other pages, not drawn": [f"{place}: {page}" for place, page in report.other_pages],
         "images without regions": report.images_without_regions,
         "images without annotation": report.images_without_annotation,
         "annotations without image": [f"{place}: {reason}" for place, reason in report.annotations_without_image],

@@ -115,6 +115,10 @@ class AnnotateSettings(JobSettings):
     class_values: dict[str, str] = Field(
         default_factory=dict, description="value in the annotations: class name, or ignore"
     )
+    default_class: str | None = Field(
+        default=None,
+        description="class of every drawn region whose value is neither a class nor in class_values, or ignore",
+    )
     priority: tuple[str, ...] = Field(
         default=(), description="classes, strongest first, for overlaps; without it the later region wins"
     )
@@ -166,6 +170,7 @@ class AnnotateSettings(JobSettings):
         names = {item.name for item in self.classes}
         used = {
             "class_values": {*self.class_values.values()} - {IGNORE},
+            "default_class": {self.default_class or IGNORE} - {IGNORE},
             "priority": {*self.priority},
             "colors": {*self.colors.values()} - {IGNORE},
             "thresholds": {rule.name for rule in self.thresholds} - {IGNORE},

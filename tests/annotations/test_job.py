@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from microseg_ray.annotations import ReadOptions, annotate
 from microseg_ray.annotations.matching import ImageIndex, NoMatchError, RefusedNameError
 from microseg_ray.annotations.readers.coco import read_coco
 from microseg_ray.annotations.writing import write_mask
-from microseg_ray.errors import SettingsError
+from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.geometry import Box
 from microseg_ray.settings import AnnotateSettings, load_settings
 from microseg_ray.settings.annotate import PRESETS
@@ -470,3 +471,154 @@ def test_melt_pools_have_the_areas_that_coco_says(
     # Masks hold the union, and melt pools hardly overlap.
     assert report.pixels[1] == pytest.approx(told.sum(), rel=0.01)
     print("meltpool", report.pixels, report.fractions)
+
+
+def write_rois(path: Path, *rois: tuple[str, dict[str, int]]) -> Path:
+    """A ZIP of squares of 10 px, by name, each at a place in a stack; no two squares touch."""
+    from roifile import ImagejRoi
+
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, (name, place) in enumerate(rois):
+            x, y = 15 * (number % 4), 15 * (number // 4)
+            corners = np.array([[x, y], [x + 10, y], [x + 10, y + 10], [x, y + 10]], np.float32)
+            roi = ImagejRoi.frompoints(corners, name=name)
+            for key, value in place.items():
+                setattr(roi, key, value)
+            archive.writestr(f"{name}.roi", roi.tobytes())
+    return path
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    folder = tmp_path / "stack"
+    folder.mkdir()
+    tifffile.imwrite(folder / "a.tif", np.zeros((3, SIDE, SIDE), np.uint8), photometric="minisblack")
+    return folder
+
+
+@pytest.mark.parametrize("key", ["position", "z_position", "t_position"])
+def test_regions_of_other_pages_are_not_drawn_but_listed(stack: Path, tmp_path: Path, key: str) -> None:
+    rois = [("i-1", {key: 1}), ("i-2", {key: 2}), ("t-3", {key: 3}), ("t-4", {})]
+    zipped = write_rois(tmp_path / "a.zip", *rois)
+    for page in range(3):
+        report, masks = run(stack, zipped, tmp_path, source={"page": page})
+        drawn = {corner: int(masks["a.tif"][5, 5 + 15 * corner]) for corner in range(4)}
+        own = [2, 2, 1][page]
+        assert drawn == {corner: own if corner == page else 1 if corner == 3 else 0 for corner in range(4)}
+        assert len(report.other_pages) == 2
+        assert report.problems["regions of other pages"] == 2
+
+
+def test_regions_of_other_pages_alone_are_no_mask(stack: Path, tmp_path: Path, microseg: Callable[..., Any]) -> None:
+    zipped = write_rois(tmp_path / "a.zip", ("i-1", {"position": 3}), ("t", {"z_position": 2, "t_position": 2}))
+    options = ("--images", stack, "--annotations", zipped, "--classes", '["matrix","t","i"]')
+    done = microseg("annotate", *options, "--output", tmp_path / "masks")
+    assert done.code == 3
+    assert "page 0 is read, and they are on 2; give --source.page 2" in done.out
+    assert "it is on slice 2 of frame 2" in done.out
+    assert not list((tmp_path / "masks").glob("*.png"))
+
+
+def test_frames_of_a_coco_file_are_pages(stack: Path, tmp_path: Path) -> None:
+    def document(**keys: Any) -> Path:
+        images = [{"id": n, "file_name": "a.tif", "height": SIDE, "width": SIDE} for n in range(3)]
+        images = [{**image, **dict.fromkeys(keys, image["id"])} for image in images]
+        square = [[5, 5, 25, 5, 25, 25, 5, 25]]
+        drawn = [{"image_id": 1, "category_id": 1, "segmentation": square}]
+        path = tmp_path / "coco.json"
+        whole = {"images": images, "annotations": drawn, "categories": [{"id": 1, "name": "i"}]}
+        path.write_text(json.dumps(whole), encoding="utf-8")
+        return path
+
+    report, masks = run(stack, document(frame_index=0), tmp_path)
+    assert not masks
+    assert "give --source.page 1" in report.failures[0][2]
+    _, masks = run(stack, document(frame_index=0), tmp_path, source={"page": 1})
+    assert masks["a.tif"].sum() == 2 * 400
+    with pytest.raises(InputError, match=r"3 images are named a\.tif"):
+        run(stack, document(), tmp_path)
+
+
+def test_the_plane_of_a_geojson_is_a_page(stack: Path, tmp_path: Path) -> None:
+    ring = [[5, 5], [25, 5], [25, 25], [5, 25], [5, 5]]
+
+    def write(z: int) -> Path:
+        geometry = {"type": "Polygon", "coordinates": [ring], "plane": {"c": -1, "z": z, "t": 0}}
+        feature = {"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": "i"}}}
+        (tmp_path / "a.geojson").write_text(json.dumps([feature]), encoding="utf-8")
+        return tmp_path / "a.geojson"
+
+    assert run(stack, write(0), tmp_path)[1]["a.tif"].sum() == 2 * 400
+    report, masks = run(stack, write(2), tmp_path)
+    assert not masks
+    assert "give --source.page 2" in report.failures[0][2]
+    assert run(stack, write(2), tmp_path, source={"page": 2})[1]["a.tif"].sum() == 2 * 400
+
+
+def unmapped(kind: str, folder: Path) -> tuple[Path, str]:
+    """An annotation of two regions in one format, none of which has a class that is known; and the format."""
+    corners = [[5, 5], [25, 5], [25, 25], [5, 25]]
+    ring = [*corners, corners[0]]
+    flat = [value for corner in corners for value in corner]
+    points = ";".join(f"{x},{y}" for x, y in corners)
+    drawn = f'<polygon label="7" points="{points}"/>'
+    texts = {
+        "labelme": json.dumps({"shapes": [{"label": 7, "points": corners}] * 2}),
+        "coco": json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "a.png", "height": SIDE, "width": SIDE}],
+                "annotations": [{"image_id": 1, "category_id": 7, "segmentation": [flat]}] * 2,
+                "categories": [],
+            }
+        ),
+        "cvat": f'<annotations><image name="a.png" width="{SIDE}" height="{SIDE}">{drawn}{drawn}</image></annotations>',
+        "geojson": json.dumps([{"type": "Polygon", "coordinates": [ring]}] * 2),
+    }
+    suffix = {"cvat": ".xml", "geojson": ".geojson"}.get(kind, ".json")
+    if kind == "imagej":
+        return write_rois(folder / "a.zip", ("0001-0171", {}), ("0002-0174", {})), kind
+    if kind == "via":
+        return write_via(folder / "a.json", **{"a.png": [(LEFT, {}), (RIGHT, {})]}), kind
+    (folder / f"a{suffix}").write_text(texts[kind], encoding="utf-8")
+    return folder / f"a{suffix}", kind
+
+
+@pytest.mark.parametrize("kind", ["via", "labelme", "coco", "cvat", "geojson", "imagej"])
+@pytest.mark.parametrize("empty", ["skip", "unlabelled"])
+def test_regions_without_a_class_are_never_an_empty_success(
+    kind: str, empty: str, images: Path, tmp_path: Path, microseg: Callable[..., Any]
+) -> None:
+    annotation, kind = unmapped(kind, tmp_path)
+    options = ("--images", images, "--annotations", annotation, "--classes", '["matrix","t"]', "--empty", empty)
+    done = microseg("annotate", *options, "--output", tmp_path / "masks")
+    assert done.code == 3
+    assert "none of its 2 regions was drawn" in done.out
+    assert "all of them to one class with --default_class NAME" in done.out
+    assert not list((tmp_path / "masks").glob("*.png"))
+    done = microseg("annotate", *options, "--default_class", "t", "--output", tmp_path / "again", "--strict")
+    assert done.code == 0, done.out + done.err
+    assert (read_mask(tmp_path / "again" / "a.png") == 1).sum() >= 100
+    assert "2 regions drawn as default_class" in done.out
+
+
+def test_an_output_without_a_mask_is_never_a_success(
+    images: Path, tmp_path: Path, microseg: Callable[..., Any]
+) -> None:
+    via = write_via(tmp_path / "via.json", **{"gone.png": [(LEFT, {"name": "i"})], "a.png": []})
+    options = ("--images", images, "--annotations", via, "--classes", '["matrix","i"]', "--output", tmp_path / "masks")
+    done = microseg("annotate", *options, "--attribute", "name")
+    assert done.code == 3
+    assert "no mask: 1 images without regions, 1 annotations without image" in done.out
+
+
+def test_an_annotation_image_without_a_known_colour_is_no_mask(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "drawn").mkdir()
+    Image.fromarray(np.full((SIDE, SIDE, 3), (1, 2, 3), np.uint8)).save(tmp_path / "drawn" / "a.png")
+    report, masks = run(images, tmp_path / "drawn", tmp_path, format="colors")
+    assert not masks
+    assert "fits a rule; it holds #010203" in report.failures[0][2]
+
+
+def test_a_default_class_that_is_no_class_is_refused() -> None:
+    with pytest.raises(ValueError, match="default_class: no class 'grian'"):
+        AnnotateSettings(images="x", annotations="y", output="z", classes=["a"], default_class="grian")

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["CocoPolygons", "CocoRuns", "read_coco"]
 
 
+_PAGE_KEYS = ("page", "frame_index", "frame_id", "frame")
+
+
 class _Image(BaseModel):
+    model_config = {"extra": "allow"}
     id: int | str
     file_name: str
     height: int
@@ -146,6 +150,7 @@ def read_coco(path: Path, options: ReadOptions) -> list[Drawing]:
         image.id: Drawing(image.file_name, f"{path.name}: {image.file_name}", (image.height, image.width))
         for image in document.images
     }
+    pages = _pages(path, document.images)
     if len(drawings) < len(document.images):
         raise InputError(path, "two images have the same id", "export the annotations again")
     for place, annotation in enumerate(document.annotations):
@@ -155,8 +160,30 @@ def read_coco(path: Path, options: ReadOptions) -> list[Drawing]:
         drawing = drawings[annotation.image_id]
         value = _value(annotation, names, options.attribute)
         where = f"{drawing.where}: annotations.{place}"
-        collect(drawing, where, value, partial(_shape, annotation.segmentation, drawing.size or (0, 0)))
+        shape = partial(_shape, annotation.segmentation, drawing.size or (0, 0))
+        collect(drawing, where, value, shape, partial(pages.get, annotation.image_id))
     return list(drawings.values())
+
+
+def _pages(path: Path, images: list[_Image]) -> dict[int | str, int]:
+    """The page of each image that shares its file with others; a file of its own has no such number.
+
+    Raises:
+        InputError: Nothing says which frame is which page.
+    """
+    by_name: dict[str, list[_Image]] = {}
+    for image in images:
+        by_name.setdefault(image.file_name, []).append(image)
+    pages: dict[int | str, int] = {}
+    for name, several in by_name.items():
+        for image in several if len(several) > 1 else ():
+            extra = image.model_extra or {}
+            page = next((extra[key] for key in _PAGE_KEYS if isinstance(extra.get(key), int)), None)
+            if page is None:
+                reason = f"{len(several)} images are named {name}, and none of {', '.join(_PAGE_KEYS)} says which page each is"
+                raise InputError(path, reason, "export each page as a file of its own")
+            pages[image.id] = page
+    return pages
 
 
 def _value(annotation: _Annotation, names: dict[int | str, str], attribute: str | None) -> str:

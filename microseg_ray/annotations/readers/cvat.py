@@ -67,11 +67,16 @@ def read_cvat(path: Path, options: ReadOptions) -> list[Drawing]:
         raise InputError(path, f"at the top: <{root.tag}>, not <annotations>", _EXPORT)
     if root.find("track") is not None:
         raise InputError(path, "this is CVAT for video, with tracks", _EXPORT)
-    drawings = []
+    drawings: list[Drawing] = []
+    names: set[str] = set()
     for place, image in enumerate(root.iter("image"), start=1):
         name, size = image.get("name"), _size(path, image, place)
         if not name:
             raise InputError(path, f"at image {place}: it has no name", _EXPORT)
+        if name in names:
+            reason = f"at image {place}: {name} is there twice; several frames of one file cannot be told apart"
+            raise InputError(path, reason, "export each page as a file of its own")
+        names.add(name)
         drawing = Drawing(name, f"{path.name}: {name}", size)
         shapes = [shape for shape in image if shape.tag in _SHAPES]
         for number_, shape in sorted(enumerate(shapes, start=1), key=lambda item: _z_order(item[1])):

@@ -16,6 +16,7 @@ from microseg_ray.annotations.regions import (
     IgnoredShapeError,
     collect,
     line,
+    page_of,
     points,
     read_json,
     validated,
@@ -30,7 +31,17 @@ if TYPE_CHECKING:
     from microseg_ray.annotations.regions import ReadOptions
     from microseg_ray.annotations.shapes import Shape
 
-__all__ = ["read_geojson"]
+__all__ = ["is_geometry", "read_geojson"]
+
+_GEOMETRIES = {
+    "Point",
+    "MultiPoint",
+    "LineString",
+    "MultiLineString",
+    "Polygon",
+    "MultiPolygon",
+    "GeometryCollection",
+}
 
 
 class _Feature(BaseModel):
@@ -42,8 +53,9 @@ _Features = TypeAdapter(list[_Feature])
 
 
 def read_geojson(path: Path, options: ReadOptions) -> list[Drawing]:
-    """Read GeoJSON: a FeatureCollection, a bare list of features, or one feature.
+    """Read GeoJSON: a FeatureCollection, a list of features, one feature, or geometries without features.
 
+    A geometry without a feature has no class: its value is "(none)". The plane that QuPath writes is the page.
     Holes are left out, the parts of a multipolygon are one region, lines are drawn with a width, points are ignored.
 
     Args:
@@ -69,13 +81,36 @@ def read_geojson(path: Path, options: ReadOptions) -> list[Drawing]:
     document = read_json(path)
     if isinstance(document, dict):
         document = document.get("features") if document.get("type") == "FeatureCollection" else [document]
+    if isinstance(document, list):
+        document = [{"geometry": item} if is_geometry(item) else item for item in document]
     drawing = Drawing(path.stem, path.name)
     features: list[_Feature] = validated(path, document, _Features)
     for place, feature in enumerate(features):
         value = _value(feature.properties or {}, options.attribute)
         where = f"{path.name}: feature {place + 1}"
-        collect(drawing, where, value, partial(_shape, feature.geometry, options))
+        collect(drawing, where, value, partial(_shape, feature.geometry, options), partial(_page, feature.geometry))
     return [drawing]
+
+
+def is_geometry(item: Any) -> bool:
+    """Whether a JSON value is a geometry without a feature.
+
+    Example:
+        >>> is_geometry({"type": "Polygon", "coordinates": []}), is_geometry({"type": "Feature"})
+        (True, False)
+    """
+    return isinstance(item, dict) and item.get("type") in _GEOMETRIES
+
+
+def _page(geometry: dict[str, Any] | None) -> int | None:
+    """The page of QuPath's plane, whose z and t count from 0."""
+    plane = (geometry or {}).get("plane")
+    if not isinstance(plane, dict):
+        return None
+    z, t = (plane.get(axis, -1) for axis in ("z", "t"))
+    if not isinstance(z, int) or not isinstance(t, int):
+        raise BadRegionError(f"its plane is {plane!r}")
+    return page_of(z, t)
 
 
 def _value(properties: dict[str, Any], attribute: str | None) -> str:

@@ -17,6 +17,7 @@ from microseg_ray.annotations.regions import (
     collect,
     line,
     number,
+    page_of,
     points,
     polygon,
 )
@@ -65,7 +66,7 @@ def read_imagej(path: Path, options: ReadOptions) -> list[Drawing]:
             drawing.skipped.append((where, f"no ROI that can be read ({type(error).__name__}: {error})"))
             continue
         value = _value(roi, name, options)
-        collect(drawing, where, value, partial(_shape, roi, options))
+        collect(drawing, where, value, partial(_shape, roi, options), partial(_page, roi))
     return [drawing]
 
 
@@ -98,6 +99,11 @@ def _value(roi: Any, name: str, options: ReadOptions) -> str:
     text = str(roi.name or name).strip()
     stem = re.sub(r"[\s_.-]*\d+$", "", text)
     return stem if text not in options.known and stem in options.known else text or "(none)"
+
+
+def _page(roi: Any) -> int | None:
+    """The page that a ROI was drawn on; positions count from 1, and 0 is none. A channel alone is no page."""
+    return roi.position - 1 if roi.position > 0 else page_of(roi.z_position - 1, roi.t_position - 1)
 
 
 def _shape(roi: Any, options: ReadOptions) -> Shape:
