@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["LONGEST", "by_text", "fits", "key", "never_raise", "text"]
+__all__ = ["LONGEST", "below", "by_text", "fits", "key", "never_raise", "text"]
 
 LONGEST = 255
 """Bytes of one part of a path on nearly every file system."""
@@ -67,6 +67,19 @@ def by_text(names: Iterable[str]) -> Mapping[str, str]:
         if other != name:
             raise ValueError(f"two names are both shown as {text(name)!r}; rename one of the files")
     return found
+
+
+def below(name: str) -> str:
+    """A relative name as a path that stays below the folder that it is joined to; different names stay different.
+
+    A table of micrographs names files relative to itself, as `../images/a.tif`.
+
+    Example:
+        >>> below("../images/a.tif"), below("images/a.tif"), below("/data/a.tif")
+        ('_up/images/a.tif', 'images/a.tif', '_root/data/a.tif')
+    """
+    parts = ["_up" if part == ".." else part for part in name.split("/") if part not in {"", "."}]
+    return "/".join(["_root", *parts] if name.startswith("/") else parts)
 
 
 def fits(name: str, suffix: str = "") -> bool:

@@ -144,6 +144,7 @@ def test_help_loads_nothing_but_the_registry() -> None:
     assert {name for name in loaded if name.startswith("microseg_ray.")} == {
         "microseg_ray.cli",
         "microseg_ray.errors",
+        "microseg_ray.names",
         "microseg_ray.settings",
         "microseg_ray.settings.registry",
     }

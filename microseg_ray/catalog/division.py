@@ -15,6 +15,7 @@ from microseg_ray.catalog.table import write_catalog
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.files import whole
 from microseg_ray.geometry import Box
+from microseg_ray.names import below
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.settings import Scaling
@@ -125,7 +126,7 @@ def divide(settings: DivideSettings, report: Callable[[int, int], None] = lambda
 
 
 def _stem(row: CatalogRow) -> str:
-    return PurePosixPath(row.name.replace("../", "")).with_suffix("").as_posix().lstrip("/")
+    return PurePosixPath(below(row.name)).with_suffix("").as_posix()
 
 
 def _copies(region: Region, settings: DivideSettings) -> list[str]:

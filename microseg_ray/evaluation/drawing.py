@@ -14,6 +14,7 @@ from microseg_ray.figures import Pane, compose_panel, error_colors, thumbnail, t
 from microseg_ray.figures.pictures import class_palette, stretched
 from microseg_ray.files import whole
 from microseg_ray.geometry import Box
+from microseg_ray.names import below
 from microseg_ray.outputs import Kind, claim, drop, is_record
 from microseg_ray.quarantine import Failure
 from microseg_ray.settings import IGNORE_INDEX
@@ -96,7 +97,7 @@ class Drawing:
         """Claim the files of this evaluation, and delete older pictures, which would be taken for this one's."""
         files = [*TABLES, *_PLOTS, f"events/{FILE}"]
         for name in self._names:
-            files += [f"panels/{name}.png", *(f"overlays/{name}.{part}.png" for part in _PARTS)]
+            files += [f"panels/{below(name)}.png", *(f"overlays/{below(name)}.{part}.png" for part in _PARTS)]
         # An output of an earlier version has no manifest.
         proven = is_record(self._output / "metrics.json", "pooled", "per_image")
         claim(self._output, OWNER, dict.fromkeys(files, Kind.FILE), proven=proven)
@@ -125,8 +126,8 @@ class Drawing:
         pixel_size = None if pixel_size is None else pixel_size / factor
         share = wrong.astype(bool).sum() / max(1, int(known.sum()))
         caption = f"{pair.name}: {100 * share:.2f} % of the labelled pixels are wrong"
-        path = self._save("panels", f"{pair.name}.png", compose_panel(panes, self._specs, pixel_size, caption))
-        self._drawn.append((f"panels/{pair.name}", path))
+        path = self._save("panels", f"{below(pair.name)}.png", compose_panel(panes, self._specs, pixel_size, caption))
+        self._drawn.append((f"panels/{below(pair.name)}", path))
 
     def _overlays(self, pair: Pair, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
         """Truth, prediction, and where both agree, each pixel on the micrograph's own."""
@@ -139,7 +140,7 @@ class Drawing:
         gray = gray_of(pixels)
         both = np.where(truth == prediction, truth, np.uint8(IGNORE_INDEX))
         for name, mask in zip(_PARTS, (truth, prediction, both), strict=True):
-            self._save("overlays", f"{pair.name}.{name}.png", Image.fromarray(tinted(gray, mask, self._palette)))
+            self._save("overlays", f"{below(pair.name)}.{name}.png", Image.fromarray(tinted(gray, mask, self._palette)))
 
     def _save(self, folder: str, name: str, image: Image.Image) -> Path:
         path = self._output / folder / name

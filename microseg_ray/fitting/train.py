@@ -33,7 +33,8 @@ ENTRIES = {
     "epochs": Kind.CHECKPOINTS,
     "events": Kind.EVENTS,
     **dict.fromkeys(
-        ("state.pt", "settings.json", "metrics.csv", "mlflow_run", "weights.json", "curves.png"), Kind.FILE
+        (PROGRESS_FILE, "state.pt", "settings.json", "metrics.csv", "mlflow_run", "weights.json", "curves.png"),
+        Kind.FILE,
     ),
 }
 """What a fit creates in its output."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.parquet as pq
 
-from microseg_ray.files import write_arrow_csv, write_parquet
+from microseg_ray.files import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -114,12 +115,14 @@ def area_rows(measured: Measured, classes: tuple[ClassSpec, ...]) -> list[AreaRo
 
 
 def write_areas(folder: Path, rows: Iterable[AreaRow]) -> None:
-    """Write areas.csv and areas.parquet, each whole or not at all.
+    """Write areas.csv and areas.parquet, both or neither.
 
     Args:
         folder: The run folder.
         rows: All rows, in the order of the table.
     """
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=AREA_SCHEMA)
-    write_arrow_csv(folder / "areas.csv", table)
-    write_parquet(folder / "areas.parquet", table)
+    # Both are written before either is renamed, so that a full disk leaves the older pair.
+    with whole(folder / "areas.csv") as csv, whole(folder / "areas.parquet") as parquet:
+        pa.csv.write_csv(table, csv)
+        pq.write_table(table, parquet)

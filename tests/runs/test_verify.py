@@ -107,6 +107,9 @@ def test_seams_are_in_run_json_and_in_every_mask(run):
         "pixels",
         "seam_max_abs",
         "seam_argmax_flips",
+        "shape_pixels",
+        "shape_max_abs",
+        "shape_argmax_flips",
     }
     _, store = first_store(run)
     assert store.note["verdict"] == "exact"

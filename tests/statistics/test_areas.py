@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microseg_ray.settings import ClassSpec
-from microseg_ray.statistics import areas as measurement
 from microseg_ray.statistics.areas import AREA_SCHEMA, AreaRow, Measured, area_rows, write_areas
 
 CLASSES = (ClassSpec(name="matrix"), ClassSpec(name="pore, open"), ClassSpec(name='"grain"'))
@@ -99,7 +98,7 @@ def test_tables_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> 
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(measurement.pq, "write_table", killed)
+    monkeypatch.setattr(pq, "write_table", killed)
     with pytest.raises(OSError, match="No space"):
         write_areas(tmp_path, area_rows(measured([5, 5, 5]), CLASSES))
     assert all((tmp_path / name).read_bytes() == raw for name, raw in before.items())

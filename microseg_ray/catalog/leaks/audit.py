@@ -182,6 +182,7 @@ def write_leaks(path: str | os.PathLike[str], leaks: Iterable[Leak]) -> None:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "leaks.csv"
         ...     write_leaks(path, [Leak("a.tif", "train", "b.tif", "test", "equal", "the same bytes", 1.0)])
