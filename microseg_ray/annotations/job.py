@@ -14,6 +14,7 @@ from microseg_ray.annotations.regions import Drawing, ReadOptions, Region
 from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, write_report
 from microseg_ray.annotations.writing import write_mask
 from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.files import delete_file
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.settings.classes import IGNORE_INDEX
 from microseg_ray.sources import list_files, listing_root, open_micrograph
@@ -257,7 +258,7 @@ class _Work:
             labels.close()
         self.report.unmatched_pixels.update(labels.unmatched)
         if sum(labels.unmatched.values()) >= shape[0] * shape[1]:
-            path.unlink()
+            delete_file(path)
             self.report.masks.pop()
             found = ", ".join(name for name, _ in labels.unmatched.most_common(_SHOWN))
             reason = f"no pixel of its annotation {file} fits a rule; it holds {found}"
