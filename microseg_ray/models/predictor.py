@@ -140,6 +140,17 @@ class Predictor:
         with self._context():
             return self._forward(batch, limits).contiguous().cpu().numpy()
 
+    def masks_and_scores(
+        self, batch: NDArray[np.generic], limits: tuple[float, float]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """What `masks` and `scores` return, from one forward pass.
+
+        Args and errors are those of `masks`.
+        """
+        with self._context():
+            logits = self._forward(batch, limits)
+            return largest(logits).cpu().numpy(), logits.contiguous().softmax(dim=1).cpu().numpy()
+
     @contextlib.contextmanager
     def _context(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:

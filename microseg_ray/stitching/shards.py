@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.geometry import Box, Tile, TileGrid, ceil_to
 from microseg_ray.settings import IGNORE_INDEX
+from microseg_ray.stitching.extra import Extra, extra_output
 from microseg_ray.stitching.windows import Blend, argmax_first, window
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EnginePlan", "Extra", "Predictor", "ShardPixels", "engine_grid", "predict_shard", "shard_window"]
 
-Extra = Literal["none", "margin", "entropy", "probabilities"]
 Limits = tuple[float, float]
 
 
@@ -165,8 +165,54 @@ def predict_shard(
                 mask[tile.core.relative_to(box).slices] = predicted[(slot, *tile.core_in_tile.slices)]
             del predicted  # before the next batch is computed: one result is held, not two
         return ShardPixels(mask, None)
+    if plan.blend == "crop" and not plan.tta:
+        return _cropped_with_extra(pixels, region, predictor, tiles, box, plan, limits)
     scores = _blended(pixels, region, predictor, tiles, box, plan, limits)
     return ShardPixels(argmax_first(scores), extra_output(scores, plan.extra))
+
+
+def _cropped_with_extra(
+    pixels: NDArray[Any],
+    region: Box,
+    predictor: Predictor,
+    tiles: list[Tile],
+    box: Box,
+    plan: EnginePlan,
+    limits: Limits,
+) -> ShardPixels:
+    """The mask of a run without `extra`, and the extra output.
+
+    The class comes from the logits, as without `extra`: rounded to probabilities, two close logits can be equal, and the
+    first class would win.
+    """
+    mask = np.empty(box.shape, np.uint8)
+    scores = np.empty((predictor.classes, *box.shape), np.float32)
+    for batch, members in _batches(pixels, region, tiles, plan.batch):
+        chosen, predicted = masks_and_scores(predictor, batch, limits)
+        for slot, tile in enumerate(members):
+            here, there = tile.core.relative_to(box).slices, tile.core_in_tile.slices
+            mask[here] = chosen[(slot, *there)]
+            scores[(..., *here)] = predicted[(slot, ..., *there)]
+        del chosen, predicted
+    _require_finite(scores)
+    return ShardPixels(mask, extra_output(scores, plan.extra))
+
+
+def masks_and_scores(
+    predictor: Predictor, batch: NDArray[Any], limits: Limits
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Class indices and probabilities of a batch; in one forward pass where the predictor has a `masks_and_scores`.
+
+    Args:
+        predictor: The model.
+        batch: (n, channel, y, x) in the source's dtype.
+        limits: Intensities (low, high) of the micrograph's scaling.
+    """
+    one_pass = getattr(predictor, "masks_and_scores", None)
+    if one_pass is None:
+        return predictor.masks(batch, limits), predictor.scores(batch, limits)
+    both: tuple[NDArray[np.uint8], NDArray[np.float32]] = one_pass(batch, limits)
+    return both
 
 
 def _batches(
@@ -217,11 +263,15 @@ def _blended(
         del predicted
     if plan.blend != "crop":
         scores /= total
+    _require_finite(scores)
+    return scores
+
+
+def _require_finite(scores: NDArray[np.float32]) -> None:
     # A finite sum has finite terms only, and costs no array.
     if not np.isfinite(scores.sum(dtype=np.float64)):
         bad = int(np.count_nonzero(~np.isfinite(scores).all(axis=0)))
         raise MicrosegError(f"the scores are NaN or infinite in {bad} pixels, which belong to no class")
-    return scores
 
 
 def stitched_scores(
@@ -280,41 +330,6 @@ def _symmetric_scores(predictor: Predictor, batch: NDArray[Any], limits: Limits)
             del seen, scores
     total /= np.float32(8)
     return total
-
-
-def extra_output(scores: NDArray[np.float32], extra: Extra) -> NDArray[Any] | None:
-    """The per-pixel confidence of a shard.
-
-    Args:
-        scores: (class, y, x) probabilities.
-        extra: `margin` = top-1 minus top-2, `entropy` = Shannon entropy over log(classes); both 0 to 254 for 0 to 1
-            (255 stays "not measured"). `probabilities` = the scores as float16.
-
-    Returns:
-        (y, x) uint8, (class, y, x) float16, or None.
-
-    Example:
-        >>> extra_output(np.array([[[1.0, 0.5]], [[0.0, 0.5]]], np.float32), "margin").tolist()
-        [[254, 0]]
-    """
-    match extra:
-        case "none":
-            return None
-        case "probabilities":
-            return scores.astype(np.float16)
-        case "margin":
-            if len(scores) == 1:
-                share = scores[0]
-            else:
-                top = np.partition(scores, len(scores) - 2, axis=0)
-                share = top[-1] - top[-2]
-        case "entropy":
-            share = np.zeros(scores.shape[1:], np.float32)
-            for plane in scores:
-                safe = np.clip(plane, 1e-12, 1.0)
-                share -= safe * np.log(safe)
-            share /= np.float32(np.log(max(2, len(scores))))
-    return np.asarray(np.rint(np.clip(share, 0, 1) * 254), dtype=np.uint8)
 
 
 def unmeasured(shape: tuple[int, int], extra: Extra, classes: int) -> ShardPixels:

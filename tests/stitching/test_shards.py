@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from microseg_ray.geometry import Box, TileGrid, ceil_to
 from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window, window
-from microseg_ray.stitching.shards import extra_output, shard_bytes
+from microseg_ray.stitching.extra import extra_output
+from microseg_ray.stitching.shards import shard_bytes
 from tests.strategies import plans, shapes
 
 if TYPE_CHECKING:
@@ -43,6 +44,16 @@ class BoxFilter:
     def scores(self, batch: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.float32]:
         masks = self.masks(batch, limits)
         return np.stack([0.2 + 0.4 * (masks == index) for index in range(3)], axis=1).astype(np.float32)
+
+
+class NearTies(BoxFilter):
+    """Logits that differ by less than probabilities can hold: class 1 wins, and both probabilities are equal."""
+
+    def masks(self, batch: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.uint8]:
+        return np.ones((len(batch), *batch.shape[-2:]), np.uint8)
+
+    def scores(self, batch: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.float32]:
+        return np.full((len(batch), 3, *batch.shape[-2:]), 1 / 3, np.float32)
 
 
 class Lopsided(BoxFilter):
@@ -315,3 +326,14 @@ def test_grids_of_the_engine() -> None:
     crop = engine_grid((300, 200), EnginePlan(tile=64, halo=8, stride=4, shard=128))
     assert crop == TileGrid((300, 200), 64, 8, 4, shard=128)
     assert engine_grid((300, 200), EnginePlan(tile=64, halo=8, stride=4, shard=128)) is crop  # made once a micrograph
+
+
+@pytest.mark.parametrize("extra", ["margin", "entropy", "probabilities"])
+def test_an_extra_output_does_not_change_the_mask(extra: Any) -> None:
+    """The class is that of the largest logit, with and without an extra output."""
+    plan = EnginePlan(tile=16, halo=2, stride=1, shard=32, extra=extra)
+    grid, box, image = engine_grid((32, 32), plan), Box(0, 0, 32, 32), picture((32, 32))
+    region, _ = shard_window(grid, box, plan)
+    result = predict_shard(image[(..., *region.slices)], NearTies(), grid, box, plan, (0, 255))
+    assert (result.mask == 1).all()
+    assert result.extra is not None
