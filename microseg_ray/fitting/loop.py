@@ -14,10 +14,11 @@ from torch import nn
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.fitting.batches import Preparation, Tiles, prepared
+from microseg_ray.fitting.history import EpochReport
 from microseg_ray.fitting.sampling import BatchOrder, batches_of
 from microseg_ray.fitting.schedules import learning_rate
 from microseg_ray.fitting.setup import card_of, check_fit, compiled, fresh, loss_of, start_weights
-from microseg_ray.fitting.state import EpochReport, Fit, go_on, identity_of, save_checkpoints, save_state, saved_state
+from microseg_ray.fitting.state import Fit, go_on, identity_of, save_checkpoints, save_state, saved_state
 from microseg_ray.fitting.stepping import StepOptions, Stepper, Tally, autocast
 from microseg_ray.fitting.synced_norm import freeze_norms, synchronise
 from microseg_ray.models.checkpoint import load_checkpoint

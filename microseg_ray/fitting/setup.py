@@ -17,11 +17,13 @@ from microseg_ray.fitting.losses import Loss, build_loss, class_weights_from_cou
 from microseg_ray.fitting.schedules import Progress
 from microseg_ray.fitting.state import Fit
 from microseg_ray.models import build_model
-from microseg_ray.models.agreement import Intensities
+from microseg_ray.models.agreement import Intensities, used_bits
 from microseg_ray.models.card import ModelCard
 from microseg_ray.models.footprint import measure_footprint
 from microseg_ray.models.receptive_field import measure_receptive_field
 from microseg_ray.models.weights import load_weights
+from microseg_ray.sources.specimen.profile import PERCENTILES
+from microseg_ray.tiles.checks import empty_classes
 from microseg_ray.tiles.store import TileStore
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def check_fit(settings: TrainSettings, workers: Workers) -> TileStore:
     tiles = len(store.rows("train"))
     if tiles == 0:
         raise SettingsError(f"train.tiles: {settings.tiles} has no tiles in split train; its splits are {store.splits}")
+    _check_classes(settings, store)
     _check_sides(settings, store)
     shares = workers.world * settings.accumulate
     if min(settings.batch, tiles) < shares:
@@ -66,6 +69,23 @@ def check_fit(settings: TrainSettings, workers: Workers) -> TileStore:
     if settings.select not in choices:
         raise SettingsError(f"train.select: {settings.select!r} is none of {', '.join(choices)}")
     return store
+
+
+def _check_classes(settings: TrainSettings, store: TileStore) -> None:
+    """The classes of the config must be those of the store, in order, and each must have training pixels."""
+    names, wanted = [[item.name for item in classes] for classes in (store.spec.classes, settings.classes)]
+    if wanted and wanted != names:
+        raise SettingsError(
+            f"train.classes: the config names {', '.join(wanted)}, the tile store {settings.tiles} was made with "
+            f"{', '.join(names)}; the order is that of the mask values: correct `classes`, or tile again"
+        )
+    lacking = empty_classes(store.tile_counts("train"), store.spec.classes)
+    if lacking and not settings.allow_empty_classes:
+        raise SettingsError(
+            f"train.tiles: {settings.tiles} has no training pixel of class {', '.join(lacking)}, so the model cannot learn "
+            "it: masks must hold 0, 1, 2 ... in the order of `classes`, and 255 means no class; renumber the masks and "
+            "tile again, leave the class out, or set train.allow_empty_classes"
+        )
 
 
 def _check_sides(settings: TrainSettings, store: TileStore) -> None:
@@ -173,7 +193,12 @@ def compiled(model: nn.Module, device: str) -> nn.Module:
 
 
 def _intensities(store: TileStore) -> Intensities:
-    """The distribution of the training tiles after scaling, from up to 64 of them, spread evenly."""
+    """The distribution of what is trained on, after scaling: as the store says, else of up to 64 of its tiles."""
+    profile = store.spec.intensities
+    if profile is not None:
+        first, median, last = (profile.percentiles[PERCENTILES.index(percent)] for percent in (1.0, 50.0, 99.0))
+        bits = used_bits(profile.dtype, 2**profile.bits - 1)
+        return Intensities(dtype=profile.dtype, bits=bits, percentiles=(first, median, last))
     rows = store.rows("train")
     images, _, limits = store.read(rows[np.unique(np.linspace(0, len(rows) - 1, _SAMPLED_TILES).astype(int))])
     low, high = (limits[:, side, None, None, None] for side in (0, 1))

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from microseg_ray.errors import SettingsError
-from microseg_ray.files import delete_folder, whole, write_csv
+from microseg_ray.files import delete_folder, whole
+from microseg_ray.fitting.history import EpochReport, write_history
 from microseg_ray.models.checkpoint import save_checkpoint
 from microseg_ray.outputs import is_checkpoint
 
@@ -26,14 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STATE_FILE",
-    "EpochReport",
     "Fit",
     "go_on",
     "identity_of",
     "save_checkpoints",
     "save_state",
     "saved_state",
-    "write_history",
 ]
 
 
@@ -42,40 +41,9 @@ KEPT_FOLDER = "epochs"
 
 _NOT_DECIDING = (
     *("tiles", "output", "workers", "ray", "max_failures", "overwrite", "threads", "gpu"),
-    *("channels_last", "compile", "held_bytes", "keep", "mlflow"),
+    *("channels_last", "compile", "held_bytes", "keep", "mlflow", "classes", "allow_empty_classes"),
 )
 """Settings of where and how fast a fit runs, and of what it tells; all others decide its weights."""
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What is known after an epoch; one row of metrics.csv.
-
-    Attributes:
-        epoch: Epochs done, from 1.
-        loss: Mean training loss.
-        val_loss: On the validation split, as one batch; None without one.
-        train_mean_iou: On the augmented training batches, as they were seen.
-        val_mean_iou: On the validation split; None without one.
-        pixel_accuracy: Of the split that selects: validation, else training.
-        class_iou: Per class, of the same split; None where a class is absent.
-        learning_rate: At the epoch's end.
-        seconds: Of this epoch.
-        score: What selects the best epoch; higher is better, so a loss is negative. -inf where it is undefined.
-        best: Whether this is the best epoch so far.
-    """
-
-    epoch: int
-    loss: float
-    val_loss: float | None
-    train_mean_iou: float | None
-    val_mean_iou: float | None
-    pixel_accuracy: float | None
-    class_iou: tuple[float | None, ...]
-    learning_rate: float
-    seconds: float
-    score: float
-    best: bool
 
 
 @dataclass
@@ -197,7 +165,7 @@ def save_state(state: Fit, settings: TrainSettings, identity: str, classes: list
     output = Path(settings.output).absolute()
     with whole(output / STATE_FILE) as partial:
         torch.save({"identity": identity, "settings": _deciding(settings), **state.document()}, partial)
-    write_history(output / "metrics.csv", state.history, classes)
+    write_history(output, state.history, classes)
 
 
 def _selector(row: EpochReport, settings: TrainSettings) -> str:
@@ -266,20 +234,3 @@ def saved_state(settings: TrainSettings, store: TileStore) -> dict[str, Any] | N
             "mixed; give another output, or --overwrite to start afresh"
         )
     return saved
-
-
-def write_history(path: Path, history: list[EpochReport], classes: list[str]) -> None:
-    """metrics.csv, a row per epoch, whole or not at all."""
-    names = [
-        "epoch",
-        "loss",
-        "val_loss",
-        "train_mean_iou",
-        "val_mean_iou",
-        "pixel_accuracy",
-        "learning_rate",
-        "seconds",
-        "best",
-    ]
-    rows = ([*(vars(row)[name] for name in names), *row.class_iou] for row in history)
-    write_csv(path, [*names, *(f"iou_{name}" for name in classes)], rows, line_end="\r\n")

@@ -10,7 +10,7 @@ from microseg_ray.errors import SettingsError
 from microseg_ray.files import write_text
 
 if TYPE_CHECKING:
-    from microseg_ray.fitting.state import EpochReport
+    from microseg_ray.fitting.history import EpochReport
     from microseg_ray.settings import MlflowSettings, TrainSettings
 
 __all__ = ["Events", "MlflowRun", "Tracker", "scalars", "trackers"]

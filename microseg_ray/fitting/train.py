@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from microseg_ray.errors import SettingsError
 from microseg_ray.figures import plot_training
 from microseg_ray.files import delete_file, sole_writer, write_json, write_text
+from microseg_ray.fitting.history import read_history
 from microseg_ray.outputs import Kind, claim, drop, is_record, settle
 from microseg_ray.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from microseg_ray.fitting.state import EpochReport
+    from microseg_ray.fitting.history import EpochReport
     from microseg_ray.fitting.workers import Workers
 
 __all__ = ["StopFit", "TrainProgress", "Trained", "run_fit", "train"]
@@ -64,14 +65,14 @@ class TrainProgress:
 
 @dataclass(frozen=True)
 class Trained:
-    """What the train job came to.
+    """The result of the train job.
 
     Attributes:
         best: Checkpoint of the best epoch.
         last: Checkpoint of the last epoch.
         history: One mapping per epoch, as in metrics.csv.
         stopped: Why the fit ended before its last epoch; empty where it did not.
-        weights: What became of `model.weights`, a line to print; weights.json has all names. Empty without.
+        weights: How much of `model.weights` was used, a line to print; weights.json lists all names. Empty without.
     """
 
     best: Path
@@ -82,7 +83,7 @@ class Trained:
 
 
 class StopFit(Exception):  # noqa: N818 - it asks for an end, it is no error
-    """Raised by a `report`: end the fit after the running epoch; its state is kept, and the same settings go on with it."""
+    """Raised by a `report` to end the fit after the running epoch; its state is kept, and the same settings resume it."""
 
 
 Report = Callable[[TrainProgress], None]
@@ -91,12 +92,12 @@ Launch = Callable[[TrainSettings, Report], None]
 
 
 def train(settings: TrainSettings, report: Report = lambda _: None, launch: Launch | None = None) -> Trained:
-    """Train a model on a tile store, or go on with an interrupted fit.
+    """Train a model on a tile store, or resume an interrupted fit.
 
     Args:
         settings: The job's settings; `workers: 0` runs in this process, without Ray.
-        report: Told where the fit stands, about once a second and after each epoch. It may raise `StopFit`: a scheduler's
-            way to end a fit early. With Ray workers the fit ends after the epoch in which they learn of it.
+        report: Called with the progress about once a second and after each epoch. If it raises `StopFit`, the fit ends
+            after the running epoch, or after the next one where workers run it elsewhere.
         launch: Runs `run_fit` on `workers` workers where that is above 0; `on_ray.fits` has one.
 
     Returns:
@@ -141,7 +142,7 @@ def _train(settings: TrainSettings, report: Report, launch: Launch | None) -> Tr
     delete_file(output / STOP_FILE)
     plot_training(output / "curves.png", output / "metrics.csv")
     settle(output, OWNER)
-    return Trained(output / "best", output / "last", _history(output), stopped, _weights_report(output))
+    return Trained(output / "best", output / "last", read_history(output), stopped, _weights_report(output))
 
 
 def _weights_report(output: Path) -> str:
@@ -150,7 +151,7 @@ def _weights_report(output: Path) -> str:
 
 
 def _taken(path: Path) -> str:
-    """The text of a file that is no longer needed."""
+    """Read and delete a file."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     delete_file(path)
     return text
@@ -173,7 +174,7 @@ def run_fit(
     Args:
         settings: The job's settings.
         workers: Which of the workers this is.
-        report: Called with where the fit stands (of rank 0 only).
+        report: Called with the progress (on rank 0 only).
         on_epoch: Called after each epoch, on every worker.
     """
     from microseg_ray.fitting.loop import fit
@@ -182,21 +183,21 @@ def run_fit(
 
     chief = workers.rank == 0
     output = Path(settings.output)
-    teller = _Teller(output, settings.epochs, report)
-    told: list[Tracker] = []
+    progress = _Progress(output, settings.epochs, report)
+    records: list[Tracker] = []
     if chief:
-        told = trackers(settings, [item.name for item in TileStore.open(settings.tiles).spec.classes])
+        records = trackers(settings, [item.name for item in TileStore.open(settings.tiles).spec.classes])
 
     def after_epoch(row: EpochReport) -> bool:
-        for tracker in told:
+        for tracker in records:
             tracker.add(row)
         if chief:
-            teller.epoch(asdict(row))
+            progress.epoch(asdict(row))
         on_epoch(row)
-        return chief and teller.stops()
+        return chief and progress.stops()
 
-    stopped = fit(settings, workers, after_epoch, teller.step if chief else lambda *_: None)
-    for tracker in told:
+    stopped = fit(settings, workers, after_epoch, progress.step if chief else lambda *_: None)
+    for tracker in records:
         tracker.close()
     if chief and stopped:
         write_text(output / END_FILE, stopped)
@@ -209,42 +210,35 @@ def local_device(settings: TrainSettings) -> str:
     return "cuda" if settings.gpu and torch.cuda.is_available() else "cpu"
 
 
-class _Teller:
-    """Tells progress: to a callback here, and to a file that the driver reads when the worker is elsewhere."""
+class _Progress:
+    """Reports progress: to a callback, and to a file that the driver reads where the worker is another process."""
 
     def __init__(self, output: Path, epochs: int, report: Report) -> None:
         self._path = output / PROGRESS_FILE
         self._epochs = epochs
         self._report = report
         self._last: dict[str, Any] | None = None
-        self._told = 0.0
+        self._reported = 0.0
         self._asked = False
 
     def stops(self) -> bool:
-        """Whether someone asked for the end, here or where the driver is."""
+        """Whether the callback, or the driver by its file, asked for the end."""
         return self._asked or (self._path.parent / STOP_FILE).exists()
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         now = time.monotonic()
-        if now - self._told >= POLL_SECONDS or step == steps:
-            self._told = now
-            self._tell(TrainProgress(epoch, self._epochs, step, steps, self._last))
+        if now - self._reported >= POLL_SECONDS or step == steps:
+            self._reported = now
+            self._write(TrainProgress(epoch, self._epochs, step, steps, self._last))
 
     def epoch(self, row: dict[str, Any]) -> None:
         self._last = row
-        self._tell(TrainProgress(row["epoch"], self._epochs, 1, 1, row))
+        self._write(TrainProgress(row["epoch"], self._epochs, 1, 1, row))
 
-    def _tell(self, progress: TrainProgress) -> None:
+    def _write(self, progress: TrainProgress) -> None:
         try:
             self._report(progress)
         except StopFit:
             self._asked = True
         # Read by the caller while the fit runs, and by nobody after it.
         write_text(self._path, json.dumps(asdict(progress)), durable=False)
-
-
-def _history(output: Path) -> list[dict[str, Any]]:
-    import csv
-
-    with (output / "metrics.csv").open(encoding="utf-8", newline="") as handle:
-        return list(csv.DictReader(handle))

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from microseg_ray.errors import CheckpointError
 from microseg_ray.files import versions
 from microseg_ray.models import CLASSIFIERS
-from microseg_ray.models.agreement import Intensities  # noqa: TC001 - pydantic resolves it when the class is made
+from microseg_ray.models.agreement import Intensities
 from microseg_ray.settings import ClassSpec, Frozen, Scaling
 
 if TYPE_CHECKING:

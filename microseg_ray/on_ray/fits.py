@@ -21,7 +21,7 @@ from microseg_ray.settings import TrainSettings, settings_from
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from microseg_ray.fitting.state import EpochReport
+    from microseg_ray.fitting.history import EpochReport
     from microseg_ray.fitting.train import Report, Trained
 
 __all__ = ["launch_fit", "train", "train_loop_per_worker"]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from microseg_ray.settings.base import JobSettings, unwrap_single
+from microseg_ray.settings.classes import Classes
 from microseg_ray.settings.fitting import (
     NO_AUGMENTATION,
     AugmentSettings,
@@ -61,6 +62,12 @@ class FitSettings(JobSettings):
     steps_per_epoch: int | None = Field(default=None, ge=1)
     held_bytes: int = Field(
         default=2 * 1024**3, ge=0, description="a split up to this size is held in memory, a larger one is streamed"
+    )
+    classes: Classes = Field(
+        default=(), description="names that the store must have in this order; default: not checked"
+    )
+    allow_empty_classes: bool = Field(
+        default=False, description="train although a named class has no pixel in split train"
     )
     init_from: str | None = Field(
         default=None, description="output folder of another fit whose weights, optimizer and epoch this one starts from"

@@ -31,6 +31,12 @@ class TileSettings(DataJobSettings):
     scaling: Scaling = Scaling()
     source: SourceSettings = SourceSettings()
     fingerprint: Literal["stat", "content"] = Field(default="stat", description="how a changed input is noticed")
+    scale_tolerance: float = Field(
+        default=0.1, ge=0, description="largest difference of the pixel sizes of one store, as a share"
+    )
+    on_scale_mismatch: Literal["stop", "ignore"] = Field(
+        default="stop", description="larger differences of the pixel sizes stop the job, or the store has no pixel size"
+    )
     workers: Workers = Field(default=1, description="0 runs in this process, without Ray")
     overwrite: bool = Field(default=False, description="make a store anew in place of a finished one")
     append: bool = Field(default=False, description="add the micrographs that a finished store does not hold yet")

@@ -20,9 +20,11 @@ from microseg_ray.sources.opening import open_micrograph
 from microseg_ray.sources.preparing import View, open_prepared, open_view, prepared
 from microseg_ray.sources.scale.rule import ScaleRule
 from microseg_ray.sources.specimen.intensity import intensity_limits
+from microseg_ray.sources.specimen.profile import IntensityProfile
 
 __all__ = [
     "SUFFIXES",
+    "IntensityProfile",
     "Micrograph",
     "MicrographInfo",
     "ScaleRule",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Differences", "deciding", "differences", "made_from", "merged", "refuse_other_settings", "settled_groups"]
 
 # Settings of how the job runs; they do not change the store.
-_RUNNING = ("ray", "workers", "overwrite", "append", "output", "audit")
+_RUNNING = ("ray", "workers", "overwrite", "append", "output", "audit", "scale_tolerance", "on_scale_mismatch")
 # The inputs are compared row by row.
 _WHERE = ("images", "masks", "table", "image_suffix", "mask_suffix")
 # Settings that all tiles of one store share.

@@ -13,10 +13,12 @@ from microseg_ray.catalog import build_catalog
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.outputs import Kind, check, claim, is_store, settle
 from microseg_ray.quarantine import Failure, write_failures
+from microseg_ray.sources.specimen.profile import pooled_profile
 from microseg_ray.tiles.audit import audit_splits
+from microseg_ray.tiles.checks import class_notes, common_pixel_size, scale_notes
 from microseg_ray.tiles.history import differences, made_from, merged, refuse_other_settings, settled_groups
 from microseg_ray.tiles.mapping import Mapper, Report, in_process
-from microseg_ray.tiles.shards import shard_task, tile_rows, write_shard
+from microseg_ray.tiles.shards import TRAINED_ON, shard_task, tile_rows, write_shard
 from microseg_ray.tiles.spec import TileSpec
 from microseg_ray.tiles.store import TileStore, write_table
 from microseg_ray.tiles.survey import survey, survey_task
@@ -229,9 +231,12 @@ class _Making:
                 f"tile.append: the store holds {old.spec.channels} channel {old.spec.dtype}, the new micrographs need "
                 f"{new.channels} channel {new.dtype}; make the store again with --overwrite"
             )
-        same = old.spec.pixel_size_um if old.spec.pixel_size_um == new.pixel_size_um else None
-        store = old.grow(tiles)
-        return TileStore.open(self.output, unfinished=True, parts=store.spec.parts).sized(same)
+        sizes = {"the store": old.spec.pixel_size_um, **{found.pair.name: found.pixel_size_um for found in good}}
+        size = common_pixel_size(sizes, self.settings)
+        both = [profile.sample() for profile in (old.spec.intensities, new.intensities) if profile is not None]
+        store = TileStore.open(self.output, unfinished=True, parts=old.grow(tiles).spec.parts)
+        # The pixel size of a store stays where it is known: a few new micrographs do not move the median of many.
+        return store.described(size and (old.spec.pixel_size_um or size), pooled_profile(both))
 
     def _result(
         self,
@@ -243,6 +248,9 @@ class _Making:
         written, leaks, good = done
         rows = [] if store.table is None else store.table.to_pylist()
         notes = [f"{found.pair.name}: {note}" for found in good for note in found.notes]
+        notes = scale_notes([found.pixel_size_um for found in good], store.spec.pixel_size_um) + notes
+        if TRAINED_ON in store.splits:
+            notes = class_notes(good, store.tile_counts(TRAINED_ON), store.spec.classes) + notes
         bars = sum(found.bar > 0 for found in good)
         if bars:
             notes.insert(0, f"{bars} of {len(good)} micrographs have an info bar, which is left out")
@@ -251,8 +259,7 @@ class _Making:
 
 
 def _spec(good: Sequence[Surveyed], tiles: int, settings: TileSettings) -> TileSpec:
-    sizes = {found.pixel_size_um for found in good}
-    size = sizes.pop() if len(sizes) == 1 else None
+    trained = [found for found in good if found.pair.split == TRAINED_ON] or good
     return TileSpec(
         tiles=tiles,
         side=settings.tile,
@@ -262,5 +269,6 @@ def _spec(good: Sequence[Surveyed], tiles: int, settings: TileSettings) -> TileS
         dtype=str(np.result_type(*{found.dtype for found in good})),
         classes=settings.classes,
         scaling=settings.scaling,
-        pixel_size_um=size,
+        pixel_size_um=common_pixel_size({found.pair.name: found.pixel_size_um for found in good}, settings),
+        intensities=pooled_profile([found.intensities for found in trained]),
     )

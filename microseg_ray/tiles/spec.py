@@ -1,4 +1,4 @@
-"""What a tile store is made for: its grid, types and classes, and where each tile lies in its arrays."""
+"""The specification of a tile store: grid, types, classes, and the place of each tile in the arrays."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.settings import ClassSpec, Scaling
+    from microseg_ray.sources import IntensityProfile
 
 __all__ = ["TileSpec"]
 
@@ -20,7 +21,7 @@ MAX_TILES_PER_SHARD = 256
 
 @dataclass(frozen=True)
 class TileSpec:
-    """What a tile store is made for.
+    """The specification of a tile store.
 
     Attributes:
         tiles: Number of tiles.
@@ -30,7 +31,8 @@ class TileSpec:
         dtype: numpy name of the images' type.
         classes: Names and colours, in the order of the class index.
         scaling: How intensities become what a model sees.
-        pixel_size_um: (y, x) of all micrographs, None where unknown or not the same.
+        pixel_size_um: Median (y, x) of the micrographs, None where unknown or too different.
+        intensities: Distribution of the training micrographs after scaling, None where it was not measured.
         parts: Tiles of each writing, where there was more than one; each starts a shard.
     """
 
@@ -42,6 +44,7 @@ class TileSpec:
     classes: tuple[ClassSpec, ...]
     scaling: Scaling
     pixel_size_um: tuple[float, float] | None = None
+    intensities: IntensityProfile | None = None
     parts: tuple[int, ...] = ()
 
     @property

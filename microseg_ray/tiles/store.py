@@ -33,7 +33,7 @@ from microseg_ray.errors import StoreError
 from microseg_ray.files import delete_file, delete_folder, write_parquet
 from microseg_ray.outputs import require_store
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, Scaling
-from microseg_ray.sources import fingerprint
+from microseg_ray.sources import IntensityProfile, fingerprint
 from microseg_ray.tiles.spec import TileSpec
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class TileStore:
             "classes": [item.model_dump() for item in spec.classes],
             "scaling": spec.scaling.model_dump(),
             "pixel_size_um": spec.pixel_size_um,
+            **_profile_record(spec),
             "made_from": dict(made_from),
         }
         group = zarr.create_group(folder / "tiles.zarr", attributes={"microseg": record})
@@ -129,6 +130,7 @@ class TileStore:
                 tuple(ClassSpec(**item) for item in record["classes"]),
                 Scaling(**record["scaling"]),
                 cast("tuple[float, float] | None", record["pixel_size_um"] and tuple(record["pixel_size_um"])),
+                _profile_of(record),
             )
         except FileNotFoundError as error:
             raise StoreError(
@@ -147,7 +149,8 @@ class TileStore:
             try:
                 size = grown["pixel_size_um"]
                 parts = tuple(int(part) for part in grown["parts"])
-                spec = replace(spec, tiles=sum(parts), parts=parts, pixel_size_um=tuple(size) if size else None)
+                size = tuple(size) if size else None
+                spec = replace(spec, tiles=sum(parts), parts=parts, pixel_size_um=size, intensities=_profile_of(grown))
             except (KeyError, ValueError, TypeError) as error:
                 raise StoreError(f"{folder}: tiles.parquet is damaged ({error}); make the store again") from error
         if table.num_rows != spec.tiles:
@@ -218,9 +221,10 @@ class TileStore:
             array.resize((spec.length, *array.shape[1:]))
         return writable
 
-    def sized(self, pixel_size_um: tuple[float, float] | None) -> TileStore:
-        """The same with another pixel size: that of all micrographs, once more have come."""
-        return TileStore(self.folder, self._group, replace(self.spec, pixel_size_um=pixel_size_um), self.table)
+    def described(self, pixel_size_um: tuple[float, float] | None, intensities: IntensityProfile | None) -> TileStore:
+        """The same store with the pixel size and the intensities of all its micrographs, the appended ones included."""
+        spec = replace(self.spec, pixel_size_um=pixel_size_um, intensities=intensities)
+        return TileStore(self.folder, self._group, spec, self.table)
 
     def finish_append(self, rows: list[dict[str, Any]], made_from: Mapping[str, Any], spec: TileSpec) -> None:
         """Make appended tiles part of the store, in one step: the table is replaced.
@@ -236,7 +240,12 @@ class TileStore:
         old = self._rows()
         if old.num_rows + len(rows) != spec.tiles:
             raise StoreError(f"{self.folder}: {len(rows)} rows for {spec.tiles - old.num_rows} appended tiles")
-        record = {"parts": spec.parts, "pixel_size_um": spec.pixel_size_um, "made_from": dict(made_from)}
+        record = {
+            "parts": spec.parts,
+            "pixel_size_um": spec.pixel_size_um,
+            **_profile_record(spec),
+            "made_from": dict(made_from),
+        }
         write_table(self.folder, [*old.to_pylist(), *rows], record)
 
     @property
@@ -342,6 +351,16 @@ def write_table(
     if grown:
         table = table.replace_schema_metadata({_GROWN: json.dumps(grown)})
     write_parquet(Path(folder) / "tiles.parquet", table)
+
+
+def _profile_record(spec: TileSpec) -> dict[str, Any]:
+    """The intensities as JSON types, under their key; nothing where they were not measured."""
+    return {} if spec.intensities is None else {"intensities": spec.intensities.model_dump(mode="json")}
+
+
+def _profile_of(record: Mapping[str, Any]) -> IntensityProfile | None:
+    found = record.get("intensities")
+    return None if found is None else IntensityProfile(**found)
 
 
 def _grown(table: pa.Table) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from microseg_ray.errors import InputError, MicrosegError
 from microseg_ray.geometry import TileGrid
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.sources import fingerprint, intensity_limits, open_prepared, read_mask
+from microseg_ray.sources.specimen.profile import IntensitySampler
 from microseg_ray.statistics.counts import count_classes
 from microseg_ray.tiles.tasks import Pair, Surveyed, SurveyTask, TileCounts, Unusable
 
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.catalog import CatalogRow, Reduced
-    from microseg_ray.geometry import Box
     from microseg_ray.settings import SourceSettings, TileSettings
+    from microseg_ray.sources.specimen.profile import IntensitySample
     from microseg_ray.tiles.tasks import LookTask
 
 __all__ = ["look", "mask_of", "source_of", "survey", "survey_task"]
 
 _ROWS = 256  # rows of a mask that are counted at a time
+_BEYOND = 0.05  # floats may exceed 0 to 1 by this, as filters and resampling make them
 
 
 def survey_task(row: CatalogRow, settings: TileSettings, *, audit: bool) -> SurveyTask:
@@ -89,17 +91,23 @@ def _survey(task: SurveyTask) -> Surveyed:
             )
         # Rows of a burned-in info bar are no specimen: no tile reaches into them.
         frame = info.specimen
-        _refuse_unnamed(task, mask, frame)
+        values = _values(mask[frame.slices])
+        _refuse_unnamed(task, values)
+        low, high = intensity_limits(micrograph, task.scaling)
+        sampler = IntensitySampler(frame.shape, (low, high))
         tiles = []
         reducer = Reducer(frame.shape) if task.audit else None
         for member in _grid(frame.shape, task.tile, task.overlap):
             # Finds damage and NaN now, while the store can still be laid out without it.
             pixels = micrograph.read(member.visible)
+            core = pixels[(slice(None), *member.core.relative_to(member.visible).slices)]
+            sampler.add(member.core, core)
             if reducer is not None:
-                reducer.add(member.core, pixels[(slice(None), *member.core.relative_to(member.visible).slices)])
+                reducer.add(member.core, core)
             counts = count_classes(mask[member.visible.slices], task.classes)
             tiles.append(TileCounts(member.box.y0, member.box.x0, tuple(map(int, counts))))
-        low, high = intensity_limits(micrograph, task.scaling)
+    sample = sampler.sample()
+    _refuse_wide_floats(task, sample)
     return Surveyed(
         pair,
         _fingerprints(task),
@@ -113,12 +121,14 @@ def _survey(task: SurveyTask) -> Surveyed:
         float(high),
         tuple(tiles),
         None if reducer is None else reducer.reduced(),
+        values,
+        sample,
     )
 
 
-def _refuse_unnamed(task: SurveyTask, mask: NDArray[np.uint8], frame: Box) -> None:
+def _refuse_unnamed(task: SurveyTask, values: tuple[tuple[int, int], ...]) -> None:
     """Raise InputError where the mask holds a value that is no class."""
-    strange = sorted(_values(mask[frame.slices]) - set(range(task.classes)) - {IGNORE_INDEX})
+    strange = sorted({value for value, _ in values} - set(range(task.classes)) - {IGNORE_INDEX})
     if strange:
         raise InputError(
             task.pair.mask,
@@ -127,11 +137,23 @@ def _refuse_unnamed(task: SurveyTask, mask: NDArray[np.uint8], frame: Box) -> No
         )
 
 
-def _values(mask: NDArray[np.uint8]) -> set[int]:
+def _refuse_wide_floats(task: SurveyTask, sample: IntensitySample) -> None:
+    """Raise InputError for floats far beyond 0 to 1 where the scaling takes floats as they are."""
+    low, high = float(sample.quantiles[1]), float(sample.quantiles[-2])
+    if task.scaling.kind == "dtype" and np.dtype(sample.dtype).kind == "f" and (low < -_BEYOND or high > 1 + _BEYOND):
+        raise InputError(
+            task.pair.image,
+            f"its floats lie between {low:.4g} and {high:.4g}, and scaling `dtype` takes 0 to 1 as black to white",
+            "set scaling to {kind: fixed, low: ..., high: ...} or {kind: percentile, low: 1, high: 99}",
+        )
+
+
+def _values(mask: NDArray[np.uint8]) -> tuple[tuple[int, int], ...]:
+    """Each value and its number of pixels."""
     found = np.zeros(256, np.int64)
     for start in range(0, len(mask), _ROWS):
         found += np.bincount(mask[start : start + _ROWS].ravel(), minlength=256)
-    return set(np.flatnonzero(found).tolist())
+    return tuple((int(value), int(found[value])) for value in np.flatnonzero(found))
 
 
 def _fingerprints(task: SurveyTask) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from microseg_ray.catalog import Reduced
     from microseg_ray.settings import Scaling, SourceSettings
+    from microseg_ray.sources.specimen.profile import IntensitySample
 
 __all__ = [
     "LookTask",
@@ -93,6 +94,8 @@ class Surveyed:
         high: Intensity that is scaled to 1.
         tiles: All tiles of the grid.
         reduced: Means for the leak audit, None without an audit.
+        values: Each value of the mask and its number of pixels, in the specimen.
+        intensities: Sample of the intensities after scaling.
     """
 
     pair: Pair
@@ -107,6 +110,8 @@ class Surveyed:
     high: float
     tiles: tuple[TileCounts, ...]
     reduced: Reduced | None
+    values: tuple[tuple[int, int], ...]
+    intensities: IntensitySample
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
-"""The trials of a search: which settings each one has, and what came of it."""
+"""The trials of a search: the settings of each one, and its outcome."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.settings import TrainSettings, TuneSettings, settings_from
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["Trial", "Tuned", "merged_settings"]
+__all__ = ["Trial", "Tuned", "merged_settings", "number_of_trials", "ranked", "trial_of"]
 
 _SEARCH_ONLY = (
     "trials", "search", "algorithm", "scheduler", "grace", "reduction", "objective", "concurrent", "cpus", "gpus", "data",
@@ -21,7 +22,7 @@ _SEARCH_ONLY = (
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a sweep.
+    """One trial of a search.
 
     Attributes:
         name: Ray Tune's name of it, and its folder in OUTPUT/trials.
@@ -46,7 +47,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a sweep came to.
+    """The result of a search.
 
     Attributes:
         trials: The best first, failed ones last.
@@ -101,3 +102,52 @@ def merged_settings(settings: TuneSettings, values: Mapping[str, Any], output: s
         raise SettingsError(
             f"tune.search: {', '.join(f'{key}={value}' for key, value in values.items())}: {error}"
         ) from error
+
+
+def number_of_trials(settings: TuneSettings) -> int:
+    """Number of trials of a search; a grid tries each combination once, whatever `trials` says.
+
+    Example:
+        >>> search = {"model.width": [2, 4], "model.depth": [1, 2, 3]}
+        >>> [
+        ...     number_of_trials(TuneSettings(tiles="t", output="o", trials=5, search=search, algorithm=name))
+        ...     for name in ("grid", "random")
+        ... ]
+        [6, 5]
+    """
+    if settings.algorithm != "grid":
+        return settings.trials
+    return math.prod(len(space.values or ()) for space in settings.search.values())
+
+
+def trial_of(
+    metrics: Mapping[str, Any], config: Mapping[str, Any], error: Exception | None, settings: TuneSettings
+) -> Trial:
+    """The outcome of a trial.
+
+    Args:
+        metrics: The last that it reported, with `trial_id` and `time_total_s` of Ray Tune.
+        config: Its configuration; `values` holds the searched settings.
+        error: Why it failed, or None.
+        settings: The search.
+    """
+    epochs = int(metrics.get("epoch", 0))
+    folder = Path(str(metrics.get("folder", "")))
+    best = folder / "best"
+    score = metrics.get(settings.objective)
+    return Trial(
+        name=str(metrics.get("trial_id", folder.name)),
+        values=dict(config.get("values", {})),
+        score=None if score is None else float(score),
+        epochs=epochs,
+        seconds=float(metrics.get("time_total_s", 0.0)),
+        state="failed" if error is not None else "done" if epochs >= settings.epochs else "stopped",
+        checkpoint=best if metrics and best.is_dir() else None,
+        reason="" if error is None else " ".join(str(error).split())[-300:],
+    )
+
+
+def ranked(trials: Iterable[Trial], *, higher_is_better: bool) -> list[Trial]:
+    """The best trial first, those without a score last."""
+    sign = -1.0 if higher_is_better else 1.0
+    return sorted(trials, key=lambda trial: (trial.score is None, sign * (trial.score or 0.0), trial.name))
