@@ -12,10 +12,12 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 
 from microseg_ray.catalog import CatalogRow, Reducer, find_leaks, reduce_micrograph
 from microseg_ray.catalog.leaks.symmetry import SYMMETRIES
 from microseg_ray.geometry import Box
+from microseg_ray.settings import SourceSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,6 +110,38 @@ def test_nearly_equal_is_near(tmp_path, change):
     leaks = audited(tmp_path, {"train_a": picture(1), "test_b": change(picture(1)), "test_c": picture(2)})
     assert [(leak.first, leak.second, leak.kind) for leak in leaks] == [("test_b", "train_a", "near")]
     assert 0.75 <= leaks[0].correlation <= 1
+
+
+def turned(pixels: np.ndarray, degrees: float) -> np.ndarray:
+    return ndimage.rotate(pixels, degrees, reshape=False, order=1, mode="reflect")
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        (lambda pixels: turned(pixels, 1), "rotated by 1 degrees"),
+        (lambda pixels: turned(pixels, 45), "rotated by 45 degrees"),
+        (lambda pixels: 255 - pixels, "inverted"),
+        (lambda pixels: pixels[3:, :-4], "cropped or shifted"),
+        (lambda pixels: 255 - turned(np.fliplr(pixels), 7), "mirrored, rotated by 7 degrees, inverted"),
+    ],
+    ids=["1 degree", "45 degrees", "inverted", "crop of 2 %", "all at once"],
+)
+def test_copies_at_any_angle_cropped_or_inverted_are_near(tmp_path, change, detail):
+    leaks = audited(tmp_path, {"train_a": picture(1), "test_b": change(picture(1)), "test_c": picture(2)})
+    assert [(leak.first, leak.second, leak.kind) for leak in leaks] == [("test_b", "train_a", "near")]
+    assert leaks[0].detail in {detail, "nearly the same pixels"}
+
+
+def test_an_info_bar_hides_no_copy_from_any_path(tmp_path):
+    """The bar is no specimen: the reduction of an append and of the audit is that of the survey."""
+    bar = np.zeros((24, SHAPE[1]), np.uint8)
+    for name, number in (("a", 0), ("b", 200)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.vstack([picture(1), bar + np.uint8(number)]))
+    source = SourceSettings(info_bar=24)
+    first, second = (reduce_micrograph(tmp_path / f"{name}.tif", source) for name in "ab")
+    assert first.shape == SHAPE
+    assert np.array_equal(first.means, second.means)
 
 
 def test_pictures_of_one_size_and_grain_are_no_leak(tmp_path):

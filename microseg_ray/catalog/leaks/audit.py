@@ -9,7 +9,8 @@ A pair is *near* where the reduced micrographs, their coarse shading taken away,
 or more where that stands out, with a quarter or less of what is left unexplained under the next best symmetry. On the real
 sets that this was made with, recompressed mirrors of one SEM micrograph reach 0.83 (noise) to 0.99, and pictures of
 different places 0.14 at most; schematic figures that share a frame reach 0.89, but under several symmetries alike.
-A crop, or two windows that overlap, are not found: such micrographs belong into one group (`data.group`).
+Copies that were rotated by another angle, cropped by up to a tenth or inverted are found by their spectra (`geometric`).
+Two windows that overlap by less are not found: such micrographs belong into one group (`data.group`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from microseg_ray.catalog.leaks.geometric import geometric_pairs
 from microseg_ray.catalog.leaks.reduced import SIDE, Reduced, Reducer
 from microseg_ray.catalog.leaks.symmetry import SYMMETRIES, Symmetry, same_pixels
 from microseg_ray.files import write_csv
@@ -128,6 +130,15 @@ def find_leaks(
         found = _compare(rows, reduced, sharp, (first, second), source)
         if found is not None:
             leaks.append(found)
+    named = {frozenset((leak.first, leak.second)) for leak in leaks}
+
+    def wanted(one: int, two: int) -> bool:
+        apart = rows[one].group != rows[two].group and (within or rows[one].split != rows[two].split)
+        return apart and frozenset((rows[one].name, rows[two].name)) not in named
+
+    for one, two, match in geometric_pairs(reduced, wanted):
+        first, second = sorted((one, two), key=lambda index: rows[index].name)
+        leaks.append(_leak(rows, first, second, ("near", match.detail, min(1.0, abs(match.correlation)))))
     return sorted(leaks, key=lambda leak: (leak.first, leak.second))
 
 
