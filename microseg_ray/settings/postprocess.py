@@ -16,7 +16,8 @@ __all__ = ["PostprocessSettings"]
 class PostprocessSettings(JobSettings):
     """`postprocess`: a run -> a new run without specks and holes, or with smoother borders.
 
-    Specks and holes go first, then the majority filter; see `microseg_ray.runs.derived` for what each does.
+    Specks and holes are removed, then the majority filter runs, then specks and holes that it made are removed; no part below
+    its limit is left that has another class around it. `microseg_ray.runs.derived.operations` defines each step.
     """
 
     job: ClassVar[str] = "postprocess"

@@ -24,7 +24,7 @@ LARGEST_RADIUS = 127
 
 @dataclass(frozen=True)
 class Steps:
-    """What is done to a mask; part of the identity of what comes out.
+    """What is done to a mask; part of the identity of the result.
 
     Attributes:
         min_speck: Parts of a class above 0 with fewer pixels are removed.
@@ -32,8 +32,9 @@ class Steps:
         majority: Radius of the majority filter in pixels; 0: none.
 
     Example:
-        >>> Steps(min_speck=9, min_hole=4, majority=2).limits(3), Steps(min_speck=9, majority=2).halo
-        ((4, 9, 9), 10)
+        >>> steps = Steps(min_speck=9, min_hole=4, majority=2)
+        >>> steps.limits(3), steps.halo(3), Steps(min_speck=9).halo(3)
+        ((4, 9, 9), 40, 16)
     """
 
     min_speck: int = 0
@@ -44,43 +45,57 @@ class Steps:
         """The smallest part that stays, in pixels, by class."""
         return (self.min_hole, *(self.min_speck for _ in range(classes - 1)))
 
-    @property
-    def halo(self) -> int:
+    def halo(self, classes: int) -> int:
         """Pixels around a box that its result depends on, at most."""
-        return _reach((self.min_hole, self.min_speck)) + self.majority
+        reach = sum(map(_reach, self.limits(classes)))
+        return 2 * reach + self.majority if self.majority else reach
 
     def apply(self, mask: da.Array, classes: int) -> da.Array:
         """The mask after all steps, lazily.
+
+        The majority filter can cut a part in two or leave a new small one, so small parts are removed before and after it.
 
         Args:
             mask: (y, x) uint8.
             classes: Number of classes.
         """
-        return majority_filter(remove_small(mask, self.limits(classes)), classes, self.majority)
+        limits = self.limits(classes)
+        settled = remove_small(mask, limits)
+        if self.majority == 0:
+            return settled
+        return remove_small(majority_filter(settled, classes, self.majority), limits)
 
 
 def remove_small(mask: da.Array, limits: Sequence[int]) -> da.Array:
-    """Give every small connected part of a class to the class around it.
+    """Give every small connected part of a class to the class around it, until none is left.
 
     A part is a maximal set of pixels of one class connected by edges (4 neighbours). One with fewer pixels than its
     class's limit becomes the class that is most frequent in its outer border: the pixels outside it that share an edge
-    with one of its own, each counted once; the lowest class on a tie. `IGNORE_INDEX` is no class: it has no parts,
-    never wins, and a part with nothing else around it stays. All parts are judged by the given mask and replaced at
-    once, so that the result does not depend on an order; two small parts side by side may therefore swap classes.
+    with one of its own, each counted once; the lowest class on a tie. `IGNORE_INDEX` is no class: it has no parts and never
+    wins. A part with nothing else around it stays: there is no class that it could become.
 
-    Halo: let N be the largest limit and p any pixel. A part of fewer than N pixels is connected, so a shortest path in
-    it from p to any of its pixels has at most N - 2 steps, and its border lies within N - 1 of p: a window that reaches
-    N - 1 beyond p holds part and border whole, hence finds the same size and the same votes. A part of N pixels or more
-    holds N pixels that paths of at most N - 1 steps inside it connect with p (take them in the order of their distance:
-    a pixel on a shortest path is nearer than its end), so that the same window finds N of them and leaves p alone.
-    A depth of N - 1 therefore gives the result of the whole mask; a straight line of N - 1 pixels needs all of it.
+    The classes take turns in the order of their index, once each. In the turn of class c all its small parts are judged by
+    the mask as the turns before left it, and replaced at once.
+
+    Fixed point: one turn per class is enough, and a second call changes nothing. In a turn of class c only pixels of c
+    change, and each replaced part joins a part of the winning class that touches it, so a part of another class only
+    grows. After its own turn a class w has no small part but those that nothing can replace; later turns add pixels
+    only to parts that exist, and none of these is small (a part that nothing can replace has no neighbour to grow by).
+
+    Halo of one turn: let N be the class's limit and p any pixel. A part of fewer than N pixels is connected, so a shortest
+    path in it from p to any of its pixels has at most N - 2 steps, and its border lies within N - 1 of p: a window that
+    reaches N - 1 beyond p holds part and border whole, hence finds the same size and the same votes. A part of N pixels or
+    more holds N pixels that paths of at most N - 1 steps inside it connect with p (take them in the order of their
+    distance: a pixel on a shortest path is nearer than its end), so that the same window finds N of them and leaves p
+    alone. A depth of N - 1 therefore gives the result of the whole mask; a straight line of N - 1 pixels needs all of it.
+    The turns follow each other, so the halo of the result is the sum over the classes.
 
     Args:
         mask: (y, x) uint8, in any chunks.
         limits: Pixels of the smallest part that stays, for each class; 0 and 1 leave a class as it is.
 
     Returns:
-        (y, x) uint8, lazily. A task holds about 10 bytes a pixel of a chunk with its halo.
+        (y, x) uint8, lazily. A task holds about 10 bytes a pixel of a chunk with the halo of one turn.
 
     Example:
         >>> mask = da.from_array(np.array([[1, 1, 1, 1], [1, 0, 1, 2], [1, 1, 1, 1]], np.uint8), chunks=(2, 2))
@@ -89,45 +104,46 @@ def remove_small(mask: da.Array, limits: Sequence[int]) -> da.Array:
                [1, 1, 1, 2],
                [1, 1, 1, 1]], dtype=uint8)
     """
-    reach = _reach(limits)
-    if reach == 0:
-        return mask
-    # An axis that is shorter than the reach is seen whole.
-    depth = {axis: min(reach, side) for axis, side in enumerate(mask.shape)}
-    removed: da.Array = da.map_overlap(
-        _without_small,
-        mask,
-        limits=tuple(limits),
-        depth=depth,
-        boundary="none",
-        dtype=np.uint8,
-        meta=np.empty((0, 0), np.uint8),
-    )
-    return removed
-
-
-def _reach(limits: Sequence[int]) -> int:
-    """Pixels that removing small parts looks ahead: N - 1, nothing where no limit can be undercut."""
-    return max(0, *(limit - 1 for limit in limits))
-
-
-def _without_small(mask: NDArray[np.uint8], limits: Sequence[int]) -> NDArray[np.uint8]:
-    """`remove_small` of a mask in memory."""
-    result = mask.copy()
     for index, limit in enumerate(limits):
-        own = mask == index
-        if limit <= 1 or not own.any():
+        reach = _reach(limit)
+        if reach == 0:
             continue
-        labels, count = ndimage.label(own)
-        small = np.bincount(labels.ravel(), minlength=count + 1) < limit
-        small[0] = False
-        if not small.any():
-            continue
-        winners = _winners(mask, labels, small, len(limits))
-        pixels = small[labels]
-        result[pixels] = winners[labels[pixels]]
-        # Nothing around them: they stay.
-        result[pixels & (result == IGNORE_INDEX)] = index
+        mask = da.map_overlap(
+            _without_small,
+            mask,
+            index=index,
+            limit=limit,
+            classes=len(limits),
+            # An axis that is shorter than the reach is seen whole.
+            depth={axis: min(reach, side) for axis, side in enumerate(mask.shape)},
+            boundary="none",
+            dtype=np.uint8,
+            meta=np.empty((0, 0), np.uint8),
+        )
+    return mask
+
+
+def _reach(limit: int) -> int:
+    """Pixels that removing the small parts of one class looks ahead: N - 1, nothing where no part can be below the limit."""
+    return max(0, limit - 1)
+
+
+def _without_small(mask: NDArray[np.uint8], index: int, limit: int, classes: int) -> NDArray[np.uint8]:
+    """A mask in memory after the turn of one class."""
+    own = mask == index
+    if not own.any():
+        return mask
+    labels, count = ndimage.label(own)
+    small = np.bincount(labels.ravel(), minlength=count + 1) < limit
+    small[0] = False
+    if not small.any():
+        return mask
+    result = mask.copy()
+    winners = _winners(mask, labels, small, classes)
+    pixels = small[labels]
+    result[pixels] = winners[labels[pixels]]
+    # Nothing around them: they stay.
+    result[pixels & (result == IGNORE_INDEX)] = index
     return result
 
 

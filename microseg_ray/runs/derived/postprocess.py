@@ -35,6 +35,9 @@ Report = Callable[[int, int], None]
 # Shards along each side of what is computed in one go: neighbours share halos, and what is in flight stays bounded.
 WAVE = 4
 
+# Which rule removes small parts, in the identity: a run of an earlier rule, which left some, is not continued by this one.
+PARTS = "class by class"
+
 
 @dataclass
 class Postprocessed:
@@ -70,7 +73,7 @@ def postprocess(
 
     Args:
         settings: The job's settings; `workers` and `ray` are the caller's business, who gives the scheduler.
-        report: Told (shards done, shards to do).
+        report: Called with (shards done, shards to do).
         scheduler: What dask computes with: `threads`, `synchronous`, or a function such as Ray's `ray_dask_get`. With a
             cluster, the run folders must be reachable from all nodes.
 
@@ -84,7 +87,9 @@ def postprocess(
     _refuse_postprocessed(parent)
     refuse_harm(parent, output, "postprocess")
     steps = Steps(settings.min_speck, settings.min_hole, settings.majority)
-    identity = RunIdentity(parent.identity.model_digest, {**parent.identity.pixels, "postprocess": asdict(steps)})
+    identity = RunIdentity(
+        parent.identity.model_digest, {**parent.identity.pixels, "postprocess": {**asdict(steps), "parts": PARTS}}
+    )
     with sole_writer(output):
         record = {**parent_record(parent), "postprocess": settings.resolved()}
         run = Run.create(output, identity, record, overwrite=settings.overwrite)
@@ -176,7 +181,7 @@ class _Derived:
     def _counts(self, box: Box, first: tuple[int, int]) -> da.Array:
         """(shard_y, shard_x, class) counts of the shards in a box, whose computing commits them."""
         spec = self.target.spec
-        frame = box.grow(self.steps.halo).intersection(Box.of_shape(spec.shape))
+        frame = box.grow(self.steps.halo(len(spec.classes))).intersection(Box.of_shape(spec.shape))
         mask = da.from_zarr(self.source.mask, chunks=(spec.shard, spec.shard), inline_array=True)
         result = self.steps.apply(mask[frame.slices], len(spec.classes))[box.relative_to(frame).slices]
         counts: da.Array = result.rechunk((spec.shard, spec.shard)).map_blocks(
@@ -201,6 +206,6 @@ def _commit(
 ) -> NDArray[np.int64]:
     """Write one shard where it was computed; only its counts travel."""
     if block_id is None:
-        raise ValueError("dask gave no block_id: a shard does not know its place")
+        raise ValueError("dask gave no block_id: so the place of a shard is unknown")
     shard = (first[0] + block_id[0], first[1] + block_id[1])
     return MaskStore.open(path).commit(shard, mask)[None, None, :]
