@@ -1,9 +1,16 @@
-"""Argmax flips of stitched against whole-image prediction, by depth of the U-Net and halo.
+"""Argmax flips of stitched against whole-image prediction.
 
-`python benchmarks/exactness.py [IMAGE] [CHECKPOINT]`: prints a table. Without a checkpoint the U-Nets are untrained, with random
-weights and random running statistics: their outputs depend on everything in reach, and classes lie close together.
+`python benchmarks/exactness.py [IMAGE] [CHECKPOINT]`: by depth of the U-Net and halo, in fp32.
+`python benchmarks/exactness.py --mosaics [MODEL ...]`: models of default width and depth, default tiles and others, in fp32.
+`python benchmarks/exactness.py --kernels [MODEL ...]`: one block of pixels in tiles of many shapes, in fp32 and bf16. What
+remains where the halo covers the receptive field is the rounding of the kernels, which may change with the shape of a tile.
+
+Without a checkpoint the models are untrained, with random weights and random running statistics: their outputs depend on
+everything in reach, and classes lie close together.
 """
 
+import os
+import platform
 import sys
 from pathlib import Path
 
@@ -11,12 +18,16 @@ import numpy as np
 import torch
 
 from microseg_ray import Box, open_micrograph
+from microseg_ray.geometry import ceil_to
 from microseg_ray.models import build_model
 from microseg_ray.models.card import ModelCard
 from microseg_ray.models.checkpoint import load_checkpoint
+from microseg_ray.models.footprint import measure_footprint
 from microseg_ray.models.predictor import Predictor
 from microseg_ray.models.receptive_field import measure_receptive_field
-from microseg_ray.settings import ClassSpec
+from microseg_ray.runs.plan import engine_plan
+from microseg_ray.settings import ClassSpec, PlanSettings
+from microseg_ray.settings.model import OPTIONS
 from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window
 from microseg_ray.stitching.shards import padded_tile
 
@@ -24,20 +35,28 @@ IMAGE = Path(__file__).resolve().parents[2] / "shared/data/mudrock/mosaics/15_im
 HALOS = (0, 8, 16, 32, 64, "auto")
 TILE = 512
 LIMITS = (0.0, 255.0)
+PLACE, BLOCK = 320, 64
+WIDTHS = (512, 768, 800, 816, 1024, 1408)
+"""Of tiles in which one block of pixels is compared."""
 
 
-def untrained(depth: int) -> tuple[torch.nn.Module, ModelCard]:
-    torch.manual_seed(depth)
-    options = {"width": 8, "depth": depth}
-    model = build_model("unet", 1, 3, options)
+def untrained(name: str, options: dict, seed: int) -> tuple[torch.nn.Module, ModelCard]:
+    torch.manual_seed(seed)
+    model = build_model(name, 1, 3, options)
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.running_mean.normal_(0, 0.1)
             layer.running_var.uniform_(0.5, 1.5)
     model.eval()
     classes = tuple(ClassSpec(name=name) for name in ("a", "b", "c"))
-    field = measure_receptive_field(model, 1)
-    return model, ModelCard(architecture="unet", options=options, in_channels=1, classes=classes, receptive_field=field)
+    return model, ModelCard(
+        architecture=name,
+        options=options,
+        in_channels=1,
+        classes=classes,
+        receptive_field=measure_receptive_field(model, 1),
+        footprint=measure_footprint(model, 1),
+    )
 
 
 class Kept:
@@ -73,12 +92,92 @@ def compare(predictor: Kept, stride: int, image: np.ndarray, halo: int, whole: n
     return int(np.count_nonzero(mask != whole.argmax(axis=0))), float(np.abs(logits - whole).max())
 
 
+def tiled_logits(predictor: Predictor, image: np.ndarray, plan: EnginePlan) -> tuple[np.ndarray, tuple[int, int]]:
+    """Logits of a whole micrograph, and the shape of the tiles."""
+    grid = engine_grid(image.shape[1:], plan)
+    logits = np.empty((predictor.classes, *image.shape[1:]), np.float32)
+    for tile in grid:
+        batch = padded_tile(image[(..., *tile.visible.slices)], tile.box.shape)[None]
+        found = predictor.logits(np.ascontiguousarray(batch), LIMITS)[0]
+        logits[(..., *tile.core.slices)] = found[(..., *tile.core_in_tile.slices)]
+    return logits, grid.tile_shape
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    numbers = {key.strip(): value.strip() for key, value in fields.items()}
+    name = f"{numbers.get('model name', platform.machine())}, family {numbers.get('cpu family')} model {numbers.get('model')}"
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, 1 thread of {os.cpu_count()} cores"
+
+
+def default_models(names: list[str]) -> list[tuple[str, torch.nn.Module, ModelCard]]:
+    torch.set_num_threads(1)
+    print(cpu_name())
+    return [(name, *untrained(name, OPTIONS[name], seed=0)) for name in names or ["resunet", "unet"]]
+
+
+def mosaics(names: list[str]) -> None:
+    """A whole mosaic in fp32: the tiles of the defaults, and others, against one tile."""
+    with open_micrograph(IMAGE) as micrograph:
+        image = micrograph.read(Box.of_shape(micrograph.info.shape))
+    for name, model, card in default_models(names):
+        stride, halo = card.receptive_field.stride, card.receptive_field.halo
+        predictor = Predictor(model, card, precision="fp32")
+        settings = PlanSettings(archive="a", checkpoint="c", output="o", precision="fp32")
+        chosen = engine_plan(settings, card).engine
+        whole, _ = tiled_logits(predictor, image, EnginePlan(tile=1 << 14, halo=0, stride=stride, shard=1 << 14))
+        for side in (chosen.tile, 768):
+            plan = EnginePlan(tile=side, halo=halo, stride=stride, shard=chosen.shard)
+            logits, (height, width) = tiled_logits(predictor, image, plan)
+            flips = int(np.count_nonzero(logits.argmax(axis=0) != whole.argmax(axis=0)))
+            difference = np.abs(logits - whole).max()
+            print(f"| {name} | fp32 | {height} x {width} | {flips} of {whole[0].size} | {difference:.1e} |", flush=True)
+
+
+def kernels(names: list[str]) -> None:
+    """The same block of pixels in tiles of many shapes, places and batches: rounding is all that can differ."""
+    with open_micrograph(IMAGE) as micrograph:
+        image = micrograph.read(Box.of_shape(micrograph.info.shape))
+    for name, model, card in default_models(names):
+        halo = card.receptive_field.halo
+        least = ceil_to(2 * halo + BLOCK, 64)
+        sides = [least, least + 16, *(side for side in WIDTHS if side > least)]
+        for precision in ("fp32", "bf16"):
+            predictor = Predictor(model, card, precision=precision)
+            reference = block(predictor, image, halo, (least, least), 1)
+            for shape, batch in [((least, side), 1) for side in sides] + [((2 * least, least), 1), ((least, least), 3)]:
+                found = block(predictor, image, halo, shape, batch)
+                flips = int(np.count_nonzero(found.argmax(axis=0) != reference.argmax(axis=0)))
+                print(
+                    f"| {name} | {precision} | {shape[0]} x {shape[1]}, batch {batch} | {flips} of {BLOCK**2} | "
+                    f"{np.abs(found - reference).max():.1e} | {reference.std():.2f} |",
+                    flush=True,
+                )
+
+
+def block(predictor: Predictor, image: np.ndarray, halo: int, shape: tuple[int, int], batch: int) -> np.ndarray:
+    """Logits of one block of the micrograph from a tile of this shape; the last of a batch of equal tiles."""
+    y0 = x0 = PLACE - halo
+    tile = np.ascontiguousarray(np.repeat(image[None, :, y0 : y0 + shape[0], x0 : x0 + shape[1]], batch, axis=0))
+    inside = slice(halo, halo + BLOCK)
+    return predictor.logits(tile, LIMITS)[-1][:, inside, inside]
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--mosaics"]:
+        mosaics(sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["--kernels"]:
+        kernels(sys.argv[2:])
+        return
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGE
     torch.set_num_threads(2)
     with open_micrograph(path) as micrograph:
         full = micrograph.read(Box.of_shape(micrograph.info.shape))
-    models = [(f"depth {depth}", *untrained(depth)) for depth in (2, 3, 4, 5)]
+    models = [
+        (f"depth {depth}", *untrained("unet", {"width": 8, "depth": depth}, seed=depth)) for depth in (2, 3, 4, 5)
+    ]
     if len(sys.argv) > 2:
         models.append(("trained", *load_checkpoint(sys.argv[2])))
     print(f"{path.name}, fp32, tiles of at most {TILE} px; argmax flips (largest difference of a logit)")

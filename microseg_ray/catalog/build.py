@@ -95,7 +95,7 @@ def count_mask(mask: Path) -> NDArray[np.int64]:
     Raises:
         InputError: As `read_mask`.
     """
-    return np.bincount(read_mask(mask).ravel(), minlength=256).astype(np.int64)
+    return np.bincount(read_mask(mask, None).ravel(), minlength=256).astype(np.int64)
 
 
 def _from_patterns(data: DataSettings) -> tuple[list[CatalogRow], list[Failure], set[str]]:

@@ -153,9 +153,9 @@ def _refuse_taken(row: CatalogRow, first: CatalogRow) -> None:
 
 
 def _divide_one(row: CatalogRow, stem: str, output: Path, settings: DivideSettings) -> list[CatalogRow]:
-    mask = None if row.mask is None else read_mask(row.mask)
     rows = []
     with open_prepared(row.image, Scaling(), settings.source) as micrograph:
+        mask = None if row.mask is None else read_mask(row.mask, micrograph.info.parts)
         if mask is not None and mask.shape != micrograph.info.shape:
             reason = f"the mask is {mask.shape[0]} x {mask.shape[1]} px, the micrograph {micrograph.info.shape[0]} x "
             raise InputError(row.image, f"{reason}{micrograph.info.shape[1]}", "give the mask that belongs to it")

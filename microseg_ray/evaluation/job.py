@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.evaluation.drawing import Drawing
 from microseg_ray.evaluation.judging import Calibration, CalibrationSample, Judge, Tally
@@ -17,10 +19,9 @@ from microseg_ray.evaluation.sections import SectionRow, ShapeRule, class_named,
 from microseg_ray.evaluation.writing import OWNER, write_back, write_evaluation
 from microseg_ray.outputs import settle
 from microseg_ray.quarantine import Failure
-from microseg_ray.sources import read_mask
+from microseg_ray.sources.agreement import empty_class_objection, empty_classes
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from microseg_ray.catalog import CatalogRow
@@ -71,9 +72,9 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
             pair = make(row)
             if pair is not None:
                 try:
-                    truth = read_mask(pair.truth)
+                    truth = pair.true_mask()
                     tally, mask = judge.tally(pair, truth)
-                    collected.add(pair.name, tally, _sections(settings, mask, specs, only))
+                    collected.add(pair.name, tally, truth, _sections(settings, mask, specs, only))
                 except (MicrosegError, ValueError, OSError) as error:
                     listed.failures.append(Failure(pair.name, "evaluate", str(error)))
                 else:
@@ -98,12 +99,20 @@ class _Collected:
         self.total = total
         self.tallies: dict[str, Tally] = {}
         self.sections: dict[str, list[SectionRow]] = {}
+        self.values = np.zeros(256, np.int64)
 
-    def add(self, name: str, tally: Tally, sections: list[SectionRow]) -> None:
+    def add(self, name: str, tally: Tally, truth: NDArray[np.uint8], sections: list[SectionRow]) -> None:
         self.total = self.total + tally
+        self.values += np.bincount(truth.ravel(), minlength=256)
         self.tallies[name] = replace(tally, scores=None)
         if sections:
             self.sections[name] = sections
+
+    def notes(self, specs: tuple[ClassSpec, ...]) -> tuple[str, ...]:
+        """A note where a named class has no true pixel: its figures say nothing."""
+        values = {value: int(count) for value, count in enumerate(self.values) if count}
+        note = empty_class_objection(empty_classes(self.values, specs), values, "true mask")
+        return (note,) if note else ()
 
 
 def _pair_maker(listed: PairRows, predictions: CheckpointPredictions | None) -> Callable[[CatalogRow], Pair | None]:
@@ -124,7 +133,7 @@ def _calibrate(
         pair = make(row)
         if pair is not None:
             try:
-                sample.add(pair, read_mask(pair.truth))
+                sample.add(pair, pair.true_mask())
             except (MicrosegError, ValueError, OSError) as error:
                 listed.failures.append(Failure(pair.name, "calibrate", str(error)))
         report(done)
@@ -170,4 +179,5 @@ def _result(
         sections=collected.sections,
         boundary_tolerance=settings.boundary_tolerance,
         split=settings.split,
+        notes=collected.notes(specs) if settings.classes or settings.checkpoint or listed.run else (),
     )

@@ -20,17 +20,19 @@ from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, DataSettings, EvaluateSettings
 from microseg_ray.sources import list_files, open_micrograph, read_mask
+from microseg_ray.sources.agreement import class_order_objection, shape_objection
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.geometry import Box
     from microseg_ray.sources import Micrograph
+    from microseg_ray.sources.choices import Parts
 
 __all__ = ["Pair", "PairRows", "Sink", "given_pair", "pair_rows", "same_shape", "true_classes"]
 
 Sink = Callable[["Box", "NDArray[np.floating[Any]]", "NDArray[np.uint8]"], None]
-"""Told of a part of a micrograph: where it is, probabilities (K, y, x), predicted mask (y, x)."""
+"""Called with a part of a micrograph: its box, probabilities (K, y, x), predicted mask (y, x)."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,22 @@ class Pair:
         predict: Called with the true mask and a sink; returns the predicted mask (y, x) uint8, and calls the sink with the
             probabilities if there are any and the sink is not None. Raises if the pair is unusable.
         open_image: Opens the micrograph for pictures; None if only masks are known.
+        parts: Gives the pages of the micrograph, and which one is read; None if only masks are known.
     """
 
     name: str
     truth: Path
     predict: Callable[[NDArray[np.uint8], Sink | None], NDArray[np.uint8]]
     open_image: Callable[[], Micrograph] | None = None
+    parts: Callable[[], Parts] | None = None
+
+    def true_mask(self) -> NDArray[np.uint8]:
+        """The true mask, of the page that is read.
+
+        Raises:
+            InputError: It cannot be used, or its pages are not the micrograph's.
+        """
+        return read_mask(self.truth) if self.parts is None else read_mask(self.truth, self.parts())
 
 
 @dataclass(frozen=True)
@@ -104,20 +116,12 @@ def true_classes(settings: EvaluateSettings) -> tuple[ClassSpec, ...]:
     elif settings.predictions is not None and (Path(settings.predictions) / "run.json").exists():
         known, where = Run.open(settings.predictions).classes, settings.predictions
     if settings.classes and known:
-        _require_order(settings.classes, known, where)
+        reason = class_order_objection(settings.classes, known, str(where))
+        if reason:
+            raise SettingsError(f"evaluate.classes: {reason}; correct `classes`")
     if settings.classes or known:
         return settings.classes or known
     return _unnamed_classes(settings)
-
-
-def _require_order(named: tuple[ClassSpec, ...], known: tuple[ClassSpec, ...], where: str) -> None:
-    """Figures under exchanged names are wrong: masks hold indices, and the order is what gives them names."""
-    ours, theirs = ([spec.name.strip().casefold() for spec in each] for each in (named, known))
-    if ours != theirs:
-        raise SettingsError(
-            f"evaluate.classes: {', '.join(spec.name for spec in named)} are not the classes in order of {where}, which has "
-            f"{', '.join(spec.name for spec in known)}; masks hold indices, so figures would stand under other names"
-        )
 
 
 def given_pair(row: CatalogRow, run: Run | None) -> Pair | None:
@@ -129,7 +133,7 @@ def given_pair(row: CatalogRow, run: Run | None) -> Pair | None:
     def predict(truth: NDArray[np.uint8], sink: Sink | None) -> NDArray[np.uint8]:
         guess = same_shape(truth, read_mask(where), row.image)
         if run is not None and sink is not None:
-            _tell_probabilities(str(where), guess, sink)
+            _pass_probabilities(str(where), guess, sink)
         return guess
 
     if run is None:
@@ -159,16 +163,13 @@ def same_shape(
         microseg_ray.errors.InputError: a.png: the mask is 2 x 3 px, the prediction 2 x 4; compare masks on the same pixel grid
     """
     shape = prediction if isinstance(prediction, tuple) else prediction.shape
-    if truth.shape != shape:
-        raise InputError(
-            where,
-            f"the mask is {truth.shape[0]} x {truth.shape[1]} px, the prediction {shape[0]} x {shape[1]}",
-            "compare masks on the same pixel grid",
-        )
+    reason = shape_objection(truth.shape, shape, "the prediction")
+    if reason:
+        raise InputError(where, reason, "compare masks on the same pixel grid")
     return truth if isinstance(prediction, tuple) else prediction
 
 
-def _tell_probabilities(path: str, guess: NDArray[np.uint8], sink: Sink) -> None:
+def _pass_probabilities(path: str, guess: NDArray[np.uint8], sink: Sink) -> None:
     spec = MaskStore.open(path).spec
     if spec.extra != "probabilities":
         return

@@ -14,7 +14,7 @@ from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.runs.tasks import ShardTask
 from microseg_ray.runs.worker import ArchiveWorker, load_own_predictor
 from microseg_ray.settings import IGNORE_INDEX, EvaluateSettings, SegmentSettings
-from microseg_ray.sources import open_prepared
+from microseg_ray.sources import open_micrograph, open_prepared
 from microseg_ray.stitching import engine_grid, shard_window
 from microseg_ray.stitching.windows import argmax_first
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from microseg_ray.models.predictor import Predictor
     from microseg_ray.runs.worker import WorkerConfig
     from microseg_ray.sources import Micrograph, View
+    from microseg_ray.sources.choices import Parts
 
 __all__ = ["CheckpointPredictions"]
 
@@ -83,7 +84,8 @@ class CheckpointPredictions:
         """A true mask, and a function that predicts one for the same micrograph."""
         if row.mask is None:
             return None
-        return Pair(row.name, row.mask, partial(self._predict, row.image, row.mask), partial(self._open, row.image))
+        predict, opened = partial(self._predict, row.image, row.mask), partial(self._open, row.image)
+        return Pair(row.name, row.mask, predict, opened, partial(self._parts, row.image))
 
     def close(self) -> None:
         """Close the files that are held open."""
@@ -108,6 +110,10 @@ class CheckpointPredictions:
             self._worker.forget(str(path))
             self._scored.forget(str(path))
         return mask
+
+    def _parts(self, path: Path) -> Parts:
+        with open_micrograph(path, self._config.source) as micrograph:
+            return micrograph.info.parts
 
     def _open(self, path: Path) -> Micrograph:
         return open_prepared(path, self._scaling, self._config.source, self._config.scale)

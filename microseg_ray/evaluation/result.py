@@ -34,6 +34,7 @@ class Evaluation:
         sections: By micrograph, which sections hold which class, where that was asked for.
         boundary_tolerance: As it was set.
         split: Which micrographs were judged; None: all.
+        notes: What to know before the figures are read: a named class without a true pixel, say.
     """
 
     pooled: ConfusionMatrix
@@ -48,6 +49,7 @@ class Evaluation:
     sections: dict[str, list[SectionRow]] = field(default_factory=dict)
     boundary_tolerance: float | str = 2.0
     split: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def areas(self) -> AreaErrors:
@@ -70,4 +72,5 @@ class Evaluation:
             "calibration": calibration_document(self.calibration, self.classes)
             if self.calibration is not None
             else {"split": None, "reason": self.reason},
+            "notes": list(self.notes),
         }

@@ -17,13 +17,12 @@ from microseg_ray.fitting.losses import Loss, build_loss, class_weights_from_cou
 from microseg_ray.fitting.schedules import Progress
 from microseg_ray.fitting.state import Fit
 from microseg_ray.models import build_model
-from microseg_ray.models.agreement import Intensities, used_bits
 from microseg_ray.models.card import ModelCard
 from microseg_ray.models.footprint import measure_footprint
 from microseg_ray.models.receptive_field import measure_receptive_field
 from microseg_ray.models.weights import load_weights
+from microseg_ray.sources.agreement import Intensities, class_order_objection, empty_classes, used_bits
 from microseg_ray.sources.specimen.profile import PERCENTILES
-from microseg_ray.tiles.checks import empty_classes
 from microseg_ray.tiles.store import TileStore
 
 if TYPE_CHECKING:
@@ -73,13 +72,10 @@ def check_fit(settings: TrainSettings, workers: Workers) -> TileStore:
 
 def _check_classes(settings: TrainSettings, store: TileStore) -> None:
     """The classes of the config must be those of the store, in order, and each must have training pixels."""
-    names, wanted = [[item.name for item in classes] for classes in (store.spec.classes, settings.classes)]
-    if wanted and wanted != names:
-        raise SettingsError(
-            f"train.classes: the config names {', '.join(wanted)}, the tile store {settings.tiles} was made with "
-            f"{', '.join(names)}; the order is that of the mask values: correct `classes`, or tile again"
-        )
-    lacking = empty_classes(store.tile_counts("train"), store.spec.classes)
+    reason = class_order_objection(settings.classes, store.spec.classes, f"the tile store {settings.tiles}")
+    if reason:
+        raise SettingsError(f"train.classes: {reason}: correct `classes`, or tile again")
+    lacking = empty_classes(store.tile_counts("train").sum(axis=0), store.spec.classes)
     if lacking and not settings.allow_empty_classes:
         raise SettingsError(
             f"train.tiles: {settings.tiles} has no training pixel of class {', '.join(lacking)}, so the model cannot learn "

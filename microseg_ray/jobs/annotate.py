@@ -38,6 +38,8 @@ def annotate(settings: AnnotateSettings, _start: StartRay) -> int:
     console.print(table)
     where = escape(str(output))
     console.print(f"{len(report.masks)} masks of {report.images} images ({report.format}) in {where}")
+    if report.format not in READERS:
+        _print_empty_classes(report, settings)
     _list_problems(report)
     failures = [Failure(*failure) for failure in report.failures]
     claim(output, "annotate", {"failures.csv": Kind.FILE})
@@ -47,6 +49,16 @@ def annotate(settings: AnnotateSettings, _start: StartRay) -> int:
         console.print("[red]strict:[/] " + ", ".join(f"{count} {name}" for name, count in report.problems.items()))
         return STOPPED
     return code or DONE
+
+
+def _print_empty_classes(report: AnnotationReport, settings: AnnotateSettings) -> None:
+    """A note on classes without a pixel in annotation images: other numbers or colours may stand for them."""
+    from microseg_ray.sources.agreement import empty_class_objection, empty_classes
+
+    values = {**dict(enumerate(report.pixels)), 255: report.ignored}
+    note = empty_class_objection(empty_classes(report.pixels, settings.classes), values, "annotation image")
+    if note:
+        console.print(f"[yellow]{escape(note)}[/]")
 
 
 def _list_problems(report: AnnotationReport) -> None:

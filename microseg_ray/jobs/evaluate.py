@@ -46,6 +46,8 @@ def evaluate(settings: EvaluateSettings, _start: StartRay) -> int:
         )
     _print_calibration(document)
     _print_sections(result)
+    for note in result.notes:
+        console.print(f"[yellow]{escape(note)}[/]")
     console.print(f"{len(result.per_image)} micrographs; {escape(str(Path(settings.output) / 'metrics.json'))}")
     return quarantine(result.failures, Path(settings.output) / "failures.csv")
 

@@ -16,6 +16,7 @@ from microseg_ray.jobs.console import DONE, QUARANTINED, StartRay, console
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from microseg_ray.models.card import ModelCard
     from microseg_ray.settings import InfoSettings, SourceSettings
 
 __all__ = ["info"]
@@ -24,12 +25,16 @@ __all__ = ["info"]
 def info(settings: InfoSettings, _start: StartRay) -> int:
     """Say what the engine sees in files."""
     from microseg_ray.errors import InputError
+    from microseg_ray.models.card import read_card
 
+    card = None if settings.checkpoint is None else read_card(settings.checkpoint)
     failed = False
     for path in settings.files:
         try:
             with _stdout_on_stderr():
-                seen = _looked_at(path, settings.source)
+                seen = _description(path, settings.source)
+                if card is not None:
+                    seen |= _against(path, card, settings)
         except InputError as error:
             failed = True
             if settings.as_json:
@@ -37,6 +42,7 @@ def info(settings: InfoSettings, _start: StartRay) -> int:
             else:
                 console.print(f"[yellow]{escape(path)}[/]: {escape(str(error).removeprefix(f'{path}: '))}")
             continue
+        failed |= bool(seen.get("objections"))
         if settings.as_json:
             _print_json(seen)
         else:
@@ -70,7 +76,19 @@ def _stdout_on_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _looked_at(path: str, source: SourceSettings) -> dict[str, Any]:
+def _against(path: str, card: ModelCard, settings: InfoSettings) -> dict[str, Any]:
+    """What does not fit a checkpoint, in plain JSON types."""
+    from microseg_ray.runs.compare import compared
+
+    found = compared(path, card, settings.source)
+    return {
+        "checkpoint": settings.checkpoint,
+        "objections": list(found.objections),
+        "checkpoint_notes": list(found.notes),
+    }
+
+
+def _description(path: str, source: SourceSettings) -> dict[str, Any]:
     """A file as `segment` would see it, in plain JSON types."""
     from microseg_ray.settings import Scaling
     from microseg_ray.sources import open_prepared
@@ -101,6 +119,11 @@ def _print_info(seen: dict[str, Any]) -> None:
         f"info bar: {bar}{found}",
         f"intensity: {seen['intensity_low']:g} to {seen['intensity_high']:g}",
     ]
+    if "checkpoint" in seen:
+        lines += [f"objection: {reason}: segment stops here by default" for reason in seen["objections"]]
+        lines += [f"note: {note}" for note in seen["checkpoint_notes"]]
+        if not seen["objections"]:
+            lines.append(f"fits {seen['checkpoint']}")
     console.print(f"[bold]{escape(seen['path'])}[/]")
     for line in lines:
         console.print(f"  {escape(line)}")

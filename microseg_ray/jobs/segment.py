@@ -21,6 +21,7 @@ __all__ = ["segment"]
 def segment(settings: SegmentSettings, start: StartRay) -> int:
     """Segment an archive and print its areas."""
     from microseg_ray.runs import segment as segmentation
+    from microseg_ray.stitching.seams import promise
 
     began = time.monotonic()
     with progress_bar() as bar:
@@ -40,17 +41,7 @@ def segment(settings: SegmentSettings, start: StartRay) -> int:
     )
     print_areas(result.areas)
     engine = result.plan.engine
-    reason = f" ({result.plan.reason})" if result.plan.reason else ""
-    seams = result.seams
-    console.print(
-        f"seams: {result.plan.verdict}{escape(reason)}; largest difference {seams['seam_max_abs']:.2g}, "
-        f"{seams['seam_argmax_flips']} classes differ in {seams['pixels']} pixels looked at"
-    )
-    if seams["shape_pixels"]:
-        console.print(
-            f"tiles of a second shape: largest difference {seams['shape_max_abs']:.2g}, {seams['shape_argmax_flips']} classes "
-            f"differ in {seams['shape_pixels']} pixels"
-        )
+    console.print(f"seams: {escape(promise(result.plan.verdict, result.plan.reason, result.seams))}")
     console.print(f"tile {engine.tile}, {joined(engine)}")
     print_dropped(result.dropped)
     if result.note:

@@ -64,7 +64,7 @@ def print_forecast(cost: Forecast) -> None:
             f"{cost.info_bars} with an info bar, which is left out; {cost.rescaled} rescaled to the model's pixel size",
         ),
         ("halo tax", f"{cost.halo_tax:.2f} pixels computed for each pixel kept"),
-        ("seams", f"{cost.plan.verdict}{reason}"),
+        ("seams", f"{cost.plan.verdict}{reason or ' up to kernel rounding'}"),
         ("memory", f"{cost.worker_bytes / 1024**3:.2f} GiB per worker, projected peak"),
         ("disk", f"at most {cost.disk_bytes / 1e9:.3f} GB, {cost.free_bytes / 1e9:.1f} GB free"),
     ):

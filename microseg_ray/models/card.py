@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError
 from microseg_ray.errors import CheckpointError
 from microseg_ray.files import versions
 from microseg_ray.models import CLASSIFIERS
-from microseg_ray.models.agreement import Intensities
 from microseg_ray.settings import ClassSpec, Frozen, Scaling
+from microseg_ray.sources.agreement import Intensities
 
 if TYPE_CHECKING:
     import os

@@ -14,6 +14,7 @@ from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import Scaling, SourceSettings
 from microseg_ray.sources import View, member_path, open_view
+from microseg_ray.stitching.seams import promise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +67,9 @@ def _identity(run: Run) -> dict[str, str]:
     document, pixels = run.document, run.identity.pixels
     shown = {
         "model digest": run.identity.model_digest,
-        "verdict": " ".join(filter(None, (str(document.get("verdict", "")), str(document.get("verdict_reason", ""))))),
+        "verdict": promise(
+            str(document.get("verdict", "")), str(document.get("verdict_reason", "")), document.get("seams") or {}
+        ),
         "archive": str(document.get("archive", "")),
         "checkpoint": str(document.get("checkpoint", "")),
     }

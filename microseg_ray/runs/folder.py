@@ -27,7 +27,7 @@ from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import ClassSpec
 from microseg_ray.sources.scale.provenance import OPTION
 from microseg_ray.statistics.areas import AreaRow, Measured, area_rows, write_areas
-from microseg_ray.stitching.seams import SeamAudit
+from microseg_ray.stitching.seams import SeamAudit, promise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -249,7 +249,9 @@ class Run:
                 rows += area_rows(measured, self.classes)
                 seams.append(measured.seams)
         self.claim(dict.fromkeys(TABLES, Kind.FILE))
-        document = {**self.document, "seams": _worst(seams)}
+        worst = _worst(seams)
+        said = promise(str(self.document.get("verdict", "")), str(self.document.get("verdict_reason", "")), worst)
+        document = {**self.document, "seams": worst, "promise": said}
         write_json(self.folder / "run.json", document, sort_keys=True, default=asdict)
         write_areas(self.folder, rows)
         write_failures(self.folder / FAILURES_FILE, failures)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.errors import SettingsError
 from microseg_ray.models.card import ModelCard, read_card_and_digest, require_pixel_model
 from microseg_ray.runs.calibration import calibration_record
 from microseg_ray.runs.drive import Input
@@ -14,6 +15,7 @@ from microseg_ray.runs.identity import RunIdentity, pixel_settings
 from microseg_ray.runs.plan import RunPlan, engine_plan
 from microseg_ray.runs.worker import WorkerConfig
 from microseg_ray.sources import ScaleRule, list_inputs, root_of
+from microseg_ray.sources.agreement import class_order_objection
 from microseg_ray.sources.remote import is_url, location
 from microseg_ray.sources.scale.table import read_pixel_sizes
 
@@ -131,6 +133,9 @@ def prepare_engine(settings: EngineSettings) -> Engine:
     """
     card, digest = read_card_and_digest(settings.checkpoint)
     require_pixel_model(settings.checkpoint, card)
+    reason = class_order_objection(settings.classes, card.classes, str(settings.checkpoint))
+    if reason:
+        raise SettingsError(f"{settings.job}.classes: {reason}; correct `classes`, or give another checkpoint")
     plan = engine_plan(settings, card, gpu_memory() if settings.gpu else None)
     return Engine(card, digest, plan, worker_config(settings, card, digest, plan))
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
-from microseg_ray.models.agreement import intensity_note, intensity_objection, rescaled_limits
 from microseg_ray.runs.identity import RunIdentity, computed_with
 from microseg_ray.runs.memory import release_memory
 from microseg_ray.runs.store.masks import MaskStore
@@ -44,8 +43,9 @@ from microseg_ray.sources import (
     open_view,
     prepared,
 )
+from microseg_ray.sources.agreement import channel_objection, intensity_note, intensity_objection, rescaled_limits
 from microseg_ray.sources.scale.provenance import pixel_size_mark
-from microseg_ray.sources.specimen.intensity import intensity_sample
+from microseg_ray.sources.specimen.intensity import CHECKED_WINDOWS, intensity_sample
 from microseg_ray.stitching import EnginePlan, ShardPixels, engine_grid, predict_shard, shard_window
 from microseg_ray.stitching.seams import SeamAudit, audit_seams
 from microseg_ray.stitching.shards import extended, unmeasured
@@ -56,17 +56,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.geometry import Box
-    from microseg_ray.models.agreement import Intensities
     from microseg_ray.models.predictor import Predictor as ModelPredictor
     from microseg_ray.settings import ClassSpec, Scaling
     from microseg_ray.sources import MicrographInfo
+    from microseg_ray.sources.agreement import Intensities
     from microseg_ray.stitching import Predictor
 
 __all__ = ["ArchiveWorker", "WorkerConfig", "load_own_predictor", "reusable_store"]
 
 OPEN_MICROGRAPHS = 2
-CHECKED_WINDOWS = 32
-"""Windows of 128 x 128 px from which the intensities of a micrograph are compared with those of training."""
 
 
 @dataclass(frozen=True)
@@ -242,12 +240,9 @@ class ArchiveWorker:
         Raises:
             InputError: It does not.
         """
-        if info.channels not in {1, self.config.channels}:
-            raise InputError(
-                info.path,
-                f"has {info.channels} different colour channels, the model sees {self.config.channels}",
-                "convert it to gray, or train a model on colour images",
-            )
+        reason = channel_objection(info.channels, self.config.channels)
+        if reason:
+            raise InputError(info.path, reason, "convert it to gray, or train a model on colour images")
         if info.decoded_bytes > self.config.decoded_limit:
             raise InputError(
                 info.path,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from microseg_ray.settings.base import JobSettings
+from microseg_ray.settings.classes import Classes
 from microseg_ray.settings.limits import GiB, Halo, Threads, TileSide, Workers
 from microseg_ray.settings.pixel_size import PixelSize
 from microseg_ray.settings.ray import RaySettings
@@ -21,6 +22,9 @@ class EngineSettings(JobSettings):
     archive: str = Field(description="folder, glob or file of micrographs, or the URL of one")
     checkpoint: str = Field(description="checkpoint folder of the train job")
     output: str = Field(description="run folder")
+    classes: Classes = Field(
+        default=(), description="compared with those of the checkpoint, in order; none: not compared"
+    )
     tile: TileSide | Literal["auto"] = Field(
         default="auto", description="largest tile side in px; auto: what the memory allows"
     )

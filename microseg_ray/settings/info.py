@@ -18,6 +18,7 @@ class InfoSettings(JobSettings):
     job: ClassVar[str] = "info"
     positional: ClassVar[str] = "files"
     files: tuple[str, ...] = Field(min_length=1, description="micrographs")
+    checkpoint: str | None = Field(default=None, description="compare the files with this checkpoint")
     source: SourceSettings = SourceSettings()
     # `json` itself is a method of pydantic's models.
     as_json: bool = Field(

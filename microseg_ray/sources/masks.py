@@ -8,8 +8,11 @@ import numpy as np
 
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
+from microseg_ray.settings import SourceSettings
+from microseg_ray.sources.agreement import page_objection
 from microseg_ray.sources.base import equal_channels
 from microseg_ray.sources.bounds import bound_decoded, reading
+from microseg_ray.sources.choices import Parts
 from microseg_ray.sources.opening import open_pixels
 from microseg_ray.sources.remote import location
 
@@ -18,22 +21,30 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from microseg_ray.sources.base import Pixels
+
 __all__ = ["read_mask"]
 
 
-def read_mask(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+_ONE_PAGE = Parts()
+
+
+def read_mask(path: str | os.PathLike[str], image: Parts | None = _ONE_PAGE) -> NDArray[np.uint8]:
     """The labels of a whole mask.
 
     Palette images keep their indices, 1-bit images are 0 and 1, gray PNGs of 2 and 4 bits keep the stored numbers.
 
     Args:
         path: PNG, BMP, TIFF, a zarr array, or an OME-Zarr group such as the mask of a run (its full-resolution level).
+        image: Pages of the micrograph, and which one is read: a mask of as many pages has one for each, a mask of one page
+            belongs to the page that is read. None: the first page of the mask, whatever the micrograph has.
 
     Returns:
         uint8 (y, x), class indices; 255 is the ignore index.
 
     Raises:
-        InputError: JPEG, colour, fractions, numbers outside 0 to 255, or whatever makes a micrograph unreadable.
+        InputError: JPEG, colour, fractions, numbers outside 0 to 255, pages that do not belong to the micrograph's, or
+            whatever makes a micrograph unreadable.
 
     Example:
         >>> import tempfile, pathlib
@@ -45,7 +56,7 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         [[0, 1], [2, 255]]
     """
     name = location(path)
-    pixels = open_pixels(name, labels=True)
+    pixels = _page_of(name, image)
     try:
         height, width = pixels.shape
         bound_decoded(name, height * width * pixels.channels * pixels.dtype.itemsize, "a mask")
@@ -61,6 +72,20 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
             "convert colours to class indices first (microseg annotate)",
         )
     return _as_labels(name, raw[0])
+
+
+def _page_of(name: str, image: Parts | None) -> Pixels:
+    """The open page of a mask that belongs to the page of the micrograph that is read."""
+    pixels = open_pixels(name, labels=True)
+    pages = pixels.parts.pages
+    if image is None or pages == 1:
+        return pixels
+    pixels.close()
+    reason = page_objection(pages, image.pages)
+    if reason:
+        advice = "save the page that belongs to the micrograph as a mask, or one page for each of the micrograph's"
+        raise InputError(name, reason, advice)
+    return open_pixels(name, SourceSettings(page=image.page), labels=True)
 
 
 def _as_labels(name: str, raw: NDArray[Any]) -> NDArray[np.uint8]:

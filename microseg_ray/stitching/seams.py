@@ -7,7 +7,7 @@ the difference is what a reader of the mask would see as a seam. The idea of com
 "tile mismatch" test in arXiv 2503.19545.
 
 A kernel may round in another way for another shape of tile. So the same pixels are compared with a tile of a second, smaller
-shape, too: that difference is what a promise of equality holds up to.
+shape, too. That difference is what `exact` holds up to; `promise` puts it into words.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from microseg_ray.geometry import Box, Tile, TileGrid, ceil_to, floor_to
 from microseg_ray.stitching.shards import EnginePlan, Predictor, stitched_scores, tile_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["SeamAudit", "audit_seams"]
+__all__ = ["SeamAudit", "audit_seams", "promise"]
 
 BAND = 16
 Limits = tuple[float, float]
@@ -50,6 +50,38 @@ class SeamAudit:
     shape_pixels: int = 0
     shape_max_abs: float = 0.0
     shape_argmax_flips: int = 0
+
+
+def promise(verdict: str, reason: str, seams: Mapping[str, Any]) -> str:
+    """The verdict on a run in words, with what the audit measured.
+
+    Args:
+        verdict: `exact`, `bounded` or `unsafe`.
+        reason: Why not `exact`; "" otherwise.
+        seams: Fields of a `SeamAudit`; those that a run of an older version lacks count as not measured.
+
+    Example:
+        >>> promise("exact", "", {"pixels": 64, "seam_max_abs": 2e-7, "seam_argmax_flips": 0})
+        'exact up to kernel rounding; measured along seams: largest difference 2e-07, 0 of 64 pixels change class'
+        >>> promise("exact", "", {})
+        'exact up to kernel rounding; no micrograph has a seam'
+        >>> promise("unsafe", "CLAHE equalises each tile by itself", {})
+        'unsafe (CLAHE equalises each tile by itself); no micrograph has a seam'
+    """
+    said = "exact up to kernel rounding" if verdict == "exact" else f"{verdict} ({reason})" if reason else verdict
+    if not seams.get("pixels"):
+        return f"{said}; no micrograph has a seam"
+    said += f"; measured along seams: {_measured(seams, 'seam', 'pixels')}"
+    if seams.get("shape_pixels"):
+        said += f"; in tiles of a second shape: {_measured(seams, 'shape', 'shape_pixels')}"
+    return said
+
+
+def _measured(seams: Mapping[str, Any], kind: str, pixels: str) -> str:
+    return (
+        f"largest difference {seams[f'{kind}_max_abs']:.2g}, {seams[f'{kind}_argmax_flips']} of {seams[pixels]} pixels "
+        "change class"
+    )
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microseg_ray.errors import InputError
-from microseg_ray.settings import IGNORE_INDEX
+from microseg_ray.sources.agreement import empty_class_objection, empty_classes
 from microseg_ray.sources.scale.pixel_size import apart
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from microseg_ray.settings import ClassSpec, TileSettings
     from microseg_ray.tiles.tasks import Surveyed
 
-__all__ = ["class_notes", "common_pixel_size", "empty_classes", "scale_notes"]
-
-_NAMED = 3
+__all__ = ["class_notes", "common_pixel_size", "scale_notes"]
 
 
 def common_pixel_size(
@@ -86,36 +84,10 @@ def scale_notes(sizes: Iterable[tuple[float, float] | None], common: tuple[float
     return []
 
 
-def empty_classes(counts: NDArray[np.int64], classes: Sequence[ClassSpec]) -> list[str]:
-    """Classes without a pixel, as texts that name the mask value.
-
-    Args:
-        counts: int64 (tile, class).
-        classes: In the order of the mask values.
-
-    Example:
-        >>> from microseg_ray.settings import ClassSpec
-        >>> empty_classes(np.array([[5, 0], [3, 0]]), (ClassSpec(name="matrix"), ClassSpec(name="pore")))
-        ["'pore' (mask value 1)"]
-    """
-    total = counts.sum(axis=0)
-    return [f"{item.name!r} (mask value {index})" for index, item in enumerate(classes) if not total[index]]
-
-
 def class_notes(good: Sequence[Surveyed], counts: NDArray[np.int64], classes: Sequence[ClassSpec]) -> list[str]:
     """A note that lists the values of the masks, where a named class has no pixel in the training tiles."""
-    lacking = empty_classes(counts, classes)
-    if not lacking:
-        return []
     values: Counter[int] = Counter()
     for found in good:
         values.update(dict(found.values))
-    total = sum(values.values())
-    listed = ", ".join(f"{value} ({count / total:.2%})" for value, count in sorted(values.items()))
-    ignored = f" ({IGNORE_INDEX} means no class)" if IGNORE_INDEX in values else ""
-    return [
-        (
-            f"no training tile has a pixel of class {', '.join(lacking[:_NAMED])}; the masks hold the values {listed}{ignored}: "
-            "masks must hold 0, 1, 2 ... in the order of `classes`, so renumber masks that were drawn with other values"
-        )
-    ]
+    note = empty_class_objection(empty_classes(counts.sum(axis=0), classes), values, "training tile")
+    return [note] if note else []

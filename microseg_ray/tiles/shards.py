@@ -119,8 +119,8 @@ def _write_shard(task: ShardTask) -> None:
     images = np.zeros((count, spec.channels, spec.side, spec.side), spec.dtype)
     masks = np.full((count, spec.side, spec.side), IGNORE_INDEX, np.uint8)
     for place, pair in enumerate(task.pairs):
-        mask = mask_of(pair.mask)
         with open_prepared(pair.image, spec.scaling, pair.source) as micrograph:
+            mask = mask_of(pair.mask, micrograph.info.parts)
             frame = micrograph.info.specimen
             for slot, tile in enumerate(task.tiles):
                 if tile.pair != place:

@@ -12,6 +12,7 @@ from microseg_ray.errors import InputError, MicrosegError
 from microseg_ray.geometry import TileGrid
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.sources import fingerprint, intensity_limits, open_prepared, read_mask
+from microseg_ray.sources.agreement import float_note, float_objection, shape_objection, value_objection
 from microseg_ray.sources.specimen.profile import IntensitySampler
 from microseg_ray.statistics.counts import count_classes
 from microseg_ray.tiles.tasks import Pair, Surveyed, SurveyTask, TileCounts, Unusable
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
     from microseg_ray.catalog import CatalogRow, Reduced
     from microseg_ray.settings import SourceSettings, TileSettings
+    from microseg_ray.sources.choices import Parts
     from microseg_ray.sources.specimen.profile import IntensitySample
     from microseg_ray.tiles.tasks import LookTask
 
 __all__ = ["look", "mask_of", "source_of", "survey", "survey_task"]
 
 _ROWS = 256  # rows of a mask that are counted at a time
-_BEYOND = 0.05  # floats may exceed 0 to 1 by this, as filters and resampling make them
 
 
 def survey_task(row: CatalogRow, settings: TileSettings, *, audit: bool) -> SurveyTask:
@@ -66,29 +67,32 @@ def look(task: LookTask) -> Reduced | None:
         return None
 
 
-def mask_of(path: str) -> NDArray[np.uint8]:
-    """A mask, cached until the next one is read: the shards of one huge micrograph follow each other. Read only."""
-    return _kept_mask(path, fingerprint(path, "stat"))
+def mask_of(path: str, image: Parts) -> NDArray[np.uint8]:
+    """A mask, cached until the next one is read: the shards of one huge micrograph follow each other. Read only.
+
+    Args:
+        path: The mask.
+        image: Pages of its micrograph, and which one is read.
+    """
+    return _kept_mask(path, fingerprint(path, "stat"), image)
 
 
 @lru_cache(maxsize=1)
-def _kept_mask(path: str, _fingerprint: str) -> NDArray[np.uint8]:
-    mask = read_mask(path)
+def _kept_mask(path: str, _fingerprint: str, image: Parts) -> NDArray[np.uint8]:
+    mask = read_mask(path, image)
     mask.setflags(write=False)
     return mask
 
 
 def _survey(task: SurveyTask) -> Surveyed:
     pair = task.pair
-    mask = mask_of(pair.mask)
     with open_prepared(pair.image, task.scaling, pair.source) as micrograph:
         info = micrograph.info
-        if mask.shape != info.shape:
-            raise InputError(
-                pair.mask,
-                f"the mask is {mask.shape[0]} x {mask.shape[1]} px, its micrograph {info.shape[0]} x {info.shape[1]}",
-                "export the mask at the micrograph's size, or correct mask_suffix if it belongs to another one",
-            )
+        mask = mask_of(pair.mask, info.parts)
+        reason = shape_objection(mask.shape, info.shape, "its micrograph")
+        if reason:
+            advice = "export the mask at the micrograph's size, or correct mask_suffix if it belongs to another one"
+            raise InputError(pair.mask, reason, advice)
         # Rows of a burned-in info bar are no specimen: no tile reaches into them.
         frame = info.specimen
         values = _values(mask[frame.slices])
@@ -107,7 +111,7 @@ def _survey(task: SurveyTask) -> Surveyed:
             counts = count_classes(mask[member.visible.slices], task.classes)
             tiles.append(TileCounts(member.box.y0, member.box.x0, tuple(map(int, counts))))
     sample = sampler.sample()
-    _refuse_wide_floats(task, sample)
+    notes = (*info.notes, *info.pixel_size_notes, *_float_notes(task, sample))
     return Surveyed(
         pair,
         _fingerprints(task),
@@ -115,7 +119,7 @@ def _survey(task: SurveyTask) -> Surveyed:
         info.channels,
         info.dtype,
         info.pixel_size_um,
-        (*info.notes, *info.pixel_size_notes),
+        notes,
         info.info_bar_rows,
         float(low),
         float(high),
@@ -128,24 +132,26 @@ def _survey(task: SurveyTask) -> Surveyed:
 
 def _refuse_unnamed(task: SurveyTask, values: tuple[tuple[int, int], ...]) -> None:
     """Raise InputError where the mask holds a value that is no class."""
-    strange = sorted({value for value, _ in values} - set(range(task.classes)) - {IGNORE_INDEX})
-    if strange:
-        raise InputError(
-            task.pair.mask,
-            f"the mask holds the value {strange[0]}, but only classes 0 to {task.classes - 1} are named",
-            f"name all classes, or set pixels without a class to {IGNORE_INDEX}",
-        )
+    reason = value_objection(dict(values), task.classes)
+    if reason:
+        raise InputError(task.pair.mask, reason, f"name all classes, or set pixels without a class to {IGNORE_INDEX}")
 
 
-def _refuse_wide_floats(task: SurveyTask, sample: IntensitySample) -> None:
-    """Raise InputError for floats far beyond 0 to 1 where the scaling takes floats as they are."""
-    low, high = float(sample.quantiles[1]), float(sample.quantiles[-2])
-    if task.scaling.kind == "dtype" and np.dtype(sample.dtype).kind == "f" and (low < -_BEYOND or high > 1 + _BEYOND):
-        raise InputError(
-            task.pair.image,
-            f"its floats lie between {low:.4g} and {high:.4g}, and scaling `dtype` takes 0 to 1 as black to white",
-            "set scaling to {kind: fixed, low: ..., high: ...} or {kind: percentile, low: 1, high: 99}",
-        )
+def _float_notes(task: SurveyTask, sample: IntensitySample) -> tuple[str, ...]:
+    """A note on floats that leave 0 to 1 a little, where the scaling takes floats as they are.
+
+    Raises:
+        InputError: They leave it by more than `FLOAT_SLACK`.
+    """
+    if task.scaling.kind != "dtype" or np.dtype(sample.dtype).kind != "f":
+        return ()
+    # The outermost 0.1 % at each end are hot and dead pixels, as where a model is used.
+    reason = float_objection(float(sample.quantiles[1]), float(sample.quantiles[-2]))
+    if reason:
+        advice = "set scaling to {kind: fixed, low: ..., high: ...} or {kind: percentile, low: 1, high: 99}"
+        raise InputError(task.pair.image, reason, advice)
+    note = float_note(float(sample.quantiles[0]), float(sample.quantiles[-1]))
+    return (note,) if note else ()
 
 
 def _values(mask: NDArray[np.uint8]) -> tuple[tuple[int, int], ...]:

@@ -11,10 +11,10 @@ import tifffile
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.evaluation.pairs import true_classes
-from microseg_ray.models.agreement import Intensities
 from microseg_ray.runs.segment import segment
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import EvaluateSettings, SegmentSettings
+from microseg_ray.sources.agreement import Intensities
 
 GRAY = np.random.default_rng(0).integers(40, 255, (80, 96)).astype(np.uint8)
 SAME = {
@@ -82,7 +82,7 @@ def test_another_bit_depth_or_range_is_stopped_noted_or_rescaled(pixels, trained
 def test_floats_beyond_one_are_an_objection_whatever_the_card_says(checkpoint, tmp_path):
     mask, result = mask_of(GRAY.astype(np.float32), checkpoint, tmp_path)
     assert mask is None
-    assert "from 0 to 1" in result.ledger.failures[0].reason
+    assert "takes 0 to 1" in result.ledger.failures[0].reason
 
 
 def test_dark_images_of_the_same_type_are_noted_and_not_stopped(trained, tmp_path):

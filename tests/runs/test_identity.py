@@ -8,7 +8,6 @@ import shutil
 import pytest
 
 from microseg_ray.errors import CheckpointError, RunMismatchError
-from microseg_ray.models.agreement import Intensities
 from microseg_ray.models.card import (
     NO_PIXELS,
     Footprint,
@@ -24,6 +23,7 @@ from microseg_ray.runs.folder import Run
 from microseg_ray.runs.identity import computed_with
 from microseg_ray.runs.setup import prepare_job
 from microseg_ray.settings import ClassSpec, Scaling, SegmentSettings
+from microseg_ray.sources.agreement import Intensities
 
 CARD = ModelCard(
     architecture="unet",

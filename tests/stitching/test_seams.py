@@ -27,6 +27,9 @@ class BoxFilter:
     def __init__(self) -> None:
         self.tiles = 0
 
+    def masks(self, batch: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+        return self.scores(batch, limits).argmax(axis=1).astype(np.uint8)
+
     def scores(self, batch: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
         self.tiles += len(batch)
         padded = np.pad(batch[:, 0].astype(np.int64), ((0, 0), (RADIUS, RADIUS), (RADIUS, RADIUS)))

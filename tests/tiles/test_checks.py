@@ -82,7 +82,10 @@ def test_the_classes_of_the_config_are_those_of_the_store_in_order(tmp_path):
     tile(tiling(tmp_path))
     check_fit(training(tmp_path, classes=["matrix", "pore"]), Workers())
     for wrong in (["pore", "matrix"], ["matrix"], ["matrix", "void"]):
-        with pytest.raises(SettingsError, match=r"train\.classes: the config names .*was made with matrix, pore"):
+        with pytest.raises(
+            SettingsError,
+            match=r"train\.classes: .* are not the classes in order of the tile store .*which has matrix, pore",
+        ):
             check_fit(training(tmp_path, classes=wrong), Workers())
 
 
@@ -147,5 +150,27 @@ def test_floats_beyond_the_scaling_are_set_aside(tmp_path):
     tiled = tile(tiling(tmp_path))
     assert [failure.path for failure in tiled.failures] == ["b.tif"]
     assert "takes 0 to 1 as black to white" in tiled.failures[0].reason
+    write(tmp_path, "b", picture(2, np.float32, 1.05), mask_of(0, 1))
+    little = tile(tiling(tmp_path, output=str(tmp_path / "little")))
+    assert little.failures == []
+    assert any("b.tif: its float intensities go from" in note for note in little.notes)
     fixed = {"kind": "fixed", "low": 0, "high": 255}
     assert tile(tiling(tmp_path, scaling=fixed, output=str(tmp_path / "fixed"))).failures == []
+
+
+def test_a_mask_of_several_pages_has_one_for_each_page_of_its_micrograph(tmp_path):
+    """The page that is read decides; another number of pages is an objection."""
+    write(tmp_path, "a", picture(1), mask_of(0, 1))
+    (tmp_path / "masks" / "a.png").unlink()
+    labels = np.stack([mask_of(0), mask_of(1), mask_of(0, 1)])
+    tifffile.imwrite(tmp_path / "masks" / "a.tif", labels, photometric="minisblack")
+    with pytest.raises(InputError, match=r"the mask has 3 pages, its micrograph 1"):
+        tile(tiling(tmp_path))
+    stack = np.stack([picture(seed) for seed in range(3)])
+    tifffile.imwrite(tmp_path / "images" / "a.tif", stack, photometric="minisblack")
+    store = tile(tiling(tmp_path, source={"page": 1}, output=str(tmp_path / "second"))).store
+    matrix, pore = store.tile_counts("train").sum(axis=0).tolist()
+    assert (matrix, pore > 0) == (0, True)
+    tifffile.imwrite(tmp_path / "masks" / "a.tif", labels[:2], photometric="minisblack")
+    with pytest.raises(InputError, match=r"the mask has 2 pages, its micrograph 3"):
+        tile(tiling(tmp_path, output=str(tmp_path / "two")))

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from microseg_ray.settings import Scaling
     from microseg_ray.sources.base import Micrograph
 
-__all__ = ["intensity_limits", "intensity_range", "intensity_sample"]
+__all__ = ["CHECKED_WINDOWS", "intensity_limits", "intensity_range", "intensity_sample"]
 
+CHECKED_WINDOWS = 32
+"""Windows of 128 x 128 px from which the intensities of a micrograph are compared with those of training."""
 _WINDOW = 128
 _WINDOWS = 256  # 256 windows of 128 x 128 px: 4 Mpx
 _LIMITS = {
