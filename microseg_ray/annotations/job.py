@@ -66,6 +66,10 @@ def annotate(
         >>> report.fractions
         (0.5, 0.5)
     """
+    if settings.format == "tfrecord":
+        from microseg_ray.annotations.records import unpack_records
+
+        return unpack_records(settings, progress)
     images, root = list_files(settings.images or ""), listing_root(settings.images or "")
     chosen, files = _annotation_files(settings, images)
     if chosen not in {*READERS, "thresholds"}:
@@ -225,7 +229,8 @@ class _Work:
             report.ignored_shapes.update(drawing.ignored)
             for region in drawing.regions:
                 if _elsewhere(region, page):
-                    report.other_pages.append((region.where, f"page {region.page}"))
+                    reason = f"on page {region.page}, and page {page} is read (--source.page)"
+                    report.other_pages.append((region.where, reason))
                     continue
                 name = self.settings.class_values.get(region.value, region.value)
                 if name not in codes and default is not None:

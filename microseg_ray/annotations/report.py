@@ -48,7 +48,7 @@ class AnnotationReport:
         regions: Drawn regions per class.
         unknown_classes: Regions whose class is no class: value -> regions. They were not drawn.
         defaulted_classes: Regions whose class is no class, drawn as `default_class`: value -> regions.
-        other_pages: Regions of another page than the one that is read: (where, page). They were not drawn.
+        other_pages: Regions of another page than the one that is read: (where, reason). They were not drawn.
         unmatched_pixels: Pixels of annotation images that fit no rule: colour or number -> pixels. They are 255.
         ignored_shapes: Points and other shapes without an area: kind -> count.
         images_without_regions: Images that are annotated with nothing; skipped unless `empty: unlabelled`.

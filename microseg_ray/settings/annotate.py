@@ -17,7 +17,18 @@ IGNORE = "ignore"
 
 _BACKGROUND = "background"
 AnnotationFormat = Literal[
-    "auto", "via", "labelme", "coco", "cvat", "cvat_mask", "geojson", "imagej", "colors", "thresholds", "index"
+    "auto",
+    "via",
+    "labelme",
+    "coco",
+    "cvat",
+    "cvat_mask",
+    "geojson",
+    "imagej",
+    "colors",
+    "thresholds",
+    "index",
+    "tfrecord",
 ]
 
 
@@ -165,7 +176,7 @@ class AnnotateSettings(JobSettings):
     def _names_exist(self) -> Self:
         if not self.classes:
             raise ValueError("classes: missing; put `classes: [background, ...]` into the config, or give a preset")
-        if self.images is None:
+        if self.images is None and self.format != "tfrecord":
             raise ValueError("images: missing; give --images or put `images:` under `data:` in the config")
         names = {item.name for item in self.classes}
         used = {
