@@ -3,6 +3,10 @@
 Trained weights can hide a part of the receptive field. It is therefore measured on a copy with positive weights and
 linear layers in place of non-linear ones, in float64. Then nothing cancels, and the gradient of a block of outputs is
 non-zero exactly in the receptive field.
+
+A model can depend on the tile in ways that no radius covers: statistics of the whole tile, or places within it. Layers that do
+so are found by their type. Steps inside `forward` (`F.interpolate(align_corners=True)`, coordinates as channels) are found by
+comparison: the same pixels in a larger and in a smaller tile must give the same output where no border is in reach.
 """
 
 from __future__ import annotations
@@ -31,6 +35,9 @@ MAX_SIDE = 1 << 15
 """Side of the largest probe in pixels; a receptive field beyond half of it is treated as the whole tile."""
 
 _STRIDE_PROBE = 512
+_UNEQUAL = 1e-4
+"""Difference of outputs, relative to their deviation, that is no rounding: of float32, the model's own type."""
+_MOVED = "model (the same pixels give another output in a tile of another size: align_corners, coordinates or the like)"
 _ACTIVATIONS = "torch.nn.modules.activation"
 # Pointwise layers, and layers with statistics of the whole tile, which are listed instead of measured.
 _LOCAL_AT_MOST = (
@@ -98,6 +105,10 @@ def _measured(model: nn.Module, in_channels: int) -> ReceptiveField:
     if not tile_dependent:
         _require_linear(probe, in_channels, stride)
     radius = max(_reach(probe, in_channels, stride, axis) for axis in (0, 1))
+    if not tile_dependent and any(
+        _moves(tried, in_channels, stride, radius, axis) for tried in (probe, model) for axis in (0, 1)
+    ):
+        tile_dependent = (_MOVED,)
     return ReceptiveField(radius=radius, stride=stride, tile_dependent=tile_dependent)
 
 
@@ -106,7 +117,10 @@ def _tile_dependent(model: nn.Module) -> Iterator[str]:
     for name, module in model.named_modules():
         by_batch = isinstance(module, _BatchNorm | _InstanceNorm) and (module.training or module.running_mean is None)
         # An instance norm with `track_running_stats` has a running mean and is constant in eval mode.
-        if by_batch or isinstance(module, always):
+        aligned = isinstance(module, nn.Upsample) and bool(module.align_corners)
+        # Over y or x of (n, c, y, x): the exponentials of the whole tile are summed.
+        summed = isinstance(module, nn.Softmax | nn.LogSoftmax | nn.Softmin) and module.dim in {2, 3, -1, -2}
+        if by_batch or aligned or summed or isinstance(module, always):
             yield f"{name or 'model'} ({type(module).__name__})"
 
 
@@ -239,6 +253,21 @@ def _require_linear(probe: nn.Module, in_channels: int, stride: int) -> None:
             "the model does something non-linear that is not a layer, so its receptive field cannot be measured; "
             "use modules (nn.MaxPool2d, nn.GELU) in place of functions (F.max_pool2d, F.gelu)"
         )
+
+
+def _moves(model: nn.Module, in_channels: int, stride: int, radius: int, axis: int) -> bool:
+    """Whether the same pixels give other outputs in a smaller tile, where neither border is within the radius."""
+    thin, halo = _thickness(stride), -(-radius // stride) * stride
+    length = 2 * halo + thin
+    extent = [thin, thin]
+    extent[axis] = length + 3 * thin
+    first = next((value for value in model.parameters() if value.is_floating_point()), torch.zeros(()))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1, in_channels, *extent, generator=generator).to(first.device, first.dtype)
+    with torch.no_grad():
+        whole = _run(model, images).narrow(2 + axis, thin + halo, thin)
+        part = _run(model, images.narrow(2 + axis, thin, length)).narrow(2 + axis, halo, thin)
+    return float((whole - part).abs().max()) > _UNEQUAL * float(whole.std())
 
 
 def _thickness(stride: int) -> int:

@@ -155,10 +155,9 @@ def verdict_of(plan: EnginePlan, card: ModelCard) -> tuple[Verdict, str]:
     if card.scaling.clahe is not None:
         return "unsafe", "CLAHE equalises each tile by itself"
     if field.tile_dependent:
-        return (
-            "unsafe",
-            f"the model sees the whole tile through {', '.join(field.tile_dependent[:3])}; train with norm: batch",
-        )
+        layers = ", ".join(field.tile_dependent[:3])
+        advice = "; train with norm: batch" if "Norm" in layers else ""
+        return "unsafe", f"the model sees the whole tile through {layers}{advice}"
     if plan.blend != "crop":
         return "bounded", f"blend {plan.blend} averages pixels near tile borders; blend crop with halo auto is exact"
     if plan.halo < field.radius:

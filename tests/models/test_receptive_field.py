@@ -5,9 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from microseg_ray.models import build_model
 from microseg_ray.models.architectures.unet import UNet
 from microseg_ray.models.card import ReceptiveField
 from microseg_ray.models.receptive_field import measure_receptive_field
+from microseg_ray.settings.model import OPTIONS
 
 
 def positive(model):
@@ -184,3 +186,97 @@ def test_what_cannot_be_measured_is_refused():
 
 def test_the_default_model():
     assert measure_receptive_field(UNet(1, 4).eval(), 1).stride == 16
+
+
+class Coarse(nn.Module):
+    """Half resolution and back, by a function with these options."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+        self.down = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+        self.last = nn.Conv2d(4, 2, 3, padding=1)
+
+    def forward(self, images):
+        return self.last(F.interpolate(self.down(images), size=images.shape[2:], **self.options))
+
+
+class Coordinates(nn.Module):
+    """The place in the tile along one axis as a further channel."""
+
+    def __init__(self, axis):
+        super().__init__()
+        self.axis = axis
+        self.last = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, images):
+        side = images.shape[self.axis]
+        shape = (1, 1, side, 1) if self.axis == 2 else (1, 1, 1, side)
+        places = torch.linspace(-1, 1, side, dtype=images.dtype).reshape(shape)
+        return self.last(torch.cat([images, places.expand_as(images)], dim=1))
+
+
+class Aligned(nn.Sequential):
+    def __init__(self, *, aligned):
+        super().__init__(
+            nn.Conv2d(1, 4, 3, stride=2, padding=1),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=aligned),
+            nn.Conv2d(4, 2, 1),
+        )
+
+
+class Spatial(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.first, self.weights = nn.Conv2d(1, 2, 1), nn.Softmax(dim=dim)
+
+    def forward(self, images):
+        return self.weights(self.first(images))
+
+
+TILE_DEPENDENT = {
+    "interpolate, align_corners": (Coarse(mode="bilinear", align_corners=True), "align_corners"),
+    "coordinates y": (Coordinates(2), "coordinates"),
+    "coordinates x": (Coordinates(3), "coordinates"),
+    "Upsample, align_corners": (Aligned(aligned=True), "1 (Upsample)"),
+    "softmax over x": (Spatial(-1), "weights (Softmax)"),
+    "softmax over y": (Spatial(2), "weights (Softmax)"),
+    "group norm": (nn.Sequential(nn.Conv2d(1, 4, 1), nn.GroupNorm(2, 4)), "1 (GroupNorm)"),
+    "instance norm": (nn.Sequential(nn.Conv2d(1, 4, 1), nn.InstanceNorm2d(4)), "1 (InstanceNorm2d)"),
+}
+SAFE = {
+    "interpolate, bilinear": Coarse(mode="bilinear", align_corners=False),
+    "interpolate, nearest": Coarse(mode="nearest"),
+    "Upsample": Aligned(aligned=False),
+    "softmax over classes": Spatial(1),
+}
+
+
+@pytest.mark.parametrize(("model", "reason"), TILE_DEPENDENT.values(), ids=TILE_DEPENDENT)
+def test_models_that_depend_on_the_tile_are_listed_with_the_reason(model, reason):
+    torch.manual_seed(0)
+    (listed,) = measure_receptive_field(model.eval(), 1).tile_dependent
+    assert reason in listed
+
+
+@pytest.mark.parametrize("model", SAFE.values(), ids=SAFE)
+def test_models_that_do_not_are_not_listed(model):
+    assert measure_receptive_field(model.eval(), 1).tile_dependent == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "dependent"),
+    [
+        ("resunet", {}, False),
+        ("unet", {"width": 4}, False),
+        ("unet", {"width": 4, "norm": "group"}, True),
+        ("vgg16_unet", {}, False),
+        ("deeplabv3plus", {"image_pooling": True}, True),
+        ("deeplabv3plus", {"image_pooling": False}, False),
+        ("resnet_unet", {"encoder": "resnet18"}, False),
+        ("defectsegnet", {}, False),
+    ],
+)
+def test_our_architectures_are_classified_rightly(name, options, dependent):
+    model = build_model(name, 1, 2, {**OPTIONS[name], **options}).eval()
+    assert bool(measure_receptive_field(model, 1).tile_dependent) == dependent
