@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,6 +35,7 @@ from microseg_ray.files import delete_file, delete_folder, write_parquet
 from microseg_ray.outputs import require_store
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, Scaling
 from microseg_ray.sources import IntensityProfile, fingerprint
+from microseg_ray.tiles.reading import TileReader
 from microseg_ray.tiles.spec import TileSpec
 
 if TYPE_CHECKING:
@@ -320,18 +322,25 @@ class TileStore:
         Returns:
             Images (n, channel, y, x) in the source's dtype, masks (n, y, x) uint8, and (n, 2) float64 intensity limits
             (low, high) of each tile's micrograph.
+
+        Raises:
+            IndexError: There is no such tile.
+            StoreError: A tile is missing or damaged.
         """
         chosen = np.asarray(indices, dtype=np.int64)
-        # One request for the distinct tiles in store order; repeats and order are restored afterwards.
-        distinct, place = np.unique(chosen, return_inverse=True)
-        if len(distinct) and not 0 <= distinct[0] <= distinct[-1] < self.spec.tiles:
-            raise IndexError(f"{self.folder}: tile {distinct[-1]}: there are {self.spec.tiles}, counted from 0")
-        slots = self._slots[distinct]
-        images = np.asarray(self._array("images").oindex[slots])[place]
-        masks = np.asarray(self._array("masks").oindex[slots])[place]
+        strange = chosen[(chosen < 0) | (chosen >= self.spec.tiles)]
+        if strange.size:
+            raise IndexError(f"{self.folder}: tile {strange[0]}: there are {self.spec.tiles}, counted from 0")
+        images, masks = (reader.read(self._slots[chosen]) for reader in self._readers)
         table = self._rows()
         limits = np.stack([np.asarray(table[name], dtype=np.float64)[chosen] for name in ("low", "high")], axis=1)
         return images, masks, limits
+
+    @cached_property
+    def _readers(self) -> tuple[TileReader, TileReader]:
+        """Of images and masks."""
+        group = self.folder / "tiles.zarr"
+        return TileReader(group, self._array("images")), TileReader(group, self._array("masks"))
 
     def _array(self, name: str) -> zarr.Array[Any]:
         return cast("zarr.Array[Any]", self._group[name])

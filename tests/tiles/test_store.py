@@ -235,11 +235,58 @@ def test_a_table_that_does_not_belong_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_tile_is_an_error_not_other_pixels(tmp_path: Path) -> None:
     write(tmp_path)
     file = next(path for path in (tmp_path / "tiles.zarr" / "images" / "c").rglob("*") if path.is_file())
-    raw = bytearray(file.read_bytes())
-    raw[20] ^= 0xFF
-    file.write_bytes(bytes(raw))
-    with pytest.raises((ValueError, RuntimeError)):
+    whole = file.read_bytes()
+    # The first chunk, the table behind the chunks, and its checksum.
+    for place in (20, -40, -1):
+        raw = bytearray(whole)
+        raw[place] ^= 0xFF
+        file.write_bytes(bytes(raw))
+        with pytest.raises(StoreError, match="images cannot be read"):
+            TileStore.open(tmp_path).read(range(7))
+    file.unlink()
+    with pytest.raises(StoreError, match=r"images cannot be read .*make the store again with `microseg tile`"):
         TileStore.open(tmp_path).read(range(7))
+
+
+def test_each_shard_is_opened_once_for_all_its_tiles(tmp_path: Path, monkeypatch) -> None:
+    store = write(tmp_path)
+    opened: list[str] = []
+    plain = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, *given, **named: (opened.append(path.as_posix()), plain(path, *given, **named))[1]
+    )
+    read = store.read([6, 0, 2, 5, 1, 0])
+    monkeypatch.undo()
+    shards = [Path(path).relative_to(tmp_path / "tiles.zarr").as_posix() for path in opened]
+    shards = [name for name in shards if not name.endswith(".json")]
+    assert sorted(shards) == [
+        *(f"images/c/{shard}/0/0/0" for shard in range(3)),
+        *(f"masks/c/{shard}/0/0" for shard in range(3)),
+    ]
+    assert np.array_equal(read[0], contents(spec())[0][[6, 0, 2, 5, 1, 0]])
+
+
+def test_a_tile_that_was_never_written_is_an_error_not_zeros(tmp_path: Path) -> None:
+    made = spec()
+    images, masks = contents(made)
+    store = TileStore.create(tmp_path, made, {})
+    for shard in (0, 2):
+        cut = slice(made.shard_range(shard).start, made.shard_range(shard).stop)
+        store.write_shard(shard, images[cut], masks[cut])
+    write_table(tmp_path, rows(made, masks))
+    assert np.array_equal(TileStore.open(tmp_path).read([0, 6])[1], masks[[0, 6]])
+    with pytest.raises(StoreError, match="cannot be read"):
+        TileStore.open(tmp_path).read([3])
+
+
+def test_a_store_of_another_layout_is_read_by_zarr(tmp_path: Path) -> None:
+    store = write(tmp_path)
+    images = store.read(range(7))[0]
+    # The same pixels without shards and with another codec, as another writer of zarr might lay them out.
+    zarr.open_group(tmp_path / "tiles.zarr", mode="r+").create_array(
+        "images", data=images, chunks=(2, 2, 8, 8), compressors=None, overwrite=True
+    )
+    assert np.array_equal(TileStore.open(tmp_path).read([5, 1])[0], images[[5, 1]])
 
 
 def test_the_table_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> None:
