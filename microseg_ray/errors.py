@@ -11,6 +11,7 @@ __all__ = [
     "InputError",
     "MicrosegError",
     "RunMismatchError",
+    "RuntimeUnfitError",
     "SettingsError",
     "StoreError",
 ]
@@ -59,6 +60,10 @@ class StoreError(MicrosegError, ValueError):
 
 class CheckpointError(MicrosegError, ValueError):
     """A checkpoint cannot be used: missing files, unknown architecture, or weights that do not match it."""
+
+
+class RuntimeUnfitError(MicrosegError, ValueError):
+    """A runtime cannot compute a network; the message says which and why."""
 
 
 class CoverageError(MicrosegError, ValueError):

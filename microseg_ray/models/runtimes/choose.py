@@ -1,0 +1,98 @@
+"""Which runtime a job takes, and what of it is bound to a run. No torch and no OpenVINO is loaded to choose."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
+from microseg_ray.errors import SettingsError
+
+if TYPE_CHECKING:
+    from microseg_ray.models.runtimes.base import Precision, Runtime
+
+__all__ = ["RuntimeChoice", "load_runtime", "runtime_name", "runtime_record"]
+
+RuntimeChoice = Literal["auto", "torch", "openvino"]
+
+
+def runtime_name(choice: RuntimeChoice, device: str, key: str = "runtime") -> str:
+    """The runtime that a setting means on this machine.
+
+    Args:
+        choice: The setting; `auto` takes OpenVINO where it is installed and the device is a CPU, else torch.
+        device: `cpu`, `cuda` ...
+        key: Of the setting, for messages.
+
+    Raises:
+        SettingsError: OpenVINO is asked for and not installed, or asked for on a GPU.
+
+    Example:
+        >>> runtime_name("auto", "cuda"), runtime_name("torch", "cpu")
+        ('torch', 'torch')
+        >>> runtime_name("openvino", "cuda:0", "segment.runtime")
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.SettingsError: segment.runtime: openvino computes on the CPU, not on cuda:0; set runtime: torch
+    """
+    if choice == "torch":
+        return "torch"
+    on_cpu, installed = device.startswith("cpu"), find_spec("openvino") is not None
+    if choice == "auto":
+        return "openvino" if on_cpu and installed else "torch"
+    if not on_cpu:
+        raise SettingsError(f"{key}: openvino computes on the CPU, not on {device}; set runtime: torch")
+    if not installed:
+        raise SettingsError(
+            f"{key}: openvino is not installed here; pip install 'microseg_ray[openvino]', or set runtime: torch"
+        )
+    return "openvino"
+
+
+def load_runtime(name: str, precision: Precision = "bf16", device: str = "cpu", threads: int | None = None) -> Runtime:
+    """Load a runtime.
+
+    Args:
+        name: `torch` or `openvino`.
+        precision: `bf16` or `fp32`.
+        device: For torch: `cpu`, `cuda`, `cuda:1` ...
+        threads: Threads that it uses; None leaves torch's.
+
+    Raises:
+        ImportError: OpenVINO is not installed, or does not load.
+        ValueError: Unknown name or precision, or fewer than one thread.
+
+    Example:
+        >>> load_runtime("torch", "fp32").precision
+        'fp32'
+    """
+    if name == "openvino":
+        from microseg_ray.models.runtimes.vino import OpenVinoRuntime
+
+        return OpenVinoRuntime(precision, threads)
+    if name != "torch":
+        raise ValueError(f"runtime {name!r} is unknown; known are torch, openvino")
+    from microseg_ray.models.runtimes.eager import TorchRuntime
+
+    return TorchRuntime(precision, device, threads)
+
+
+def runtime_record(runtime: Runtime) -> dict[str, str]:
+    """What of a runtime decides bytes, by name: its own version, that of torch, and what precision it has here.
+
+    Example:
+        >>> sorted(runtime_record(load_runtime("torch")))
+        ['runtime', 'torch']
+    """
+    found = {"runtime": runtime.name, "torch": _installed("torch")}
+    if runtime.name != "torch":
+        # torch turns the module into a graph first. What precision comes out depends on the processor.
+        found |= {runtime.name: runtime.version, "runtime_precision": runtime.precision}
+    return found
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,197 @@
+"""The OpenVINO runtime: a module becomes a graph of fixed shapes for this CPU, with one stream and the job's threads.
+
+OpenVINO is not told of inputs that are NaN: its ReLU makes 0 of them. Whoever gives it pixels checks them first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import warnings
+from functools import lru_cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from microseg_ray.errors import RuntimeUnfitError
+from microseg_ray.models.runtimes.base import check_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import ModuleType
+
+    from torch import Tensor, nn
+
+    from microseg_ray.models.runtimes.base import Precision
+
+__all__ = ["OpenVinoRuntime"]
+
+# torch types that numpy lacks, or that torch.export lacks: the type of the same size by which their bytes are seen.
+_SEEN_AS = {torch.bfloat16: torch.int16, torch.uint16: torch.int16}
+_HINTS: dict[Precision, str] = {"bf16": "bf16", "fp32": "f32"}
+_TELEMETRY = "openvino_telemetry"
+_SETS = 2
+"""Sets of output buffers that take turns."""
+
+
+class OpenVinoRuntime:
+    """Compiles modules with OpenVINO for the CPU.
+
+    Args:
+        precision: `bf16` or `fp32`; `bf16` becomes `fp32` on a processor without bf16 units, as the attribute says.
+        threads: Threads of each network; None: as many as torch uses.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+        ValueError: Unknown precision or fewer than one thread.
+    """
+
+    name = "openvino"
+
+    def __init__(self, precision: Precision = "bf16", threads: int | None = None) -> None:
+        if precision not in _HINTS:
+            raise ValueError(f"precision {precision!r} is unknown; known are bf16, fp32")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads {threads} is not possible; it must be at least 1")
+        self.version = version("openvino")
+        self.threads = threads or torch.get_num_threads()
+        capable = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        # Without the units OpenVINO silently computes in f32.
+        self.precision: Precision = precision if capable else "fp32"
+
+    def compile(self, module: nn.Module, examples: Sequence[Tensor], *, exact: bool = False) -> _Graph:
+        """As `Runtime.compile`."""
+        try:
+            graph = _converted(module, examples)
+            compiled = _core().compile_model(graph, "CPU", self._options("fp32" if exact else self.precision))
+        except Exception as error:
+            # torch.export and OpenVINO raise their own and many builtin exceptions.
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise RuntimeUnfitError(f"OpenVINO {self.version} cannot compute this network ({reason})") from error
+        used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if not exact and used != _HINTS[self.precision]:
+            raise RuntimeUnfitError(f"OpenVINO {self.version} computes in {used} where {self.precision} was asked for")
+        return _Graph(compiled, examples)
+
+    def _options(self, precision: Precision) -> dict[str, Any]:
+        return {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_NUM_THREADS": self.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            # A worker's place is decided by Ray and by the system.
+            "ENABLE_CPU_PINNING": False,
+        }
+
+
+class _Graph:
+    """A compiled graph with two sets of output buffers, which take turns."""
+
+    def __init__(self, compiled: Any, examples: Sequence[Tensor]) -> None:
+        self._examples = [example.to("meta") for example in examples]
+        self._request = compiled.create_infer_request()
+        self._compiled = compiled
+        shapes = [(tuple(port.shape), _torch_type(port.element_type.get_type_name())) for port in compiled.outputs]
+        self._sets = [[torch.empty(shape, dtype=kind) for shape, kind in shapes] for _ in range(_SETS)]
+        self._seen = [[_shared(tensor) for tensor in one] for one in self._sets]
+        self._turn = 0
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        check_inputs(inputs, self._examples)
+        held = [tensor.contiguous() for tensor in inputs]
+        for number, tensor in enumerate(held):
+            self._request.set_input_tensor(number, _shared(tensor))
+        self._turn = (self._turn + 1) % _SETS
+        for number, tensor in enumerate(self._seen[self._turn]):
+            self._request.set_output_tensor(number, tensor)
+        self._request.infer()
+        return tuple(self._sets[self._turn])
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    return _openvino().Core()
+
+
+def _openvino() -> ModuleType:
+    """The package; without its telemetry, which would report each import and conversion to its makers."""
+    if "openvino" not in sys.modules:
+        kept = sys.modules.get(_TELEMETRY)
+        # None makes an import of it fail, as if it were not installed.
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+        try:
+            import openvino.tools.ovc
+        finally:
+            del sys.modules[_TELEMETRY]
+            if kept is not None:
+                sys.modules[_TELEMETRY] = kept
+    import openvino
+
+    module: ModuleType = openvino
+    return module
+
+
+def _converted(module: nn.Module, examples: Sequence[Tensor]) -> Any:
+    """The module as an OpenVINO model of the examples' shapes. Nothing is computed: torch.export sees shapes only."""
+    openvino = _openvino()
+    seen = tuple(_example(example) for example in examples)
+    with _quiet(), torch.no_grad():
+        graph = openvino.convert_model(torch.export.export(module, seen, strict=False))
+    if len(graph.inputs) != len(examples):
+        raise RuntimeUnfitError(f"of {len(examples)} inputs the network uses {len(graph.inputs)}")
+    for port, example in zip(graph.inputs, examples, strict=True):
+        port.get_node().set_partial_shape(openvino.PartialShape(list(example.shape)))
+        if example.dtype == torch.uint16:
+            port.get_node().set_element_type(openvino.Type.u16)
+    graph.validate_nodes_and_infer_types()
+    return graph
+
+
+def _example(tensor: Tensor) -> Tensor:
+    # torch.export has few operations for uint16; the graph's input is made one afterwards.
+    kind = torch.int16 if tensor.dtype == torch.uint16 else tensor.dtype
+    return torch.zeros(tensor.shape, dtype=kind)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of both exporters about parts of their own."""
+    logger = logging.getLogger("torch.export")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _torch_type(name: str) -> torch.dtype:
+    known = {
+        "f32": torch.float32,
+        "bf16": torch.bfloat16,
+        "u8": torch.uint8,
+        "i16": torch.int16,
+        "u16": torch.uint16,
+        "i32": torch.int32,
+        "i64": torch.int64,
+        "boolean": torch.bool,
+    }
+    if name not in known:
+        raise RuntimeUnfitError(f"an output of type {name} is not supported")
+    return known[name]
+
+
+def _shared(tensor: Tensor) -> Any:
+    """The tensor's own memory as OpenVINO sees it; nothing is copied."""
+    openvino = _openvino()
+    array: np.ndarray[Any, Any] = tensor.view(_SEEN_AS.get(tensor.dtype, tensor.dtype)).numpy()
+    if tensor.dtype == torch.bfloat16:
+        return openvino.Tensor(array, list(tensor.shape), openvino.Type.bf16)
+    if tensor.dtype == torch.uint16:
+        return openvino.Tensor(array.view(np.uint16), shared_memory=True)
+    return openvino.Tensor(array, shared_memory=True)
