@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import logging
 import math
@@ -78,6 +77,7 @@ class RosettaPixels:
         with contextlib.ExitStack() as stack:
             local = stack.enter_context(scratch_copy(path, f".{kind}")) if is_url(path) else path
             signals, self.lazy = _load(path, local, kind)
+            stack.callback(_close_files, signals)
             pages = _ordered(list(_pages(signals)))
             spectra = [signal for signal in signals if _is_spectrum(signal)]
             if not pages:
@@ -119,8 +119,6 @@ class RosettaPixels:
     def close(self) -> None:
         """Let go of the file."""
         self._page = _Page(None, (), (0, 1), ({}, {}))
-        # Lazy arrays hold the file in reference cycles.
-        gc.collect()
         self._stack.close()
 
     def _read_header(self, index: int, pages: int, wanted: Wanted, page_names: tuple[str, ...]) -> None:
@@ -169,6 +167,18 @@ def _load(path: str, local: str, kind: Format) -> tuple[Sequence[dict[str, Any]]
                     if "RGBA" not in str(error):
                         raise
                     return reader.file_reader(local, lazy=False), False
+
+
+def _close_files(signals: Sequence[dict[str, Any]]) -> None:
+    """Close the HDF5 files behind lazy arrays: rosettasciio leaves them open, held by reference cycles.
+
+    A garbage collection would do it too, but takes as long as the process has objects: seconds in a large one.
+    """
+    for signal in signals:
+        for part in getattr(signal["data"], "dask", {}).values():
+            file = getattr(part, "file", None)
+            if file is not None:
+                file.close()
 
 
 def _pages(signals: Sequence[dict[str, Any]]) -> Any:
