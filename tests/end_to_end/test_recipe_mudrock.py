@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 
 from microseg_ray.runs.folder import Run
+from microseg_ray.settings import JOBS
 from microseg_ray.simulation import simulate_micrograph
 from microseg_ray.tiles.store import TileStore
 from tests.recipe_pages import copy_configs, page_at, run_page
 
 PAGE = page_at("mudrock.md")
 SIZE = (80, 96)
+UNET = {"name": "unet", "width": 2, "depth": 2}
 SMALL = {"train.batch": 2, "train.epochs": 1, "train.steps_per_epoch": 1, "train.workers": 0, "segment.workers": 0}
 CHANGES = {
     "configs/mudrock.yaml": {
@@ -24,7 +26,7 @@ CHANGES = {
         "tile.workers": 0,
         "tune.trials": 2,
         "tune.epochs": 1,
-        "train.model": {"name": "unet", "width": 2, "depth": 2},
+        "train.model": UNET,
         "tune.search": {"loss.dice": {"low": 0, "high": 1}},
         "train.precision": "fp32",
         "evaluate.pictures": 2,
@@ -48,7 +50,7 @@ CHANGES = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def workspace(tmp_path_factory):
     """A repository's folder with `../shared/data/mudrock` beside it: samples 11, 13, 15 and three single micrographs."""
     root = tmp_path_factory.mktemp("mudrock")
@@ -75,14 +77,23 @@ def workspace(tmp_path_factory):
     return home
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("ray_session")
-def test_the_commands_of_the_page_run(workspace, monkeypatch, microseg):
+def test_the_commands_of_the_page_run_with_their_models(workspace, monkeypatch, microseg):
+    """DeepLab and the search too, which tests/models and tests/on_ray cover at a smaller size."""
     monkeypatch.chdir(workspace)
     copy_configs(PAGE, workspace, CHANGES)
-    ran = run_page(PAGE, microseg)
-    assert {one.job for one in ran} >= {"tile", "train", "tune", "segment", "evaluate", "catalog", "export"}
+    assert "tune" in {one.job for one in run_page(PAGE, microseg)}
+
+
+def test_the_commands_of_the_page_run(workspace, monkeypatch, microseg):
+    monkeypatch.chdir(workspace)
+    deeplab = {key: value for key, value in CHANGES["configs/mudrock_deeplab.yaml"].items() if "encoder" not in key}
+    copy_configs(PAGE, workspace, {**CHANGES, "configs/mudrock_deeplab.yaml": {**deeplab, "train.model": UNET}})
+    ran = run_page(PAGE, microseg, JOBS.keys() - {"tune"})
+    assert {one.job for one in ran} >= {"tile", "train", "segment", "evaluate", "catalog", "export"}
 
     runs, data = workspace / "runs", workspace.parent / "shared/data/mudrock"
     told = json.loads((runs / "mudrock/evaluation/metrics.json").read_text(encoding="utf-8"))

@@ -133,8 +133,11 @@ def test_real_predictions_equal_scikit_learn(real_data, tmp_path):
         "predictions": real_data / "mudrock/seed_pred",
         "classes": ["clay", "silt", "pore"],
     }
-    result = evaluate(settings(**chosen, output=tmp_path, split="test", group=r"^(\d+)_", splits={"test": ["15"]}))
-    names = sorted(path.name for path in (real_data / "mudrock/labels").iterdir() if path.name.startswith("15_"))
+    result = evaluate(
+        settings(**chosen, output=tmp_path, split="test", group=r"^(\d+_\d+)_", splits={"test": ["15_1", "15_2"]})
+    )
+    names = sorted(path.name for path in (real_data / "mudrock/labels").glob("15_[12]_*"))
+    assert len(names) == 6
     assert sorted(result.per_image) == names
     pairs = [
         (read_mask(real_data / "mudrock/labels" / name), read_mask(real_data / "mudrock/seed_pred" / name))

@@ -40,10 +40,9 @@ def test_what_a_cluster_lacks_is_named(demand: Demand, nodes: list[dict[str, flo
 
 def test_a_demand_that_cannot_be_met_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "_nodes", lambda: [{"CPU": 2.0}])
-    began = time.monotonic()
+    monkeypatch.delattr(resources, "_wait")
     with pytest.raises(MicrosegError, match=r"1 GPU is asked for.*the cluster has 0; change --gpu.*--ray\.wait"):
         require(Demand(1, gpus=1.0, options="--gpu"), RaySettings())
-    assert time.monotonic() - began < 1
 
 
 def test_a_cluster_that_grows_is_waited_for_with_lines(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
@@ -61,14 +60,15 @@ def test_a_cluster_that_grows_is_waited_for_with_lines(monkeypatch: pytest.Monke
 
 
 def test_a_wait_is_announced_until_work_starts(caplog) -> None:
-    with caplog.at_level(logging.WARNING), waiting("2 workers", 0.02) as started:
-        time.sleep(0.1)
+    with caplog.at_level(logging.WARNING), waiting("2 workers", 0.01) as started:
+        while len(caplog.records) < 2:
+            time.sleep(0.01)
         assert "waiting for 2 workers since" in caplog.text
         started()
-        time.sleep(0.05)
         lines = len(caplog.records)
         time.sleep(0.1)
-    assert len(caplog.records) == lines
+    # One line may have been on its way; ten would have followed.
+    assert len(caplog.records) <= lines + 1
 
 
 def test_a_temporary_path_too_long_for_sockets_gets_a_short_one(
