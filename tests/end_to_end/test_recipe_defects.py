@@ -10,6 +10,7 @@ from PIL import Image
 from microseg_ray.catalog import read_table
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.settings import JOBS
 from tests.recipe_pages import copy_configs, page_at, run_page
 
 PAGE = page_at("defects.md")
@@ -33,7 +34,7 @@ CHANGES = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def workspace(tmp_path_factory):
     """An empty repository's folder with DefectSegNet's folders in it, one micrograph a split and two to train."""
     home = tmp_path_factory.mktemp("defects")
@@ -49,23 +50,25 @@ def workspace(tmp_path_factory):
     return home
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("ray_session")
-def test_the_commands_of_the_page_run(workspace, monkeypatch, microseg):
+def test_the_commands_of_the_page_run_with_their_model(workspace, monkeypatch, microseg):
+    """DefectSegNet and the search too, which tests/models and tests/on_ray cover at a smaller size."""
     monkeypatch.chdir(workspace)
     copy_configs(PAGE, workspace, CHANGES)
-    ran = run_page(PAGE, microseg)
-    assert {one.job for one in ran} >= {
-        "simulate",
-        "divide",
-        "tile",
-        "train",
-        "tune",
-        "segment",
-        "evaluate",
-        "threshold",
-    }
+    assert "tune" in {one.job for one in run_page(PAGE, microseg)}
+    with (workspace / "runs/defects/tune/trials.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 2
+
+
+def test_the_commands_of_the_page_run(workspace, monkeypatch, microseg):
+    monkeypatch.chdir(workspace)
+    small = {**CHANGES["configs/defects.yaml"], "train.model": {"name": "unet", "width": 2, "depth": 2}}
+    copy_configs(PAGE, workspace, {"configs/defects.yaml": small})
+    ran = run_page(PAGE, microseg, JOBS.keys() - {"tune"})
+    assert {one.job for one in ran} >= {"simulate", "divide", "tile", "train", "segment", "evaluate", "threshold"}
 
     runs = workspace / "runs"
     # 2 micrographs x 3 regions x 8 symmetries train; nothing else is augmented.
@@ -85,8 +88,6 @@ def test_the_commands_of_the_page_run(workspace, monkeypatch, microseg):
     told = json.loads((runs / "defects/evaluation/metrics.json").read_text(encoding="utf-8"))
     assert set(told["pooled"]["classes"]) == {"matrix", "dislocation", "precipitate", "void"}
     assert told["calibration"]["split"] == "val"
-    with (runs / "defects/tune/trials.csv").open(encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == 2
     binary = json.loads((runs / "void/evaluation/metrics.json").read_text(encoding="utf-8"))
     assert set(binary["pooled"]["classes"]) == {"rest", "void"}
     folders = read_table(runs / "folders/catalog.csv")
