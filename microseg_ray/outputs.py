@@ -27,9 +27,11 @@ __all__ = [
     "foreign_in",
     "has_manifest",
     "is_checkpoint",
+    "is_ours",
     "is_record",
     "is_store",
     "is_zarr",
+    "outputs_in",
     "refuse",
     "require_store",
     "settle",
@@ -42,6 +44,7 @@ _SCRATCH = frozenset({"error.txt", "curves.png"})
 _NO_SCRATCH = frozenset(
     {".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".txt", ".md", ".pdf", ".docx", ".xlsx", ".npy", ".zip"}
 )
+_MAKES_MICROGRAPHS = frozenset({"simulate", "demo", "divide"})
 _ABOUT = "Entries that microseg_ray created here. It replaces and deletes nothing else."
 
 
@@ -255,6 +258,47 @@ def foreign_in(folder: str | os.PathLike[str]) -> list[Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         look(path)
     return found
+
+
+def outputs_in(folder: str | os.PathLike[str]) -> frozenset[str]:
+    """What jobs wrote into a folder, by its manifest, but for micrographs: simulated ones, and regions that divide cut.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     claim(place, "simulate", dict.fromkeys(("images/a.tif", "masks/a.png"), Kind.FILE))
+        ...     outputs_in(place)
+        frozenset({'masks/a.png'})
+    """
+    folder = Path(folder)
+    try:
+        known = _read(folder)
+    except RunMismatchError:
+        # Who writes here learns of the damage; what is listed without it is opened and told apart by its content.
+        known = {}
+    names = {
+        name
+        for name, entry in known.items()
+        if entry["job"] not in _MAKES_MICROGRAPHS or PurePosixPath(name).parts[0] != "images"
+    }
+    if not known and is_record(folder / "run.json", "identity", "classes"):
+        # A run of an earlier version has no manifest.
+        names = {"masks", "overlays"}
+    return frozenset(names)
+
+
+def is_ours(path: str | os.PathLike[str]) -> bool:
+    """Whether a zarr folder has the mark of our stores: masks of a run, or a tile store.
+
+    Example:
+        >>> is_ours("/nowhere")
+        False
+    """
+    try:
+        found = json.loads((Path(path) / "zarr.json").read_text(encoding="utf-8"))
+        return "microseg" in found.get("attributes", {})
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:

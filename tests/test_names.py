@@ -47,7 +47,7 @@ def test_composed_and_decomposed_names_pair(forms, tmp_path):
         path = tmp_path / part / unicodedata.normalize(form, "caf\u00e9/\u00e9.png")
         path.parent.mkdir(parents=True)
         Image.new("L", (32, 32)).save(path)
-    rows, failures = build_catalog(DataSettings(images=str(tmp_path / "images"), masks=str(tmp_path / "masks")))
+    rows, failures, *_ = build_catalog(DataSettings(images=str(tmp_path / "images"), masks=str(tmp_path / "masks")))
     assert not failures
     assert rows[0].mask is not None
 

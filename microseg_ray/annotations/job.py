@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from microseg_ray.annotations.accounting import Met
 from microseg_ray.annotations.detect import BY_STEM, LABEL_MAP, READERS, detect_format, list_annotations
 from microseg_ray.annotations.matching import ImageIndex, NoMatchError, RefusedNameError
 from microseg_ray.annotations.painting import rasterise
@@ -17,7 +18,7 @@ from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.files import delete_file
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.settings.classes import IGNORE_INDEX
-from microseg_ray.sources import list_files, listing_root, open_micrograph
+from microseg_ray.sources import listing_root, open_micrograph, survey_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from microseg_ray.accounts import NotTaken
     from microseg_ray.annotations.pixels import Labels
     from microseg_ray.geometry import Box
     from microseg_ray.settings.annotate import AnnotateSettings
@@ -70,11 +72,17 @@ def annotate(
         from microseg_ray.annotations.records import unpack_records
 
         return unpack_records(settings, progress)
-    images, root = list_files(settings.images or ""), listing_root(settings.images or "")
+    listing, root = survey_files(settings.images or "", outputs=False), listing_root(settings.images or "")
+    images = listing.files
     chosen, files = _annotation_files(settings, images)
+    beside: NotTaken = ()
     if chosen not in {*READERS, "thresholds"}:
         # Annotations may lie beside the micrographs; they are none themselves.
-        images = [image for image in images if image not in set(files)] or images
+        alone = [image for image in images if image not in set(files)] or images
+        beside = tuple((image.name, "annotation") for image in images if image not in set(alone))
+        images = alone
+    names = {str(image): image.relative_to(root).as_posix() for image in images}
+    met = Met(names, (*listing.not_taken, *beside), [] if settings.annotations is None else files)
     report = AnnotationReport(chosen, tuple(item.name for item in settings.classes), len(images))
     output = Path(settings.output).absolute()
     stems = _mask_stems(settings, images, root, output, report)
@@ -83,7 +91,7 @@ def annotate(
     claim(output, "annotate", dict.fromkeys((REPORT_NAME, "failures.csv", *masks), Kind.FILE))
     # Masks of an earlier run that this one does not write again would be taken for its own.
     drop(output, "annotate")
-    work = _Work(settings, report, root, output, stems)
+    work = _Work(settings, report, root, output, stems, met)
     if chosen in READERS:
         work.draw(chosen, files, progress)
     else:
@@ -93,6 +101,7 @@ def annotate(
         left_out = ", ".join(f"{count} {name}" for name, count in report.problems.items()) or "no annotations"
         report.failures.append((settings.annotations or settings.images or "", "annotation", f"no mask: {left_out}"))
     report.failures.sort()
+    report.accounting = met.accounts(report, drawn=chosen in READERS)
     write_report(output, report, settings.resolved())
     settle(output, "annotate")
     return report
@@ -102,8 +111,15 @@ class _Work:
     """One job, which fills its report as it goes."""
 
     def __init__(
-        self, settings: AnnotateSettings, report: AnnotationReport, root: Path, output: Path, stems: dict[Path, Path]
+        self,
+        settings: AnnotateSettings,
+        report: AnnotationReport,
+        root: Path,
+        output: Path,
+        stems: dict[Path, Path],
+        met: Met,
     ) -> None:
+        self.met = met
         self.settings, self.report, self.root, self.output, self.stems = settings, report, root, output, stems
         self._known = {*settings.class_values, *settings.codes}
         self.index = ImageIndex(list(stems), root, settings.image_suffix)
@@ -123,6 +139,7 @@ class _Work:
                 continue
             for drawing in found:
                 image = self._image_of(drawing, file if chosen in BY_STEM else None)
+                self.met.note(file, drawing, found=image is not None)
                 if image is not None:
                     drawings[image].append(drawing)
         unread = [failure for failure in self.report.failures if failure[1] == "annotation"]
@@ -148,6 +165,7 @@ class _Work:
             try:
                 image = self.index.beside(file, root, self.settings.annotation_suffix) if where else file
                 partners[image].append(file)
+                self.met.matched.add(file)
             except NoMatchError as error:
                 self.report.annotations_without_image.append((str(file), str(error)))
         for done, image in enumerate(self.stems):

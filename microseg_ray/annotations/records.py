@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.accounts import Account
 from microseg_ray.annotations.pixels import IndexLabels
 from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, write_report
 from microseg_ray.annotations.writing import write_mask
@@ -77,6 +78,8 @@ def unpack_records(settings: AnnotateSettings, progress: Callable[[str, int, int
     progress("records", len(files), len(files))
     if not report.masks and not report.failures:
         report.failures.append((settings.annotations or "", "record", "no mask: the files hold no records"))
+    broken = sum(stage == "record" and ", record " in path for path, stage, _ in report.failures)
+    report.accounting = (Account("records", report.images, len(report.masks), broken),)
     write_report(output, report, settings.resolved())
     settle(output, "annotate")
     return report

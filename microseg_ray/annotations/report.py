@@ -12,6 +12,8 @@ from microseg_ray.files import write_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from microseg_ray.accounts import Account
+
 __all__ = ["REPORT_NAME", "AnnotationReport", "MaskLine", "write_report"]
 
 REPORT_NAME = "report.json"
@@ -58,6 +60,7 @@ class AnnotationReport:
         clipped_regions: Regions that leave their image by more than a pixel; cut off.
         skipped_regions: Regions that could not be drawn: (where, reason).
         failures: Files that could not be used: (path, stage, reason).
+        accounting: Images, annotations and regions: seen = used + set aside + not taken.
 
     Example:
         >>> report = AnnotationReport("via", ("a", "b"))
@@ -83,6 +86,7 @@ class AnnotationReport:
     clipped_regions: list[str] = field(default_factory=list)
     skipped_regions: list[tuple[str, str]] = field(default_factory=list)
     failures: list[tuple[str, str, str]] = field(default_factory=list)
+    accounting: tuple[Account, ...] = ()
 
     @property
     def pixels(self) -> tuple[int, ...]:
@@ -126,7 +130,15 @@ class AnnotationReport:
         # asdict would break a Counter apart.
         own = {item.name: getattr(self, item.name) for item in fields(self)}
         masks = [asdict(mask) for mask in self.masks]
-        return {**own, "masks": masks, "totals": totals, "ignored_pixels": self.ignored, "problems": self.problems}
+        accounting = [each.as_json() for each in self.accounting]
+        return {
+            **own,
+            "accounting": accounting,
+            "masks": masks,
+            "totals": totals,
+            "ignored_pixels": self.ignored,
+            "problems": self.problems,
+        }
 
 
 def write_report(folder: Path, report: AnnotationReport, settings: dict[str, Any]) -> Path:

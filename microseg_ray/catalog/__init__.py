@@ -9,11 +9,12 @@ from microseg_ray.catalog.division import Divided, divide, region_box, symmetry_
 from microseg_ray.catalog.leaks.audit import Leak, find_leaks, reduce_micrograph, write_leaks
 from microseg_ray.catalog.leaks.reduced import Reduced, Reducer
 from microseg_ray.catalog.lists import read_list, rows_of_lists
-from microseg_ray.catalog.rows import CatalogRow, relative_name
+from microseg_ray.catalog.rows import Catalog, CatalogRow, relative_name
 from microseg_ray.catalog.splits import class_share_error
 from microseg_ray.catalog.table import read_table, write_catalog
 
 __all__ = [
+    "Catalog",
     "CatalogRow",
     "Divided",
     "Leak",

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microseg_ray.catalog.pairing import STAGE, group_of, mask_files, pair
-from microseg_ray.catalog.rows import CatalogRow, relative_name
+from microseg_ray.catalog.rows import Catalog, CatalogRow, relative_name
 from microseg_ray.catalog.splits import assign, check_lists, stratify
 from microseg_ray.catalog.table import read_table
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.quarantine import Failure
-from microseg_ray.sources import list_files, listing_root, read_mask
+from microseg_ray.sources import listing_root, read_mask, survey_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["build_catalog", "count_mask"]
 
+NO_FILE = "of no file here"
 
-def build_catalog(
-    data: DataSettings, settled: Mapping[str, str] | None = None
-) -> tuple[list[CatalogRow], list[Failure]]:
+
+def build_catalog(data: DataSettings, settled: Mapping[str, str] | None = None, *, outputs: bool = False) -> Catalog:
     """Pair micrographs with masks, name their groups, and assign whole groups to splits.
 
     A mask belongs to the image of the same key: the stem without its suffix. A mask in the same subfolder (relative to
@@ -45,10 +45,11 @@ def build_catalog(
     Args:
         data: The shared `data:` section.
         settled: The split of groups that have one already, as those in a store that grows.
+        outputs: Whether what jobs of ours wrote counts as micrographs: where masks are compared, they stand in their place.
 
     Returns:
-        Rows sorted by name, and what was set aside: images without a mask, with two possible masks, that share a mask, or
-        in no group.
+        Rows sorted by name; what was set aside: images without a mask, with two possible masks, that share a mask, or in no
+        group; and what was listed and not taken.
 
     Raises:
         SettingsError: `images` is missing; a split lists a group that is not there; a group is in two lists, or in
@@ -62,11 +63,12 @@ def build_catalog(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for name in ("s1_a.png", "s1_b.png", "s2_a.png"):
         ...         (Path(folder) / name).touch()
-        ...     rows, _ = build_catalog(DataSettings(images=folder, group="s([0-9]+)", splits={"val": ["2"]}))
-        >>> [(row.name, row.group, row.split) for row in rows]
+        ...     found = build_catalog(DataSettings(images=folder, group="s([0-9]+)", splits={"val": ["2"]}))
+        >>> [(row.name, row.group, row.split) for row in found.rows]
         [('s1_a.png', '1', 'train'), ('s1_b.png', '1', 'train'), ('s2_a.png', '2', 'val')]
     """
-    rows, failures, known = _from_table(data) if data.table is not None else _from_patterns(data)
+    found, known = _from_table(data) if data.table is not None else _from_patterns(data, outputs=outputs)
+    rows, failures = found.rows, found.failures
     check_lists(known, data.splits)
     fixed = {row.group: row.split for row in rows if row.split}
     _refuse_moves(fixed, data, "the table")
@@ -86,7 +88,8 @@ def build_catalog(
         here = {group: splits[group] for group in groups}
         splits = stratify(here, counts, frozenset(listed | set(fixed)))
     rows = [replace(row, split=splits[row.group]) for row in rows]
-    return sorted(rows, key=lambda row: row.name), sorted(failures, key=lambda failure: failure.path)
+    rows.sort(key=lambda row: row.name)
+    return found._replace(rows=rows, failures=sorted(failures, key=lambda failure: failure.path))
 
 
 def count_mask(mask: Path) -> NDArray[np.int64]:
@@ -98,19 +101,28 @@ def count_mask(mask: Path) -> NDArray[np.int64]:
     return np.bincount(read_mask(mask, None).ravel(), minlength=256).astype(np.int64)
 
 
-def _from_patterns(data: DataSettings) -> tuple[list[CatalogRow], list[Failure], set[str]]:
+def _from_patterns(data: DataSettings, *, outputs: bool) -> tuple[Catalog, set[str]]:
     if data.images is None:
         raise SettingsError(
             "data.images: missing; give --images, put `images:` under `data:` in the config, or give a table"
         )
     root = listing_root(data.images)
-    images = list_files(data.images)
+    listing = survey_files(data.images, outputs=outputs)
+    images, not_taken = listing.files, listing.not_taken
     failures: list[Failure] = []
     masks: dict[Path, Path | None] = dict.fromkeys(images)
+    found: list[Path] = []
+    fitting: set[Path] = set()
     if data.masks is not None:
         found = mask_files(data)
-        images = [image for image in images if image not in set(found)] if data.mask_suffix else images
-        masks, failures = pair(data, images, found)
+        if data.mask_suffix:
+            beside = set(found)
+            not_taken += tuple((relative_name(image, root), "mask") for image in images if image in beside)
+            images = [image for image in images if image not in beside]
+        masks, failures, fitting = pair(data, images, found)
+    idle = tuple(
+        (relative_name(mask, listing_root(data.masks or "")), NO_FILE) for mask in found if mask not in fitting
+    )
     failed = {failure.path for failure in failures}
     rows: list[CatalogRow] = []
     known: set[str] = set()
@@ -123,13 +135,15 @@ def _from_patterns(data: DataSettings) -> tuple[list[CatalogRow], list[Failure],
         elif str(image) not in failed:
             reason = f"the name does not match data.group {data.group!r}; rename the file or widen the expression"
             failures.append(Failure(str(image), STAGE, reason))
-    return rows, failures, known
+    listed = tuple(map(str, images))
+    return Catalog(rows, failures, listed, not_taken, None if data.masks is None else (len(found), idle)), known
 
 
-def _from_table(data: DataSettings) -> tuple[list[CatalogRow], list[Failure], set[str]]:
+def _from_table(data: DataSettings) -> tuple[Catalog, set[str]]:
     rows: list[CatalogRow] = []
     failures: list[Failure] = []
-    for row in read_table(data.table or ""):
+    table = read_table(data.table or "")
+    for row in table:
         group = row.group or group_of(data, row.image, row.image.parent)
         missing = next((path for path in (row.image, row.mask) if path is not None and not path.exists()), None)
         if missing is not None:
@@ -149,7 +163,7 @@ def _from_table(data: DataSettings) -> tuple[list[CatalogRow], list[Failure], se
                 f"group {row.group!r} is in two splits: {other.name} in {other.split}, {row.name} in {row.split}",
                 "a group stays together: give them one split, or other groups",
             )
-    return rows, failures, {row.group for row in rows}
+    return Catalog(rows, failures, tuple(str(row.image) for row in table)), {row.group for row in rows}
 
 
 def _refuse_moves(settled: Mapping[str, str], data: DataSettings, where: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.catalog.build import build_catalog
 from microseg_ray.catalog.rows import CatalogRow
 from microseg_ray.catalog.table import write_catalog
@@ -43,11 +44,13 @@ class Divided:
         folder: Where images, masks and the table are.
         rows: A row for each region, or symmetry of a region.
         failures: Micrographs that could not be divided.
+        accounts: Files and masks: seen = used + set aside + not taken.
     """
 
     folder: Path
     rows: list[CatalogRow] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    accounts: tuple[Account, ...] = ()
 
 
 def region_box(region: Region, whole: Box) -> Box:
@@ -105,21 +108,26 @@ def divide(settings: DivideSettings, report: Callable[[int, int], None] = lambda
     table = output / TABLE
     if table.exists() and not settings.overwrite:
         raise SettingsError(f"divide.output: {table} exists; give another folder, or --overwrite")
-    rows, failures = build_catalog(settings.data)
+    found = build_catalog(settings.data)
+    rows, failures = found.rows, found.failures
     _claim(settings, output, rows)
     done = Divided(output, failures=failures)
     taken: dict[str, CatalogRow] = {}
+    used: list[CatalogRow] = []
     for number, row in enumerate(rows, 1):
         stem = _stem(row)
         try:
             _refuse_taken(row, taken.setdefault(stem, row))
             done.rows += _divide_one(row, stem, output, settings)
+            used.append(row)
         except (InputError, OSError) as error:
             done.failures.append(Failure(str(row.image), "divide", str(error).removeprefix(f"{row.image}: ")))
         report(number, len(rows))
     if not done.rows:
         raise InputError(output, "no micrograph could be divided", "; ".join(item.reason for item in failures[:3]))
     write_failures(output / "failures.csv", done.failures)
+    done.accounts = found.accounts(used, done.failures)
+    write_accounts(output / ACCOUNTS_FILE, done.accounts)
     write_catalog(table, done.rows)
     settle(output, "divide")
     return done
@@ -142,7 +150,13 @@ def _claim(settings: DivideSettings, output: Path, rows: list[CatalogRow]) -> No
         for region in settings.regions
         for copy in _copies(region, settings)
     ]
-    files = [TABLE, "failures.csv", *(f"images/{name}.tif" for name in names), *(f"masks/{name}.png" for name in names)]
+    files = [
+        TABLE,
+        "failures.csv",
+        ACCOUNTS_FILE,
+        *(f"images/{name}.tif" for name in names),
+        *(f"masks/{name}.png" for name in names),
+    ]
     claim(output, "divide", dict.fromkeys(files, Kind.FILE))
     drop(output, "divide")
 

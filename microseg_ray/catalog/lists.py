@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microseg_ray.catalog.build import build_catalog
+from microseg_ray.catalog.rows import Catalog
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.quarantine import Failure
 from microseg_ray.settings import DataSettings
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["read_list", "rows_of_lists"]
 
 _MAX_BYTES = 1 << 28
+IN_NO_LIST = "in no list"
 
 
 def read_list(path: str | os.PathLike[str]) -> list[str]:
@@ -52,7 +54,7 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
     return names
 
 
-def rows_of_lists(data: DataSettings, lists: Mapping[str, str]) -> tuple[list[CatalogRow], list[Failure]]:
+def rows_of_lists(data: DataSettings, lists: Mapping[str, str]) -> Catalog:
     r"""The micrographs that lists name, each in the split of its list; what no list names is left out.
 
     Args:
@@ -61,7 +63,8 @@ def rows_of_lists(data: DataSettings, lists: Mapping[str, str]) -> tuple[list[Ca
             suffix.
 
     Returns:
-        Rows sorted by name; names without a micrograph, and micrographs without a certain mask.
+        Rows sorted by name; names without a micrograph, and micrographs without a certain mask, as failures; and what no list
+        names.
 
     Raises:
         SettingsError: A micrograph or a group (`data.group`) is in two lists: the test set would be known to the model.
@@ -73,11 +76,12 @@ def rows_of_lists(data: DataSettings, lists: Mapping[str, str]) -> tuple[list[Ca
         ...     for name in ("a.jpg", "b.jpg", "c.jpg"):
         ...         (Path(folder) / name).touch()
         ...     _ = (Path(folder) / "val.txt").write_text("b\nd\n")
-        ...     rows, failures = rows_of_lists(DataSettings(images=folder), {"val": f"{folder}/val.txt"})
-        >>> [(row.name, row.split) for row in rows], [failure.path for failure in failures]
+        ...     found = rows_of_lists(DataSettings(images=folder), {"val": f"{folder}/val.txt"})
+        >>> [(row.name, row.split) for row in found.rows], [failure.path for failure in found.failures]
         ([('b.jpg', 'val')], ['d'])
     """
-    rows, failures = build_catalog(DataSettings(**{**data.model_dump(), "splits": {}, "stratify": False}))
+    found = build_catalog(DataSettings(**{**data.model_dump(), "splits": {}, "stratify": False}))
+    rows, failures = found.rows, found.failures
     known: dict[str, list[CatalogRow]] = defaultdict(list)
     for row in rows:
         for key in _keys(row):
@@ -99,7 +103,27 @@ def rows_of_lists(data: DataSettings, lists: Mapping[str, str]) -> tuple[list[Ca
                     reason = f"two images have this name: {one.name} and {other.name}; write the path below data.images"
                     missing.append(Failure(name, "catalog", reason))
     _refuse_torn_groups(chosen.values())
-    return sorted(chosen.values(), key=lambda row: row.name), missing
+    return _only(found, sorted(chosen.values(), key=lambda row: row.name), missing)
+
+
+def _only(found: Catalog, rows: list[CatalogRow], missing: list[Failure]) -> Catalog:
+    """The catalog with the rows that lists name; a file that was set aside, and that a list names, stays set aside."""
+    used, named = {str(row.image) for row in rows}, {failure.path for failure in missing}
+    aside = {failure.path for failure in found.failures if Path(failure.path).stem in named}
+    listed = tuple(path for path in found.listed if path in used | aside)
+    idle = tuple((Path(path).name, IN_NO_LIST) for path in found.listed if path not in used | aside)
+    failures = [
+        replace(failure, path=next((path for path in sorted(aside) if Path(path).stem == failure.path), failure.path))
+        for failure in missing
+    ]
+    masks = None
+    if found.masks is not None:
+        kept = {row.name for row in rows}
+        others = tuple(
+            (row.mask.name, IN_NO_LIST) for row in found.rows if row.mask is not None and row.name not in kept
+        )
+        masks = found.masks[0], (*found.masks[1], *others)
+    return Catalog(rows, failures, listed, (*found.not_taken, *idle), masks)
 
 
 def _refuse_torn_groups(rows: Iterable[CatalogRow]) -> None:

@@ -23,7 +23,7 @@ STAGE = "catalog"
 
 
 def mask_files(data: DataSettings) -> list[Path]:
-    """The files that `data.masks` means, and `data.mask_suffix` where it is set.
+    """The files that `data.masks` means, those with `data.mask_suffix` where it is set.
 
     Raises:
         SettingsError: None has the suffix.
@@ -41,8 +41,11 @@ def mask_files(data: DataSettings) -> list[Path]:
 
 def pair(
     data: DataSettings, images: Sequence[Path], masks_found: Sequence[Path]
-) -> tuple[dict[Path, Path | None], list[Failure]]:
-    """The mask of each image, and the images whose mask is not certain; the rule stands in `build_catalog`."""
+) -> tuple[dict[Path, Path | None], list[Failure], set[Path]]:
+    """The mask of each image, the images whose mask is not certain, and all masks that fit an image.
+
+    The rule stands in `build_catalog`.
+    """
     image_root, mask_root = listing_root(data.images or ""), listing_root(data.masks or "")
     near: dict[tuple[str, str], list[Path]] = defaultdict(list)
     anywhere: dict[str, list[Path]] = defaultdict(list)
@@ -52,11 +55,13 @@ def pair(
         anywhere[key].append(mask)
     masks: dict[Path, Path | None] = dict.fromkeys(images)
     failures: list[Failure] = []
+    fitting: set[Path] = set()
     claims: dict[Path, list[tuple[bool, Path]]] = defaultdict(list)
     for image in images:
         key = comparable(image.stem.removesuffix(data.image_suffix))
         beside = near.get((_folder(image, image_root), key), [])
         found = beside or anywhere.get(key, [])
+        fitting.update(found)
         if len(found) == 1:
             masks[image] = found[0]
             claims[found[0]].append((not beside, image))
@@ -68,7 +73,7 @@ def pair(
             failures.append(Failure(str(image), STAGE, reason))
     for mask, claimants in claims.items():
         failures += _disputed(mask, claimants)
-    return masks, failures
+    return masks, failures, fitting
 
 
 def _folder(file: Path, root: Path) -> str:

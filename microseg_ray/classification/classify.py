@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.accounts import ACCOUNTS_FILE, Account, counted, file_account, write_accounts
 from microseg_ray.classification.classifier import load_classifier
 from microseg_ray.classification.judging import VERDICT_FILES, Verdict, write_table, write_verdict
 from microseg_ray.classification.labelled import class_folder
@@ -16,7 +17,7 @@ from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.files import write_json
 from microseg_ray.outputs import Kind, claim, drop, is_record, settle
 from microseg_ray.quarantine import Failure, write_failures
-from microseg_ray.sources import list_inputs
+from microseg_ray.sources import survey_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +45,7 @@ class Classified:
         verdicts: A micrograph each, in the order of their names.
         failures: What could not be classified.
         metrics: metrics.json, where the truth was known.
+        accounts: Files: seen = used + set aside + not taken.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class Classified:
     verdicts: list[Verdict] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     metrics: dict[str, Any] | None = None
+    accounts: tuple[Account, ...] = ()
 
 
 def classify(settings: ClassifySettings, report: Report = lambda *_: None) -> Classified:
@@ -69,7 +72,8 @@ def classify(settings: ClassifySettings, report: Report = lambda *_: None) -> Cl
     classifier = load_classifier(
         settings.checkpoint, precision=settings.precision, threads=settings.threads, device=device
     )
-    inputs = list_inputs(settings.archive)
+    listing = survey_inputs(settings.archive)
+    inputs = listing.entries
     folder = Path(settings.output).absolute()
     _claim(folder, settings, classifier.digest)
     done = Classified(folder, classifier.classes)
@@ -90,6 +94,9 @@ def classify(settings: ClassifySettings, report: Report = lambda *_: None) -> Cl
                 done.failures.append(Failure(name, "truth", reason))
         report(number, len(inputs))
     write_failures(folder / "failures.csv", done.failures)
+    names, used = [name for name, _ in inputs], [verdict.micrograph for verdict in done.verdicts]
+    done.accounts = (file_account(names, used, done.failures, counted(listing.not_taken)),)
+    write_accounts(folder / ACCOUNTS_FILE, done.accounts)
     if settings.truth:
         done.metrics = write_verdict(folder, done.verdicts, classifier.classes)
     else:
@@ -125,7 +132,7 @@ def _claim(folder: Path, settings: ClassifySettings, digest: str) -> None:
     """Classes of two models are never mixed."""
     record = {"model_digest": digest, "settings": settings.resolved()}
     path = folder / RECORD
-    files = (RECORD, "failures.csv", *VERDICT_FILES)
+    files = (RECORD, "failures.csv", ACCOUNTS_FILE, *VERDICT_FILES)
     claim(folder, "classify", dict.fromkeys(files, Kind.FILE), proven=is_record(path, "model_digest", "settings"))
     if path.exists() and not settings.overwrite:
         older = json.loads(path.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.catalog import write_leaks
 from microseg_ray.classification.classifier import VIEWS_KEY, Classifier, load_classifier
 from microseg_ray.classification.judging import VERDICT_FILES, Verdict, write_verdict
@@ -66,6 +67,7 @@ class FittedClassifier:
         labelled: Classes, splits, leaks and what was set aside.
         metrics: metrics.json of each split that was judged (val, test), by the best epoch.
         stopped: Why the fit ended early, "" where it did not.
+        accounts: Files: seen = used + set aside + not taken.
     """
 
     best: Path
@@ -74,6 +76,7 @@ class FittedClassifier:
     labelled: Labelled
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     stopped: str = ""
+    accounts: tuple[Account, ...] = ()
 
 
 def fit_classifier(settings: ClassifierJobSettings, report: Report = lambda *_: None) -> FittedClassifier:
@@ -102,9 +105,12 @@ def fit_classifier(settings: ClassifierJobSettings, report: Report = lambda *_: 
         proven=is_record(output / "best" / "model.json", "architecture"),
     )
     write_failures(output / "failures.csv", labelled.failures)
+    accounts = labelled.accounts(one.item.row.name for own in seen.values() for one in own)
+    write_accounts(output / ACCOUNTS_FILE, accounts)
     write_leaks(output / "leaks.csv", labelled.leaks)
     fit = _Fit(settings, labelled, seen, output)
     done = fit.run(report)
+    done.accounts = accounts
     best = load_classifier(done.best, device=str(fit.device))
     rule = _rule(seen, labelled)
     for split in labelled.splits:
@@ -117,7 +123,7 @@ def fit_classifier(settings: ClassifierJobSettings, report: Report = lambda *_: 
 
 
 def _entries(splits: Iterable[str]) -> dict[str, Kind]:
-    files = ["failures.csv", "leaks.csv", "metrics.csv", "curves.png"]
+    files = ["failures.csv", ACCOUNTS_FILE, "leaks.csv", "metrics.csv", "curves.png"]
     for split in splits:
         files += [f"evaluation/{split}/{name}" for name in VERDICT_FILES]
     return {"best": Kind.CHECKPOINT, "last": Kind.CHECKPOINT, **dict.fromkeys(files, Kind.FILE)}

@@ -16,6 +16,8 @@ from microseg_ray.quarantine import Failure
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from microseg_ray.accounts import Account
+    from microseg_ray.catalog import Catalog
     from microseg_ray.settings import ClassifierJobSettings
 
 __all__ = ["SPLITS", "Labelled", "LabelledRow", "class_folder", "find_labelled"]
@@ -50,6 +52,7 @@ class Labelled:
         failures: Files that could not be used.
         leaks: Pairs in different splits that show the same, as the folders have them.
         dropped: Names left out of training because another split shows the same.
+        catalog: What was listed; None where no folder was.
     """
 
     classes: tuple[str, ...]
@@ -57,10 +60,19 @@ class Labelled:
     failures: list[Failure] = field(default_factory=list)
     leaks: list[Leak] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    catalog: Catalog | None = None
 
     def of(self, split: str) -> list[LabelledRow]:
         """The rows of one split."""
         return [item for item in self.rows if item.row.split == split]
+
+    def accounts(self, used: Iterable[str]) -> tuple[Account, ...]:
+        """Files: seen = used + set aside + not taken, given the names of what was used."""
+        if self.catalog is None:
+            return ()
+        names = set(used)
+        left = tuple((name, "shown in another split, too") for name in self.dropped)
+        return self.catalog.accounts([row for row in self.catalog.rows if row.name in names], self.failures, left)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -97,9 +109,10 @@ def find_labelled(settings: ClassifierJobSettings) -> Labelled:
         InputError: Folders leak into each other, and `audit` is `stop`; the folder is missing.
     """
     data = settings.data.model_copy(update={"stratify": False, "splits": {}})
-    found, failures = build_catalog(data)
+    catalog = build_catalog(data)
+    failures = catalog.failures
     rows = []
-    for row in found:
+    for row in catalog.rows:
         split, name = class_folder(row.name)
         if name:
             rows.append((row, split, name))
@@ -131,7 +144,7 @@ def find_labelled(settings: ClassifierJobSettings) -> Labelled:
     ]
     if not any(item.row.split == "train" for item in done):
         raise SettingsError(f"classifier.images: {settings.images} holds no micrograph to train on; see `splits`")
-    return Labelled(classes, done, failures, across, dropped)
+    return Labelled(classes, done, failures, across, dropped, catalog)
 
 
 def _classes(settings: ClassifierJobSettings, found: set[str]) -> tuple[str, ...]:

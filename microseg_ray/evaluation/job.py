@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from microseg_ray.accounts import Account
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.evaluation.drawing import Drawing
 from microseg_ray.evaluation.judging import Calibration, CalibrationSample, Judge, Tally
@@ -19,6 +20,7 @@ from microseg_ray.evaluation.sections import SectionRow, ShapeRule, class_named,
 from microseg_ray.evaluation.writing import OWNER, write_back, write_evaluation
 from microseg_ray.outputs import settle
 from microseg_ray.quarantine import Failure
+from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.sources.agreement import empty_class_objection, empty_classes
 
 if TYPE_CHECKING:
@@ -108,6 +110,16 @@ class _Collected:
         if sections:
             self.sections[name] = sections
 
+    def pixels(self) -> Account:
+        """Pixels of the true masks: judged, or why not."""
+        matrix = self.total.matrix
+        withheld = int(matrix.withheld.sum())
+        left = {
+            "of no class in the true mask (255)": int(self.values[IGNORE_INDEX]),
+            "withheld by the prediction (255)": withheld,
+        }
+        return Account("pixels", int(self.values.sum()), int(matrix.counts.sum()), 0, left)
+
     def notes(self, specs: tuple[ClassSpec, ...]) -> tuple[str, ...]:
         """A note where a named class has no true pixel: its figures say nothing."""
         values = {value: int(count) for value, count in enumerate(self.values) if count}
@@ -180,4 +192,8 @@ def _result(
         boundary_tolerance=settings.boundary_tolerance,
         split=settings.split,
         notes=collected.notes(specs) if settings.classes or settings.checkpoint or listed.run else (),
+        accounts=(
+            *listed.accounts(collected.tallies, images=settings.checkpoint is not None),
+            collected.pixels(),
+        ),
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import zarr
 
-from microseg_ray.catalog import CatalogRow, build_catalog
+from microseg_ray.catalog import Catalog, CatalogRow, build_catalog
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.models.card import read_card
 from microseg_ray.quarantine import Failure
@@ -23,8 +23,11 @@ from microseg_ray.sources import list_files, open_micrograph, read_mask
 from microseg_ray.sources.agreement import class_order_objection, shape_objection
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
+    from microseg_ray.accounts import Account
     from microseg_ray.geometry import Box
     from microseg_ray.sources import Micrograph
     from microseg_ray.sources.choices import Parts
@@ -71,15 +74,34 @@ class PairRows:
         rows: Micrographs to be judged; `image` is the true mask where predicted masks are given.
         calibration: Micrographs of the split that thresholds and temperature are chosen on.
         reason: Why there are none.
-        failures: Files that have no partner.
+        catalog: All that was listed.
         run: The run whose masks are judged, or None.
     """
 
     rows: list[CatalogRow]
     calibration: list[CatalogRow]
     reason: str
-    failures: list[Failure]
+    catalog: Catalog
     run: Run | None = None
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Files that have no partner or cannot be judged."""
+        return self.catalog.failures
+
+    def accounts(self, used: Collection[str], *, images: bool) -> tuple[Account, ...]:
+        """Files and masks, or masks and predictions: seen = used + set aside + not taken.
+
+        Args:
+            used: Names of the micrographs that were judged.
+            images: Whether micrographs are listed, and not masks alone.
+        """
+        judged = {row.name for row in self.rows}
+        other = tuple((row.name, "of another split") for row in self.catalog.rows if row.name not in judged)
+        done = [row for row in self.rows if row.name in used]
+        names = ("files", "masks") if images else ("masks", "predictions")
+        found = self.catalog.accounts(done, self.failures, other)
+        return tuple(replace(each, quantity=name) for each, name in zip(found, names, strict=False))
 
 
 def pair_rows(settings: EvaluateSettings) -> PairRows:
@@ -91,10 +113,10 @@ def pair_rows(settings: EvaluateSettings) -> PairRows:
     """
     run = None
     if settings.checkpoint is not None:
-        rows, failures = build_catalog(settings.data)
+        catalog = build_catalog(settings.data)
     elif settings.predictions is not None and (Path(settings.predictions) / "run.json").exists():
         run = Run.open(settings.predictions)
-        rows, failures = _rows_of_run(settings, run)
+        catalog = _rows_of_run(settings, run)
     else:
         changed = {
             "images": settings.masks,
@@ -102,10 +124,11 @@ def pair_rows(settings: EvaluateSettings) -> PairRows:
             "image_suffix": settings.mask_suffix,
             "mask_suffix": settings.prediction_suffix,
         }
-        rows, failures = build_catalog(DataSettings(**{**settings.data.model_dump(), **changed}))
+        catalog = build_catalog(DataSettings(**{**settings.data.model_dump(), **changed}), outputs=True)
+    rows = catalog.rows
     chosen = _of_split(settings.split, rows)
     calibration, reason = _calibration_rows(settings, rows, run)
-    return PairRows(chosen, calibration, reason, failures, run)
+    return PairRows(chosen, calibration, reason, catalog, run)
 
 
 def true_classes(settings: EvaluateSettings) -> tuple[ClassSpec, ...]:
@@ -191,7 +214,7 @@ def _unnamed_classes(settings: EvaluateSettings) -> tuple[ClassSpec, ...]:
     return tuple(ClassSpec(name=str(index)) for index in range(highest + 1))
 
 
-def _rows_of_run(settings: EvaluateSettings, run: Run) -> tuple[list[CatalogRow], list[Failure]]:
+def _rows_of_run(settings: EvaluateSettings, run: Run) -> Catalog:
     """A run's masks are named by their micrographs, suffix and all; the same subfolder comes first, as in the catalog."""
     anywhere: dict[str, list[str]] = defaultdict(list)
     beside: dict[tuple[Path, str], list[str]] = defaultdict(list)
@@ -202,17 +225,24 @@ def _rows_of_run(settings: EvaluateSettings, run: Run) -> tuple[list[CatalogRow]
     alone = settings.data.model_copy(
         update={"images": settings.masks, "masks": None, "mask_suffix": "", "image_suffix": ""}
     )
-    rows, failures = build_catalog(alone)
+    truths = build_catalog(alone, outputs=True)
     paired = []
-    for row in rows:
+    elsewhere: dict[str, str] = {}
+    for row in truths.rows:
         key = row.image.stem.removesuffix(settings.mask_suffix)
         found = beside.get((Path(row.name).parent, key)) or anywhere.get(key, [])
         if len(found) == 1:
             paired.append(CatalogRow(row.name, row.image, run.store_path(found[0]), row.group, row.split))
         elif settings.split in {None, row.split}:
             reason = f"two masks fit: {found[0]} and {found[1]}" if found else "no mask for it"
-            failures.append(Failure(str(row.image), "evaluate", f"in the run {run.folder}: {reason}"))
-    return paired, failures
+            truths.failures.append(Failure(str(row.image), "evaluate", f"in the run {run.folder}: {reason}"))
+        else:
+            elsewhere[str(row.image)] = row.name
+    judged = {str(row.mask) for row in paired}
+    without = tuple((name, "without a true mask") for name in run.names() if str(run.store_path(name)) not in judged)
+    listed = tuple(path for path in truths.listed if path not in elsewhere)
+    not_taken = (*truths.not_taken, *((name, "of another split") for name in elsewhere.values()))
+    return Catalog(paired, truths.failures, listed, not_taken, (len(run.names()), without))
 
 
 def _of_split(split: str | None, rows: list[CatalogRow]) -> list[CatalogRow]:

@@ -9,6 +9,7 @@ from microseg_ray.evaluation.documents import boundary_document, calibration_doc
 from microseg_ray.evaluation.metrics import AreaErrors, ConfusionMatrix, area_fraction_errors, mean_of
 
 if TYPE_CHECKING:
+    from microseg_ray.accounts import Account
     from microseg_ray.evaluation.judging import Calibration, Tally
     from microseg_ray.evaluation.sections import SectionRow
     from microseg_ray.quarantine import Failure
@@ -35,6 +36,7 @@ class Evaluation:
         boundary_tolerance: As it was set.
         split: Which micrographs were judged; None: all.
         notes: What to know before the figures are read: a named class without a true pixel, say.
+        accounts: Files, masks and pixels: seen = used + set aside + not taken.
     """
 
     pooled: ConfusionMatrix
@@ -50,6 +52,7 @@ class Evaluation:
     boundary_tolerance: float | str = 2.0
     split: str | None = None
     notes: tuple[str, ...] = ()
+    accounts: tuple[Account, ...] = ()
 
     @property
     def areas(self) -> AreaErrors:
@@ -73,4 +76,5 @@ class Evaluation:
             if self.calibration is not None
             else {"split": None, "reason": self.reason},
             "notes": list(self.notes),
+            "accounting": [each.as_json() for each in self.accounts],
         }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
 from microseg_ray.errors import CheckpointError
 from microseg_ray.evaluation.documents import calibration_document, plain
 from microseg_ray.evaluation.metrics import CRITERIA, percentages
@@ -31,6 +32,7 @@ OWNER = "evaluate"
 TABLES = (
     "metrics.json",
     "failures.csv",
+    ACCOUNTS_FILE,
     "per_image.csv",
     "classes.csv",
     "areas.csv",
@@ -56,6 +58,7 @@ def write_evaluation(output: Path, result: Evaluation) -> None:
     document = result.document()
     write_json(output / "metrics.json", document)
     write_failures(output / "failures.csv", result.failures)
+    write_accounts(output / ACCOUNTS_FILE, result.accounts)
     _write_table(output / "per_image.csv", _per_image(result))
     _write_table(output / "classes.csv", _classes(result, document))
     _write_table(output / "areas.csv", _areas(result))

@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.errors import SettingsError
 from microseg_ray.figures import plot_training
 from microseg_ray.files import delete_file, sole_writer, write_json, write_text
 from microseg_ray.fitting.history import read_history
+from microseg_ray.names import text
 from microseg_ray.outputs import Kind, claim, drop, is_record, settle
 from microseg_ray.settings import TrainSettings
 
@@ -34,11 +36,21 @@ ENTRIES = {
     "epochs": Kind.CHECKPOINTS,
     "events": Kind.EVENTS,
     **dict.fromkeys(
-        (PROGRESS_FILE, "state.pt", "settings.json", "metrics.csv", "mlflow_run", "weights.json", "curves.png"),
+        (
+            PROGRESS_FILE,
+            "state.pt",
+            "settings.json",
+            "metrics.csv",
+            "mlflow_run",
+            "weights.json",
+            "curves.png",
+            ACCOUNTS_FILE,
+        ),
         Kind.FILE,
     ),
 }
 """What a fit creates in its output."""
+_TAKEN = ("train", "val")
 STOP_FILE = ".stop"
 END_FILE = ".end"
 POLL_SECONDS = 1.0
@@ -73,6 +85,7 @@ class Trained:
         history: One mapping per epoch, as in metrics.csv.
         stopped: Why the fit ended before its last epoch; empty where it did not.
         weights: How much of `model.weights` was used, a line to print; weights.json lists all names. Empty without.
+        accounts: Tiles: seen = used + set aside + not taken.
     """
 
     best: Path
@@ -80,6 +93,7 @@ class Trained:
     history: list[dict[str, Any]]
     stopped: str = ""
     weights: str = ""
+    accounts: tuple[Account, ...] = ()
 
 
 class StopFit(Exception):  # noqa: N818 - it asks for an end, it is no error
@@ -141,8 +155,25 @@ def _train(settings: TrainSettings, report: Report, launch: Launch | None) -> Tr
     stopped = _taken(output / END_FILE)
     delete_file(output / STOP_FILE)
     plot_training(output / "curves.png", output / "metrics.csv")
+    accounts = (tile_account(settings.tiles),)
+    write_accounts(output / ACCOUNTS_FILE, accounts)
     settle(output, OWNER)
-    return Trained(output / "best", output / "last", read_history(output), stopped, _weights_report(output))
+    return Trained(output / "best", output / "last", read_history(output), stopped, _weights_report(output), accounts)
+
+
+def tile_account(tiles: str) -> Account:
+    """The tiles of a store: trained on or judged, or of a split that no fit takes.
+
+    Args:
+        tiles: Folder of the tile store.
+    """
+    from microseg_ray.tiles.store import TileStore
+
+    store = TileStore.open(tiles)
+    counts = {split: len(store.rows(split)) for split in store.splits}
+    used = sum(count for split, count in counts.items() if split in _TAKEN)
+    left = {f"of split {text(split)}": count for split, count in counts.items() if split not in _TAKEN}
+    return Account("tiles", store.spec.tiles, used, 0, left)
 
 
 def _weights_report(output: Path) -> str:

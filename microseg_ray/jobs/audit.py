@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
 from microseg_ray.errors import InputError
-from microseg_ray.jobs.console import DONE, QUARANTINED, STOPPED, StartRay, console, progress_bar
+from microseg_ray.jobs.console import DONE, QUARANTINED, STOPPED, StartRay, console, print_accounts, progress_bar
 from microseg_ray.outputs import Kind, claim
 
 if TYPE_CHECKING:
-    from microseg_ray.catalog import CatalogRow, Leak, Reduced
-    from microseg_ray.quarantine import Failure
+    from microseg_ray.accounts import NotTaken
+    from microseg_ray.catalog import Catalog, CatalogRow, Leak, Reduced
     from microseg_ray.settings import AuditSettings
 
 __all__ = ["audit"]
@@ -33,8 +34,11 @@ def audit(settings: AuditSettings, _start: StartRay) -> int:
 
     if settings.output is not None:
         output = Path(settings.output).absolute()
-        claim(output.parent, "audit", {output.name: Kind.FILE})
-    rows, failures = _rows(settings)
+        accounting = output.with_name(f"{output.stem}_{ACCOUNTS_FILE}")
+        claim(output.parent, "audit", dict.fromkeys((output.name, accounting.name), Kind.FILE))
+    found, outside = _rows(settings)
+    failures = found.failures
+    rows = [row for row in found.rows if row.name not in dict(outside)]
     splits = sorted({row.split for row in rows})
     within = settings.within or len(splits) < 2
     console.print(f"{len(rows)} micrographs, splits: {escape(', '.join(splits))}")
@@ -60,35 +64,40 @@ def audit(settings: AuditSettings, _start: StartRay) -> int:
     leaks = find_leaks([row for row, _ in good], [seen for _, seen in good], within=within, source=settings.source)
     if settings.output is not None:
         write_leaks(settings.output, leaks)
+        write_accounts(accounting, found.accounts([row for row, _ in good], failures, outside))
     across = [leak for leak in leaks if leak.first_split != leak.second_split]
     _print_leaks(leaks, across, settings.output)
     for failure in failures:
         console.print(f"[yellow]not compared:[/] {escape(failure.path)}: {escape(failure.reason)}")
+    print_accounts(found.accounts([row for row, _ in good], failures, outside))
     if across:
         return STOPPED
     return QUARANTINED if failures else DONE
 
 
-def _rows(settings: AuditSettings) -> tuple[list[CatalogRow], list[Failure]]:
-    """The micrographs; where the splits are sub-folders called train, val and test, those in them."""
+def _rows(settings: AuditSettings) -> tuple[Catalog, NotTaken]:
+    """The micrographs, and which of them are not looked at.
+
+    Where the splits are sub-folders called train, val and test, the files in these are looked at.
+    """
     from microseg_ray.catalog import build_catalog
 
     data = settings.data
     if not settings.stratify:
         # A micrograph without a mask can leak as well; masks are needed to find the splits that stratify makes.
         data = data.model_copy(update={"masks": None, "mask_suffix": ""})
-    rows, failures = build_catalog(data)
-    masks = settings.mask_suffix
-    if masks and settings.table is None:
-        rows = [row for row in rows if not row.image.stem.endswith(masks)]
+    found = build_catalog(data)
+    rows, suffix = found.rows, settings.mask_suffix
+    masks = {row.name for row in rows if suffix and settings.table is None and row.image.stem.endswith(suffix)}
+    left = tuple((name, "mask") for name in sorted(masks))
+    rows = [row for row in rows if row.name not in masks]
     by_folder = {row.name: row.name.split("/", 1)[0] for row in rows if "/" in row.name}
     if settings.table is not None or settings.splits or not set(by_folder.values()) & set(SPLITS):
-        return rows, failures
+        return found, left
     inside = [replace(row, split=by_folder[row.name]) for row in rows if by_folder.get(row.name) in SPLITS]
-    if len(inside) < len(rows):
-        left = len(rows) - len(inside)
-        console.print(f"{left} files outside {', '.join(SPLITS)} are not looked at")
-    return inside, failures
+    left += tuple((row.name, "outside train, val, test") for row in rows if by_folder.get(row.name) not in SPLITS)
+    # The rows keep their places: what is left out is told by name.
+    return found._replace(rows=[*inside, *(row for row in found.rows if row.name in dict(left))]), left
 
 
 def _print_leaks(leaks: list[Leak], across: list[Leak], output: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.jobs.console import StartRay, console, quarantine
 from microseg_ray.outputs import Kind, claim, settle
@@ -29,8 +30,10 @@ def catalog(settings: CatalogSettings, _start: StartRay) -> int:
     if output.exists() and not settings.overwrite:
         raise SettingsError(f"catalog.output: {output} exists; give another name, or --overwrite")
     listed = output.with_name(f"{output.stem}_failures.csv")
-    claim(output.parent, "catalog", dict.fromkeys((output.name, listed.name), Kind.FILE))
-    rows, failures = rows_of_lists(settings.data, settings.lists) if settings.lists else build_catalog(settings.data)
+    accounting = output.with_name(f"{output.stem}_{ACCOUNTS_FILE}")
+    claim(output.parent, "catalog", dict.fromkeys((output.name, listed.name, accounting.name), Kind.FILE))
+    found = rows_of_lists(settings.data, settings.lists) if settings.lists else build_catalog(settings.data)
+    rows, failures = found.rows, found.failures
     sizes, unread = _pixel_sizes(rows, settings)
     failures += unread
     readable = [row for row in rows if row.name in sizes]
@@ -40,8 +43,10 @@ def catalog(settings: CatalogSettings, _start: StartRay) -> int:
     console.print(f"{len(readable)} micrographs in {escape(str(output))}, {unknown} of them without a pixel size")
     if failures:
         write_failures(listed, failures)
+    accounts = found.accounts(readable, failures)
+    write_accounts(accounting, accounts)
     settle(output.parent, "catalog")
-    return quarantine(failures, listed)
+    return quarantine(failures, listed, accounts)
 
 
 def _pixel_sizes(

@@ -42,4 +42,4 @@ def classifier(settings: ClassifierJobSettings, _start: StartRay) -> int:
     for split, metrics in done.metrics.items():
         print_class_metrics(metrics, f"split {split}")
     console.print(f"checkpoints: {escape(str(done.best))} and {escape(str(done.last))}")
-    return quarantine(labelled.failures, output / "failures.csv")
+    return quarantine(labelled.failures, output / "failures.csv", done.accounts)

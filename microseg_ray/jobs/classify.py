@@ -28,4 +28,4 @@ def classify(settings: ClassifySettings, _start: StartRay) -> int:
     if done.metrics is not None:
         print_class_metrics(done.metrics, "all")
     console.print(f"classes: {escape(str(done.folder / 'classes.csv'))}")
-    return quarantine(done.failures, done.folder / "failures.csv")
+    return quarantine(done.failures, done.folder / "failures.csv", done.accounts)

@@ -14,9 +14,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from microseg_ray.accounts import Account
     from microseg_ray.quarantine import Failure
 
-__all__ = ["DONE", "QUARANTINED", "STOPPED", "Bar", "StartRay", "console", "progress_bar", "quarantine", "shown"]
+__all__ = [
+    "DONE",
+    "QUARANTINED",
+    "STOPPED",
+    "Bar",
+    "StartRay",
+    "console",
+    "print_accounts",
+    "progress_bar",
+    "quarantine",
+    "shown",
+]
 
 DONE, STOPPED, QUARANTINED = 0, 1, 3
 SHOWN_FAILURES = 20
@@ -66,16 +78,26 @@ def progress_bar() -> Iterator[Bar]:
         yield Bar(bar)
 
 
-def quarantine(failures: Sequence[Failure], where: Path) -> int:
-    """Name what was set aside; the exit code."""
-    if not failures:
-        return DONE
+def quarantine(failures: Sequence[Failure], where: Path, accounts: Sequence[Account] = ()) -> int:
+    """Name what was set aside, and say what became of everything that was met; the exit code."""
+    if failures:
+        _print_failures(failures, where)
+    print_accounts(accounts)
+    return QUARANTINED if failures or any(each.unaccounted for each in accounts) else DONE
+
+
+def print_accounts(accounts: Sequence[Account]) -> None:
+    """The last lines of a job: seen = used + set aside + not taken."""
+    for each in accounts:
+        console.print(str(each), markup=False, style="red" if each.unaccounted else None, soft_wrap=True)
+
+
+def _print_failures(failures: Sequence[Failure], where: Path) -> None:
     console.print(f"[yellow]{len(failures)} quarantined[/], listed in {escape(str(where))}:")
     for failure in failures[:SHOWN_FAILURES]:
         console.print(f"  {escape(failure.path)} ({escape(failure.stage)}): {escape(failure.reason)}")
     if len(failures) > SHOWN_FAILURES:
         console.print(f"  ... and {len(failures) - SHOWN_FAILURES} more")
-    return QUARANTINED
 
 
 def shown(value: float | None) -> str:

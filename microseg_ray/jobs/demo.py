@@ -77,7 +77,9 @@ def demo(settings: DemoSettings, start: StartRay) -> int:
     console.print(f"held-out mean IoU: {shown.evaluation.pooled.mean_iou:.4f}")
     console.print(f"page: {escape(str(shown.page))}")
     console.print(f"demo finished in {time.monotonic() - began:.0f} s")
-    return quarantine(shown.segmented.ledger.failures, shown.segmented.run.folder / "failures.csv")
+    return quarantine(
+        shown.segmented.ledger.failures, shown.segmented.run.folder / "failures.csv", shown.segmented.accounts
+    )
 
 
 def demonstrate(settings: DemoSettings, report: Report, start_ray: Callable[[], None]) -> Demonstrated:

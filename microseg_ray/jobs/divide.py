@@ -26,4 +26,4 @@ def divide(settings: DivideSettings, _start: StartRay) -> int:
     console.print(
         f"{len(done.rows)} regions ({escape(per_split)}), listed in {escape(str(done.folder / 'catalog.csv'))}"
     )
-    return quarantine(done.failures, done.folder / "failures.csv")
+    return quarantine(done.failures, done.folder / "failures.csv", done.accounts)

@@ -49,7 +49,7 @@ def evaluate(settings: EvaluateSettings, _start: StartRay) -> int:
     for note in result.notes:
         console.print(f"[yellow]{escape(note)}[/]")
     console.print(f"{len(result.per_image)} micrographs; {escape(str(Path(settings.output) / 'metrics.json'))}")
-    return quarantine(result.failures, Path(settings.output) / "failures.csv")
+    return quarantine(result.failures, Path(settings.output) / "failures.csv", result.accounts)
 
 
 def _class_table(result: Evaluation, document: dict[str, Any]) -> Table:

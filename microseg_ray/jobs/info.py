@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from microseg_ray.jobs.console import DONE, QUARANTINED, StartRay, console
+from microseg_ray.jobs.console import DONE, QUARANTINED, StartRay, console, print_accounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,11 +24,12 @@ __all__ = ["info"]
 
 def info(settings: InfoSettings, _start: StartRay) -> int:
     """Say what the engine sees in files."""
+    from microseg_ray.accounts import Account
     from microseg_ray.errors import InputError
     from microseg_ray.models.card import read_card
 
     card = None if settings.checkpoint is None else read_card(settings.checkpoint)
-    failed = False
+    failed, used = False, 0
     for path in settings.files:
         try:
             with _stdout_on_stderr():
@@ -47,6 +48,9 @@ def info(settings: InfoSettings, _start: StartRay) -> int:
             _print_json(seen)
         else:
             _print_info(seen)
+        used += 1
+    if not settings.as_json:
+        print_accounts([Account("files", len(settings.files), used, len(settings.files) - used)])
     return QUARANTINED if failed else DONE
 
 

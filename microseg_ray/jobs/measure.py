@@ -30,7 +30,7 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
         if settings.pixel_size_um is not None:
             run = recalibrate(run, settings.pixel_size_um)
         dropped = run.drop_outdated()
-        rows = run.write_tables(run.names(), failures)
+        rows, accounts = run.write_tables(run.names(), failures)
         print_dropped(dropped)
         print_areas(rows)
         if settings.sections is not None:
@@ -42,7 +42,7 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
             console.print(f"{len(drawn.written)} overlays: {escape(str(run.folder / 'overlays'))}")
             for name, reason in drawn.left_out.items():
                 console.print(f"[yellow]{escape(name)}, no overlay:[/] {escape(reason)}")
-    return quarantine(failures, run.folder / "failures.csv")
+    return quarantine(failures, run.folder / "failures.csv", accounts)
 
 
 def _print_sections(settings: MeasureSettings, run: Run) -> None:

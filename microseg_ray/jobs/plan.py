@@ -26,4 +26,4 @@ def plan(settings: PlanSettings, start: StartRay) -> int:
             pool_factory(settings, start),
         )
     print_forecast(cost)
-    return quarantine(cost.failures, Path(settings.output) / "failures.csv (not written by plan)")
+    return quarantine(cost.failures, Path(settings.output) / "failures.csv (not written by plan)", cost.accounts)

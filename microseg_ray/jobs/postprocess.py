@@ -33,4 +33,4 @@ def postprocess(settings: PostprocessSettings, start: StartRay) -> int:
     print_dropped(result.dropped)
     console.print(f"{result.computed} shards computed, {len(result.kept)} micrographs were complete already")
     console.print(f"run: {escape(str(result.run.folder))}, made from {escape(str(result.parent.folder))}")
-    return quarantine(result.failures, result.run.folder / "failures.csv")
+    return quarantine(result.failures, result.run.folder / "failures.csv", result.accounts)

@@ -21,4 +21,4 @@ def probabilities(settings: ProbabilitiesSettings, _start: StartRay) -> int:
     with progress_bar() as bar:
         done = write_probabilities(settings, lambda number, total: bar.update("maps", number, total))
     console.print(f"{len(done.maps)} probability maps in {escape(str(done.folder))}")
-    return quarantine(done.failures, done.folder / "failures.csv")
+    return quarantine(done.failures, done.folder / "failures.csv", done.accounts)

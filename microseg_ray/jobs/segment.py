@@ -49,4 +49,4 @@ def segment(settings: SegmentSettings, start: StartRay) -> int:
     console.print(f"run: {escape(str(result.run.folder))}")
     for detail in ledger.details[:3]:
         console.print(detail, markup=False)
-    return quarantine(ledger.failures, result.run.folder / "failures.csv")
+    return quarantine(ledger.failures, result.run.folder / "failures.csv", result.accounts)

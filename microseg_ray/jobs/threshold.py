@@ -24,4 +24,4 @@ def threshold(settings: ThresholdSettings, _start: StartRay) -> int:
     print_areas(found.areas)
     print_dropped(found.dropped)
     console.print(f"masks and areas: {escape(str(found.folder))}")
-    return quarantine(found.failures, found.folder / "failures.csv")
+    return quarantine(found.failures, found.folder / "failures.csv", found.accounts)

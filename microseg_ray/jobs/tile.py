@@ -49,7 +49,7 @@ def tile(settings: TileSettings, start: StartRay) -> int:
         console.print("the store is up to date: nothing to do")
     elif tiled.store.spec.parts:
         console.print(f"{tiled.written} tiles were appended")
-    return quarantine(tiled.failures, tiled.store.folder / "failures.csv")
+    return quarantine(tiled.failures, tiled.store.folder / "failures.csv", tiled.accounts)
 
 
 def _mapper(settings: TileSettings, start: StartRay) -> MapperFactory | None:

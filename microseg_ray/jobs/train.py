@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from microseg_ray.jobs.console import DONE, StartRay, console, progress_bar
+from microseg_ray.jobs.console import DONE, StartRay, console, print_accounts, progress_bar
 
 if TYPE_CHECKING:
     from microseg_ray.settings import TrainSettings
@@ -44,6 +44,7 @@ def train(settings: TrainSettings, start: StartRay) -> int:
     if trained.stopped:
         console.print(f"ended early: {escape(trained.stopped)}")
     console.print(f"checkpoints: {escape(str(trained.best))} and {escape(str(trained.last))}")
+    print_accounts(trained.accounts)
     return DONE
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from microseg_ray.jobs.console import DONE, StartRay, console, progress_bar, shown
+from microseg_ray.jobs.console import DONE, StartRay, console, print_accounts, progress_bar, shown
 
 if TYPE_CHECKING:
     from microseg_ray.settings import TuneSettings
@@ -41,6 +41,7 @@ def tune(settings: TuneSettings, start: StartRay) -> int:
         f"{states.count('failed')} failed; best {tuned.objective} {shown(tuned.trials[0].score)}"
     )
     console.print(f"checkpoint: {escape(str(tuned.best))}; page: {escape(str(page))}")
+    print_accounts(tuned.accounts)
     return DONE
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from microseg_ray.jobs.console import DONE, STOPPED, StartRay, console, progress_bar
+from microseg_ray.jobs.console import DONE, STOPPED, StartRay, console, print_accounts, progress_bar
 
 if TYPE_CHECKING:
     from microseg_ray.settings import VerifySettings
@@ -28,4 +28,5 @@ def verify(settings: VerifySettings, _start: StartRay) -> int:
         f"{found.recomputed} shards recomputed, {found.equal} equal byte for byte; {found.recounted} shards recounted, "
         f"{found.recounted - found.miscounted} agree with the ledger"
     )
+    print_accounts(found.accounts)
     return STOPPED if found.problems else DONE

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
 from microseg_ray.errors import MicrosegError, SettingsError
 from microseg_ray.files import sole_writer
 from microseg_ray.fitting.search.binding import ENTRIES, SEARCH_FILE, bind_search, check_bound, check_search, keep_best
 from microseg_ray.fitting.search.objective import HIGHER_IS_BETTER, Objective
 from microseg_ray.fitting.search.trials import Trial, Tuned, merged_settings, number_of_trials, ranked, trial_of
-from microseg_ray.fitting.train import TrainProgress, train
+from microseg_ray.fitting.train import TrainProgress, tile_account, train
 from microseg_ray.on_ray.resources import Demand, require
 from microseg_ray.outputs import claim, drop, is_record
 from microseg_ray.settings import TuneSettings, settings_from
@@ -66,7 +67,9 @@ def tune(
         if not done:
             raise MicrosegError(f"tune: no trial finished an epoch; the first one's reason: {trials[0].reason}")
         keep_best(done[0], output / "best")
-        return Tuned(tuple(trials), output / "best", settings.objective)
+        accounts = (tile_account(settings.tiles),)
+        write_accounts(output / ACCOUNTS_FILE, accounts)
+        return Tuned(tuple(trials), output / "best", settings.objective, accounts)
 
 
 def _trial(config: dict[str, Any]) -> None:

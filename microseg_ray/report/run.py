@@ -74,6 +74,7 @@ def _identity(run: Run) -> dict[str, str]:
         "checkpoint": str(document.get("checkpoint", "")),
     }
     shown |= {key: str(pixels[key]) for key in SHOWN_SETTINGS if key in pixels}
+    shown["accounting"] = "; ".join(str(each) for each in run.accounts())
     versions: Mapping[str, Any] = document.get("versions", {})
     shown["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     return shown

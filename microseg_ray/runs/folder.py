@@ -6,6 +6,7 @@ RUN/
   masks/           <path of the micrograph below the archive>.zarr
   areas.csv        a row per micrograph and class; areas.parquet holds the same
   failures.csv     inputs that were quarantined: path, stage, reason
+  accounting.csv   files, pages and pixels: seen = used + set aside + not taken
 ```
 """
 
@@ -18,8 +19,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.accounts import ACCOUNTS_FILE, Account, file_account, write_accounts
 from microseg_ray.errors import RunMismatchError, StoreError
 from microseg_ray.files import sole_writer, versions, write_json
+from microseg_ray.names import text
 from microseg_ray.outputs import Kind, claim, drop, has_manifest, is_record
 from microseg_ray.quarantine import FAILURES_FILE, Failure, read_failures, write_failures
 from microseg_ray.runs.identity import RunIdentity
@@ -30,7 +33,7 @@ from microseg_ray.statistics.areas import AreaRow, Measured, area_rows, write_ar
 from microseg_ray.stitching.seams import SeamAudit, promise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["FORMAT_VERSION", "Run"]
 
@@ -41,7 +44,7 @@ OUTDATED = ("sections.csv", "percentages.csv", "overlays", "report.html")
 SEAM_KEYS = tuple(each.name for each in fields(SeamAudit))
 OWNER = "run"
 """Whose a run's files are in the manifest, whichever job writes them."""
-TABLES = ("areas.csv", "areas.parquet", FAILURES_FILE)
+TABLES = ("areas.csv", "areas.parquet", FAILURES_FILE, ACCOUNTS_FILE)
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,9 @@ class Run:
             pixel_size_source=str(note.get("pixel_size_source", "")),
             model_digest=self.identity.model_digest,
             seams={key: note[key] for key in SEAM_KEYS if key in note},
+            pixels=store.spec.shape[0] * store.spec.shape[1],
+            bar_pixels=int(note.get("info_bar", {}).get("rows", 0)) * store.spec.shape[1],
+            pages=int(note.get("pages", 1)),
         )
 
     def recalibrate(self, pixel_size_um: tuple[float, float], scale_note: str = "") -> None:
@@ -230,8 +236,8 @@ class Run:
 
     def write_tables(
         self, names: Iterable[str], failures: Iterable[Failure], known: Mapping[str, Measured] | None = None
-    ) -> list[AreaRow]:
-        """Write areas.csv, areas.parquet, failures.csv and the worst seams (run.json) from what is on disk.
+    ) -> tuple[list[AreaRow], list[Account]]:
+        """Write areas.csv, areas.parquet, failures.csv, accounting.csv and the worst seams (run.json) from what is on disk.
 
         Args:
             names: The micrographs that belong to the run; unfinished ones are left out.
@@ -239,23 +245,63 @@ class Run:
             known: Counts that this job has read already, by name.
 
         Returns:
-            The rows of the areas tables.
+            The rows of the areas tables, and what became of all files, pages and pixels.
         """
-        rows: list[AreaRow] = []
-        seams: list[Mapping[str, Any]] = []
-        for name in sorted(names):
-            measured = (known or {}).get(name) or self.measured(name)
-            if measured is not None:
-                rows += area_rows(measured, self.classes)
-                seams.append(measured.seams)
+        names = sorted(names)
+        done = self._measured_of(names, known or {})
+        rows = [row for measured in done.values() for row in area_rows(measured, self.classes)]
         self.claim(dict.fromkeys(TABLES, Kind.FILE))
-        worst = _worst(seams)
+        worst = _worst([measured.seams for measured in done.values()])
         said = promise(str(self.document.get("verdict", "")), str(self.document.get("verdict_reason", "")), worst)
         document = {**self.document, "seams": worst, "promise": said}
         write_json(self.folder / "run.json", document, sort_keys=True, default=asdict)
         write_areas(self.folder, rows)
+        failures = list(failures)
         write_failures(self.folder / FAILURES_FILE, failures)
-        return rows
+        accounts = self._accounts(names, failures, done)
+        write_accounts(self.folder / ACCOUNTS_FILE, accounts)
+        return rows, accounts
+
+    def accounts(self, names: Iterable[str] | None = None, failures: Iterable[Failure] | None = None) -> list[Account]:
+        """Files, pages and pixels of this run: seen = used + set aside + not taken.
+
+        Args:
+            names: The micrographs that belong to the run; default: all that have a mask.
+            failures: Inputs that were quarantined; default: those of the last run.
+        """
+        failures = self.failures() if failures is None else list(failures)
+        failed = {failure.path for failure in failures}
+        names = sorted(name for name in (self.names() if names is None else names) if name not in failed)
+        return self._accounts(names, failures, self._measured_of(names, {}))
+
+    def _measured_of(self, names: Sequence[str], known: Mapping[str, Measured]) -> dict[str, Measured]:
+        found = {name: known.get(name) or self.measured(name) for name in names}
+        return {name: measured for name, measured in found.items() if measured is not None}
+
+    def _accounts(
+        self, names: Sequence[str], failures: Sequence[Failure], done: Mapping[str, Measured]
+    ) -> list[Account]:
+        not_taken = dict(self.document.get("not_taken", {}))
+        aside = {failure.path for failure in failures}
+        waiting = [name for name in names if name not in done and name not in aside]
+        files = file_account({*done, *aside}, done, failures, not_taken)
+        if waiting:
+            files = file_account(
+                {*done, *aside},
+                done,
+                failures,
+                {**not_taken, f"not finished, such as {text(waiting[0])}": len(waiting)},
+            )
+        pages = sum(measured.pages for measured in done.values())
+        pixels = sum(measured.pixels for measured in done.values())
+        counted = sum(int(measured.counts.sum()) for measured in done.values())
+        bars = sum(measured.bar_pixels for measured in done.values())
+        other = {"of other pages (source.page)": pages - len(done)} if pages > len(done) else {}
+        return [
+            files,
+            Account("pages", pages, len(done), 0, other),
+            Account("pixels", pixels, counted, 0, {"of info bars": bars, "of no class (255)": pixels - counted - bars}),
+        ]
 
     def failures(self) -> list[Failure]:
         """The quarantined inputs of the last run."""

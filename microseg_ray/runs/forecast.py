@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from microseg_ray.accounts import Account
     from microseg_ray.quarantine import Failure
     from microseg_ray.runs.plan import RunPlan
     from microseg_ray.runs.tasks import Prepared
@@ -47,6 +48,7 @@ class Forecast:
         info_bars: Micrographs whose info bar is left out.
         notes: What is to be said of pixel sizes, each with the micrographs that it is true of.
         plan: Tile, halo, blend, verdict.
+        accounts: Files, pages and pixels: seen = used + set aside + not taken.
     """
 
     micrographs: int
@@ -64,6 +66,7 @@ class Forecast:
     info_bars: int
     notes: Mapping[str, tuple[str, ...]]
     plan: RunPlan
+    accounts: tuple[Account, ...] = ()
 
     def refuse_full_disk(self, folder: Path) -> None:
         """Stop before the first shard where the result cannot fit.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import zarr
 
+from microseg_ray.accounts import ACCOUNTS_FILE, Account, file_account, write_accounts
 from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError, StoreError
 from microseg_ray.files import sole_writer, whole, whole_folder, write_json
 from microseg_ray.outputs import Kind, claim, is_record, is_zarr, settle
@@ -44,11 +45,13 @@ class WrittenMaps:
         folder: Where the maps are.
         maps: The files, or zarr folders.
         failures: Micrographs without maps.
+        accounts: Files: seen = used + set aside + not taken.
     """
 
     folder: Path
     maps: list[Path] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    accounts: list[Account] = field(default_factory=list)
 
 
 def write_probabilities(
@@ -81,6 +84,7 @@ def write_probabilities(
         listed = run.names()
         done.failures += [failure for path, failure in failed.items() if path not in listed]
         taken: dict[Path, str] = {}
+        used: list[str] = []
         for number, name in enumerate(listed, 1):
             stem = output / "maps" / Path(name).with_suffix("")
             try:
@@ -90,10 +94,14 @@ def write_probabilities(
                     raise StoreError(f"its maps would replace those of {taken[stem]}; rename one of the micrographs")
                 taken[stem] = name
                 done.maps += _write_one(run, name, wanted, stem, settings)
+                used.append(name)
             except (MicrosegError, OSError, ValueError) as error:
                 done.failures.append(Failure(name, "probabilities", str(error)))
             report(number, len(listed))
         write_failures(output / "failures.csv", done.failures)
+        listed_all = {*listed, *failed}
+        done.accounts = [file_account(listed_all, used, done.failures, run.document.get("not_taken", {}))]
+        write_accounts(output / ACCOUNTS_FILE, done.accounts)
         settle(output, "probabilities")
     return done
 
@@ -110,7 +118,7 @@ def _claim(run: Run, output: Path, *, overwrite: bool) -> None:
         for index in range(len(run.classes))
         for kind in _SUFFIXES
     }
-    files = ("probabilities.json", "failures.csv")
+    files = ("probabilities.json", "failures.csv", ACCOUNTS_FILE)
     claim(
         output,
         "probabilities",

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.accounts import Account, file_account
 from microseg_ray.errors import SettingsError
 from microseg_ray.files import sole_writer
 from microseg_ray.runs.calibration import keep_calibration
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from microseg_ray.runs.plan import RunPlan
+    from microseg_ray.runs.setup import Job
     from microseg_ray.settings import PlanSettings, SegmentSettings
     from microseg_ray.statistics.areas import AreaRow
 
@@ -45,6 +47,7 @@ class Segmented:
         seams: The seam measurements of all micrographs together.
         note: What the run kept from before and the settings did not give; "" for nothing.
         dropped: Files that showed older masks and were removed.
+        accounts: Files, pages and pixels: seen = used + set aside + not taken.
     """
 
     run: Run
@@ -54,6 +57,7 @@ class Segmented:
     seams: Mapping[str, Any]
     note: str = ""
     dropped: Sequence[str] = ()
+    accounts: Sequence[Account] = ()
 
 
 @contextmanager
@@ -107,7 +111,26 @@ def plan(
     run = Run.at(settings.output, job.identity, overwrite=settings.overwrite)
     with _executors(settings, job.config, pool, ArchiveWorker) as executor:
         ledger, _ = survey(run, job.inputs, job.config, executor, report, dry=True)
-    return forecast(ledger.prepared, len(ledger.kept), ledger.failures, job.plan, run.folder, len(job.config.classes))
+    cost = forecast(ledger.prepared, len(ledger.kept), ledger.failures, job.plan, run.folder, len(job.config.classes))
+    return replace(cost, accounts=plan_accounts(job, ledger))
+
+
+def plan_accounts(job: Job, ledger: Ledger) -> tuple[Account, ...]:
+    """What a run would use of an archive: files, pages and pixels."""
+    listed = [item.name for item in job.inputs]
+    done = {*ledger.prepared, *ledger.kept}
+    files = file_account(listed, done, ledger.failures, job.not_taken)
+    kept = ledger.measured.values()
+    pages = sum(found.calibration.pages for found in ledger.prepared.values()) + sum(each.pages for each in kept)
+    other = {"of other pages (source.page)": pages - len(done)} if pages > len(done) else {}
+    views = [found.view for found in ledger.prepared.values()]
+    bars = sum(view.info_bar * view.shape[1] for view in views) + sum(each.bar_pixels for each in kept)
+    pixels = sum(view.shape[0] * view.shape[1] for view in views) + sum(each.pixels for each in kept)
+    return (
+        files,
+        Account("pages", pages, len(done), 0, other),
+        Account("pixels", pixels, pixels - bars, 0, {"of info bars": bars}),
+    )
 
 
 def segment(
@@ -150,7 +173,8 @@ def segment(
         # An input that broke after an earlier run still has that run's mask, which is not measured any more.
         failed = {failure.path for failure in ledger.failures}
         dropped = run.drop_outdated()
-        areas = run.write_tables(
-            [item.name for item in job.inputs if item.name not in failed], ledger.failures, ledger.measured
-        )
-    return Segmented(run, job.plan, ledger, areas, Run.open(run.folder).document["seams"], kept, dropped)
+        ledger.failures.sort(key=lambda failure: (failure.path, failure.stage, failure.reason))
+        names = [item.name for item in job.inputs if item.name not in failed]
+        areas, accounts = run.write_tables(names, ledger.failures, ledger.measured)
+    run = Run.open(run.folder)
+    return Segmented(run, job.plan, ledger, areas, run.document["seams"], kept, dropped, accounts)

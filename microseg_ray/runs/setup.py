@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.accounts import counted
 from microseg_ray.errors import SettingsError
 from microseg_ray.models.card import ModelCard, read_card_and_digest, require_pixel_model
 from microseg_ray.runs.calibration import calibration_record
@@ -14,12 +15,14 @@ from microseg_ray.runs.drive import Input
 from microseg_ray.runs.identity import RunIdentity, pixel_settings
 from microseg_ray.runs.plan import RunPlan, engine_plan
 from microseg_ray.runs.worker import WorkerConfig
-from microseg_ray.sources import ScaleRule, list_inputs, root_of
+from microseg_ray.sources import ScaleRule, root_of, survey_inputs
 from microseg_ray.sources.agreement import class_order_objection
 from microseg_ray.sources.remote import is_url, location
 from microseg_ray.sources.scale.table import read_pixel_sizes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from microseg_ray.settings import EngineSettings, SourceSettings
 
 __all__ = ["Engine", "Job", "archive_inputs", "prepare_engine", "prepare_job", "worker_config"]
@@ -31,6 +34,7 @@ class Job:
 
     Attributes:
         inputs: The archive.
+        not_taken: What else was met in it, by reason.
         plan: Tiles, halo, memory, verdict.
         config: What workers are told.
         identity: What results are bound to.
@@ -38,19 +42,24 @@ class Job:
     """
 
     inputs: list[Input]
+    not_taken: Mapping[str, int]
     plan: RunPlan
     config: WorkerConfig
     identity: RunIdentity
     record: dict[str, Any]
 
 
-def archive_inputs(archive: str) -> list[Input]:
+def archive_inputs(archive: str) -> tuple[list[Input], dict[str, int]]:
     """The micrographs of an archive (folder, glob, file, or URL of one), named by their path below its root.
+
+    Returns:
+        The micrographs, and how many other files were met and not taken, by reason.
 
     Raises:
         InputError: There is nothing.
     """
-    return [Input(name, path) for name, path in list_inputs(archive)]
+    found = survey_inputs(archive)
+    return [Input(name, path) for name, path in found.entries], counted(found.not_taken)
 
 
 def worker_config(settings: EngineSettings, card: ModelCard, digest: str, plan: RunPlan) -> WorkerConfig:
@@ -150,7 +159,7 @@ def prepare_job(settings: EngineSettings) -> Job:
     """
     engine = prepare_engine(settings)
     card, plan, config = engine.card, engine.plan, engine.config
-    inputs = archive_inputs(settings.archive)
+    inputs, not_taken = archive_inputs(settings.archive)
     record = {
         "settings": settings.resolved(),
         "archive": root_of(settings.archive),
@@ -162,5 +171,6 @@ def prepare_job(settings: EngineSettings) -> Job:
         "verdict_reason": plan.reason,
         "fingerprint": config.fingerprint,
         "calibration": calibration_record(settings),
+        "not_taken": not_taken,
     }
-    return Job(inputs, plan, config, RunIdentity(engine.digest, config.identity["pixels"]), record)
+    return Job(inputs, not_taken, plan, config, RunIdentity(engine.digest, config.identity["pixels"]), record)

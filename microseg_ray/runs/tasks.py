@@ -46,6 +46,7 @@ class Calibration:
         info_bar_source: How the info bar is known.
         mark: What beside the file decided the pixel size; see `calibration_mark`.
         notes: What a user should know: sources that disagree, a scale that could not be checked.
+        pages: Pages of the file, of which one is read.
     """
 
     pixel_size_um: tuple[float, float] | None
@@ -54,6 +55,7 @@ class Calibration:
     info_bar_source: str = ""
     mark: str = ""
     notes: tuple[str, ...] = ()
+    pages: int = 1
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ def calibration_note(calibration: Calibration, view: View) -> dict[str, Any]:
         "calibration_mark": calibration.mark,
         "notes": list(calibration.notes),
     }
+    if calibration.pages > 1:
+        note["pages"] = calibration.pages
     if view.info_bar:
         note["info_bar"] = {"rows": view.info_bar, "source": calibration.info_bar_source}
     if view.file_shape is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from microseg_ray.accounts import Account
 from microseg_ray.errors import CheckpointError, MicrosegError, StoreError
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.setup import prepare_job
@@ -36,6 +37,7 @@ class Verified:
         recounted: Shards whose pixels were counted again.
         miscounted: Those whose counts are not those of the ledger.
         problems: One line for each difference.
+        accounts: Shards: seen = used + set aside + not taken.
         advice: What this could not find out, and how to; empty where there is nothing of the kind.
     """
 
@@ -45,6 +47,7 @@ class Verified:
     miscounted: int
     problems: tuple[str, ...]
     advice: str = ""
+    accounts: tuple[Account, ...] = ()
 
 
 def verify(settings: VerifySettings, report: Report = lambda *_: None) -> Verified:
@@ -80,7 +83,12 @@ def verify(settings: VerifySettings, report: Report = lambda *_: None) -> Verifi
                 miscounted += 1
                 problems.append(f"{name}, shard {shard}: the mask's pixels do not give the counts of the ledger")
     advice = _advice(run) if derived else ""
-    return Verified(recomputed, recomputed - differing, recounted, miscounted, tuple(problems), advice)
+    looked = {name for name, _ in chosen}
+    beside = sum(name not in looked for name, _ in done)
+    missing = sum(len(MaskStore.open(run.store_path(name)).missing()) for name in run.names())
+    left = {"of micrographs outside the sample": beside, "not finished": missing}
+    account = Account("shards", len(done) + missing, recounted, 0, {why: count for why, count in left.items() if count})
+    return Verified(recomputed, recomputed - differing, recounted, miscounted, tuple(problems), advice, (account,))
 
 
 def _advice(run: Run) -> str:

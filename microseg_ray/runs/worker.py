@@ -232,6 +232,7 @@ class ArchiveWorker:
             info_bar_source=info.info_bar_source,
             mark=pixel_size_mark(task.path, self.config.source, self.config.fingerprint),
             notes=(*info.notes, *info.pixel_size_notes, *filter(None, [unscaled, said])),
+            pages=original.parts.pages,
         )
 
     def check(self, info: MicrographInfo) -> None:

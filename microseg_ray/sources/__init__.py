@@ -8,12 +8,15 @@ from microseg_ray.sources.base import Micrograph
 from microseg_ray.sources.info import MicrographInfo
 from microseg_ray.sources.listing import (
     SUFFIXES,
+    Listing,
     fingerprint,
     list_files,
     list_inputs,
     listing_root,
     member_path,
     root_of,
+    survey_files,
+    survey_inputs,
 )
 from microseg_ray.sources.masks import read_mask
 from microseg_ray.sources.opening import open_micrograph
@@ -25,6 +28,7 @@ from microseg_ray.sources.specimen.profile import IntensityProfile
 __all__ = [
     "SUFFIXES",
     "IntensityProfile",
+    "Listing",
     "Micrograph",
     "MicrographInfo",
     "ScaleRule",
@@ -41,4 +45,6 @@ __all__ = [
     "prepared",
     "read_mask",
     "root_of",
+    "survey_files",
+    "survey_inputs",
 ]

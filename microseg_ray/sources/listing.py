@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,27 +13,60 @@ from microseg_ray.errors import InputError
 from microseg_ray.sources.remote import is_url, location
 from microseg_ray.sources.remote_listing import list_urls, url_fingerprint, url_member, url_root
 from microseg_ray.sources.suffixes import NAMED, SUFFIXES, is_listed
+from microseg_ray.sources.tree import OURS, Owned, once, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
-__all__ = ["SUFFIXES", "fingerprint", "list_files", "list_inputs", "listing_root", "member_path", "root_of"]
+    from microseg_ray.accounts import NotTaken
+
+__all__ = [
+    "SUFFIXES",
+    "Listing",
+    "fingerprint",
+    "list_files",
+    "list_inputs",
+    "listing_root",
+    "member_path",
+    "root_of",
+    "survey_files",
+    "survey_inputs",
+]
+
+NO_IMAGE = "of no image format"
 
 LIST_SUFFIX = ".txt"
 _MAX_LIST_BYTES = 1 << 28
 _READ_BYTES = 1 << 20
 
 
-def list_files(where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
-    """The micrographs (or masks) that a user means by a folder, a glob or a single file.
+@dataclass(frozen=True)
+class Listing:
+    """What a folder, glob, file or URL means.
 
-    A folder is searched with all its subfolders. Hidden files and folders are skipped, and so is what lies inside a
-    `.zarr` folder, which is itself one entry. A glob may use `**`. Local paths only; `list_inputs` takes URLs too.
+    Attributes:
+        entries: (name below the root, absolute path or URL), sorted.
+        not_taken: (name, reason) of what was met and is none of these.
+    """
+
+    entries: tuple[tuple[str, str], ...]
+    not_taken: NotTaken = ()
+
+    @property
+    def files(self) -> list[Path]:
+        """The entries as paths."""
+        return [Path(path) for _, path in self.entries]
+
+
+def list_files(
+    where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIXES, *, outputs: bool = True
+) -> list[Path]:
+    """The micrographs (or masks) that a user means by a folder, a glob or a single file: the files of `survey_files`.
 
     Args:
-        where: Folder, glob or file; a path that exists is never read as a glob, so names may hold `[`. A `.txt` lists files,
-            a path a line, relative to its own folder and inside it; one that is missing is an error where it is opened.
+        where: Folder, glob or file.
         suffixes: Lower-case suffixes to look for in folders and globs.
+        outputs: Whether what our jobs wrote counts: for masks yes, for micrographs no.
 
     Returns:
         Absolute paths, sorted by their posix form.
@@ -48,24 +82,73 @@ def list_files(where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIX
         ...     [path.name for path in list_files(folder)]
         ['a (1)#2.PNG', 'b.tif']
     """
+    return survey_files(where, suffixes, outputs=outputs).files
+
+
+def survey_files(
+    where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIXES, *, outputs: bool = True
+) -> Listing:
+    """The files that a user means by a folder, a glob or a single file, and what lies beside them.
+
+    A folder is searched with all its subfolders, those behind links too, each once. Hidden files and folders are skipped, and
+    so is what lies inside a `.zarr` folder, which is itself one entry. A glob may use `**`. Local paths only;
+    `survey_inputs` takes URLs too.
+
+    Args:
+        where: Folder, glob or file; a path that exists is never read as a glob, so names may hold `[`. A `.txt` lists files,
+            a path a line, relative to its own folder and inside it; one that is missing is an error where it is opened.
+        suffixes: Lower-case suffixes to look for in folders and globs.
+        outputs: Whether what our jobs wrote (masks of a run, overlays, tile stores) counts as any other file. A file that is
+            named itself always counts.
+
+    Raises:
+        InputError: Nothing is there, or nothing with one of the suffixes.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("b.tif", ".hidden.png", "notes.txt"):
+        ...         (Path(folder) / name).touch()
+        ...     survey_files(folder).not_taken
+        (('.hidden.png', 'hidden'), ('notes.txt', 'of no image format'))
+    """
     if is_url(where):
         raise InputError(where, "a URL cannot be used here", "copy the files to a local folder")
-    start = _absolute(where)
+    start, root = _absolute(where), listing_root(where)
+    owned = None if outputs else Owned(root)
+    left: list[tuple[Path, str]] = []
     if start.is_dir() and start.suffix.lower() != ".zarr" and not _is_zarr(start):
-        found = [path for path in _walk(start) if is_listed(path, suffixes)]
+        found = _split(walk(start, left, owned), suffixes, left)
     elif start.suffix.lower() == LIST_SUFFIX and LIST_SUFFIX not in suffixes and start.is_file():
         found = _listed(start)
     elif start.exists():
-        return [start]
+        found = [start]
     elif glob.has_magic(str(start)):
-        root = listing_root(where)
-        hits = (Path(hit) for hit in glob.glob(str(start), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-        found = [path for path in hits if is_listed(path, suffixes) and _is_entry(path, root)]
+        hits = {Path(hit) for hit in glob.glob(str(start), recursive=True)}  # noqa: PTH207 - Path.glob takes no absolute pattern
+        files = once((path for path in hits if _is_entry(path, root)), root, left)
+        ours = set() if owned is None else {path for path in files if owned(path)}
+        left += [(path, OURS) for path in ours]
+        found = _split((path for path in files if path not in ours), suffixes, left)
     else:
         raise InputError(start, "no such file or folder", "check the path")
+    not_taken = tuple(sorted((path.relative_to(root).as_posix(), reason) for path, reason in left))
     if not found:
-        raise InputError(start, "no images found", f"supported are {', '.join(suffixes)}")
-    return sorted(set(found), key=lambda path: path.as_posix())
+        ours_only = [name for name, reason in not_taken if reason == OURS]
+        reason = f"no images found but outputs of microseg_ray ({ours_only[0]})" if ours_only else "no images found"
+        raise InputError(start, reason, f"supported are {', '.join(suffixes)}")
+    ordered = sorted(set(found), key=lambda path: path.as_posix())
+    return Listing(tuple((path.relative_to(root).as_posix(), str(path)) for path in ordered), not_taken)
+
+
+def _split(paths: Iterable[Path], suffixes: tuple[str, ...], left: list[tuple[Path, str]]) -> list[Path]:
+    """The paths that are meant; the others are noted."""
+    found = []
+    for path in paths:
+        if is_listed(path, suffixes):
+            found.append(path)
+        else:
+            left.append((path, NO_IMAGE if suffixes is SUFFIXES else "of another format"))
+    return found
 
 
 def listing_root(where: str | os.PathLike[str]) -> Path:
@@ -88,29 +171,44 @@ def listing_root(where: str | os.PathLike[str]) -> Path:
     return fixed
 
 
-def list_inputs(where: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """What a folder, glob, file or URL of any of these holds: names below its root, and where each lies.
+def survey_inputs(where: str | os.PathLike[str]) -> Listing:
+    """What an archive (a folder, glob, file or URL of any of these) holds: micrographs, and what lies beside them.
 
     Args:
-        where: As in `list_files`, or a URL. Of a remote folder only `.zarr` folders count as stores.
+        where: As in `survey_files`, or a URL. Of a remote folder only `.zarr` folders count as stores.
 
     Returns:
-        (name, absolute path or URL) in the order of `list_files`; names are posix paths relative to `root_of`.
+        Names are posix paths relative to `root_of`. Outputs of ours (masks of a run, say) are not taken.
 
     Raises:
-        InputError: As `list_files`; the server cannot be reached.
+        InputError: As `survey_files`; the server cannot be reached.
 
     Example:
         >>> import fsspec
         >>> memory = fsspec.filesystem("memory")
         >>> memory.pipe({"/listing-doctest/b 1/a#2.tif": b"x", "/listing-doctest/notes.txt": b"x"})
-        >>> list_inputs("memory://listing-doctest")
-        [('b 1/a#2.tif', 'memory://listing-doctest/b 1/a#2.tif')]
+        >>> survey_inputs("memory://listing-doctest").entries
+        (('b 1/a#2.tif', 'memory://listing-doctest/b 1/a#2.tif'),)
     """
     if is_url(where):
-        return list_urls(str(where), (*SUFFIXES, *NAMED))
-    root = listing_root(where)
-    return [(path.relative_to(root).as_posix(), str(path)) for path in list_files(where)]
+        found, others = list_urls(str(where), (*SUFFIXES, *NAMED))
+        return Listing(tuple(found), tuple((name, NO_IMAGE) for name in others))
+    return survey_files(where, outputs=False)
+
+
+def list_inputs(where: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """The entries of `survey_inputs`: (name, absolute path or URL) of each micrograph of an archive.
+
+    Raises:
+        InputError: As `survey_inputs`.
+
+    Example:
+        >>> import fsspec
+        >>> fsspec.filesystem("memory").pipe({"/inputs-doctest/a.tif": b"x"})
+        >>> list_inputs("memory://inputs-doctest")
+        [('a.tif', 'memory://inputs-doctest/a.tif')]
+    """
+    return list(survey_inputs(where).entries)
 
 
 def root_of(where: str | os.PathLike[str]) -> str:
@@ -205,18 +303,10 @@ def _absolute(where: str | os.PathLike[str]) -> Path:
     return Path(os.path.abspath(Path(location(where)).expanduser()))  # noqa: PTH100
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root):
-        here = Path(folder)
-        yield from (here / name for name in files if not name.startswith("."))
-        visible = [name for name in folders if not name.startswith(".")]
-        stores = [name for name in visible if name.lower().endswith(".zarr")]
-        yield from (here / name for name in stores)
-        folders[:] = sorted(set(visible) - set(stores))
-
-
 def _is_entry(path: Path, root: Path) -> bool:
     """Whether a hit of a glob is a file or a zarr folder, and is not inside a zarr folder or hidden."""
+    if path == root:
+        return False
     inside = path.relative_to(root).parts
     if any(part.startswith(".") for part in inside) or any(part.lower().endswith(".zarr") for part in inside[:-1]):
         return False

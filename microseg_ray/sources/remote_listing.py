@@ -19,8 +19,8 @@ _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 _MAX_METADATA_BYTES = 16 << 20
 
 
-def list_urls(where: str, suffixes: Sequence[str]) -> list[tuple[str, str]]:
-    """The images of a remote folder, glob or file: (name below the root, URL), sorted.
+def list_urls(where: str, suffixes: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """The images of a remote folder, glob or file: (name below the root, URL), sorted; and the names of other files.
 
     Raises:
         InputError: Nothing is there, or nothing with one of the suffixes.
@@ -34,7 +34,7 @@ def list_urls(where: str, suffixes: Sequence[str]) -> list[tuple[str, str]]:
     where = where.rstrip("/")
     root = url_root(where, suffixes)
     if _is_image(where, suffixes) and "*" not in where:
-        return [(_name(where, root), where)]
+        return [(_name(where, root), where)], []
     opened, inner = filesystem(where)
     try:
         hits = opened.glob(inner) if "*" in where else opened.find(inner)
@@ -44,10 +44,13 @@ def list_urls(where: str, suffixes: Sequence[str]) -> list[tuple[str, str]]:
         text = " ".join(str(error).split())[:200]
         reason = f"the server does not list its files ({type(error).__name__}: {text})"
         raise InputError(where, reason, "check the address, or name a single file") from error
-    found = {entry for url in _urls(hits, root) if (entry := _entry(url, root, suffixes))}
+    urls = _urls(hits, root)
+    entries = {url: _entry(url, root, suffixes) for url in urls}
+    found = {entry for entry in entries.values() if entry}
     if not found:
         raise InputError(where, "no images found", f"supported are {', '.join(suffixes)}")
-    return sorted((_name(url, root), url) for url in found)
+    others = sorted(_name(url, root) for url, entry in entries.items() if not entry)
+    return sorted((_name(url, root), url) for url in found), others
 
 
 def url_root(where: str, suffixes: Sequence[str]) -> str:

@@ -50,6 +50,9 @@ class Measured:
         pixel_size_source: Origin of the pixel size; empty if it is None.
         model_digest: Identity of the model.
         seams: Measurements at sampled seams, with the field names of `stitching.seams.SeamAudit`.
+        pixels: All pixels of the mask; 0 where they are not known.
+        bar_pixels: Those of the info bar, which is not measured.
+        pages: Pages of the file, of which one is measured.
     """
 
     micrograph: str
@@ -58,6 +61,9 @@ class Measured:
     pixel_size_source: str
     model_digest: str
     seams: Mapping[str, Any] = field(default_factory=dict)
+    pixels: int = 0
+    bar_pixels: int = 0
+    pages: int = 1
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.catalog import build_catalog
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.outputs import Kind, check, claim, is_store, settle
 from microseg_ray.quarantine import Failure, write_failures
+from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.sources.specimen.profile import pooled_profile
 from microseg_ray.tiles.audit import audit_splits
 from microseg_ray.tiles.checks import class_notes, common_pixel_size, scale_notes
@@ -27,7 +29,7 @@ from microseg_ray.tiles.tasks import Surveyed, Unusable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from microseg_ray.catalog import CatalogRow, Leak
+    from microseg_ray.catalog import Catalog, CatalogRow, Leak
     from microseg_ray.settings import TileSettings
     from microseg_ray.tiles.shards import LeftOut
     from microseg_ray.tiles.tasks import TileRow
@@ -68,6 +70,7 @@ class Tiled:
         written: Tiles that this call wrote; 0 where the store was up to date.
         leaks: Pairs across splits that the audit found, with `audit: report`.
         notes: Notes on single micrographs.
+        accounts: Files, masks, pages, pixels and tiles: seen = used + set aside + not taken.
     """
 
     store: TileStore
@@ -78,6 +81,7 @@ class Tiled:
     written: int = 0
     leaks: tuple[Leak, ...] = ()
     notes: tuple[str, ...] = ()
+    accounts: tuple[Account, ...] = ()
 
 
 def tile(settings: TileSettings, report: Report = lambda *_: None, mapper: MapperFactory | None = None) -> Tiled:
@@ -106,7 +110,10 @@ def tile(settings: TileSettings, report: Report = lambda *_: None, mapper: Mappe
             "workers 0 to run in this process"
         )
     output = Path(settings.output).absolute()
-    entries = {"tiles.zarr": Kind.STORE, **dict.fromkeys(("tiles.parquet", "failures.csv", "leaks.csv"), Kind.FILE)}
+    entries = {
+        "tiles.zarr": Kind.STORE,
+        **dict.fromkeys(("tiles.parquet", "failures.csv", "leaks.csv", ACCOUNTS_FILE), Kind.FILE),
+    }
     proven = is_store(output / "tiles.zarr")
     check(output, "tile", entries, proven=proven)
     finished = (output / "tiles.parquet").exists()
@@ -115,17 +122,18 @@ def tile(settings: TileSettings, report: Report = lambda *_: None, mapper: Mappe
     old = TileStore.open(output) if finished and not settings.overwrite else None
     if old is not None and settings.append:
         refuse_other_settings(old, settings)
-    rows, failures = build_catalog(settings.data, settled_groups(old, settings))
+    catalog = build_catalog(settings.data, settled_groups(old, settings))
+    rows = catalog.rows
     if old is not None:
         changes = differences(old, rows, settings)
         if not changes.any or (settings.append and not changes.added and not changes.refused):
-            return _unchanged(old, failures, settings)
+            return _unchanged(old, catalog, settings)
         if not settings.append or changes.refused:
             raise SettingsError(changes.message(output, append=settings.append))
         rows = [row for row in rows if row.name in changes.added]
     claim(output, "tile", entries, proven=proven)
     made = mapper(report, settings.workers) if mapper is not None and settings.workers else in_process(report)
-    return _Making(settings, output, made, old).run(rows, failures)
+    return _Making(settings, output, made, old).run(rows, catalog)
 
 
 def summarise(tiles: Iterable[dict[str, Any]], settings: TileSettings) -> list[TileSummary]:
@@ -153,15 +161,23 @@ def _check(settings: TileSettings) -> None:
             raise SettingsError(f"tile.{key}: missing; give --{key} or put `{key}:` under `data:` in the config")
 
 
-def _unchanged(store: TileStore, failures: list[Failure], settings: TileSettings) -> Tiled:
+def _unchanged(store: TileStore, catalog: Catalog, settings: TileSettings) -> Tiled:
     """The store as it is, with the reasons that were recorded when it was made."""
     made = store.made_from
-    failures = failures + [
+    failures = catalog.failures + [
         Failure(name, entry["stage"], entry["reason"]) for name, entry in made.get("set_aside", {}).items()
     ]
+    used = [row for row in catalog.rows if row.name in made.get("inputs", {})]
     left = made.get("left_out", {})
     rows = [] if store.table is None else store.table.to_pylist()
-    return Tiled(store, summarise(rows, settings), failures, left.get("unlabelled", 0), left.get("empty", 0))
+    return Tiled(
+        store,
+        summarise(rows, settings),
+        failures,
+        left.get("unlabelled", 0),
+        left.get("empty", 0),
+        accounts=catalog.accounts(used, failures),
+    )
 
 
 class _Making:
@@ -174,9 +190,9 @@ class _Making:
         self.old = old
         self.where = settings.table or settings.images
 
-    def run(self, rows: list[CatalogRow], failures: list[Failure]) -> Tiled:
+    def run(self, rows: list[CatalogRow], catalog: Catalog) -> Tiled:
         """Survey, audit, write."""
-        settings = self.settings
+        settings, failures = self.settings, catalog.failures
         failures += [
             Failure(row.name, "catalog", f"no mask; give one in {settings.table}") for row in rows if row.mask is None
         ]
@@ -204,13 +220,20 @@ class _Making:
         else:
             store = self._grown(self.old, good, len(tiles))
             record = merged(self.old.made_from, record)
+        used = {found.pair.name for found in good} | set(held)
+        accounts = (
+            *catalog.accounts([row for row in catalog.rows if row.name in used], failures),
+            *_parts(good, len(tiles), left_out),
+        )
+        write_accounts(self.output / ACCOUNTS_FILE, accounts)
         self._write(store, tiles, good, failures)
         if self.old is None:
             write_table(self.output, [row.record() for row in tiles])
         else:
             self.old.finish_append([row.record() for row in tiles], record, store.spec)
         settle(self.output, "tile")
-        return self._result(TileStore.open(self.output), failures, left_out, (len(tiles), leaks, good))
+        made = self._result(TileStore.open(self.output), failures, left_out, (len(tiles), leaks, good))
+        return replace(made, accounts=accounts)
 
     def _write(
         self, store: TileStore, tiles: Sequence[TileRow], good: Sequence[Surveyed], failures: list[Failure]
@@ -256,6 +279,24 @@ class _Making:
             notes.insert(0, f"{bars} of {len(good)} micrographs have an info bar, which is left out")
         summary = summarise(rows, self.settings)
         return Tiled(store, summary, failures, left_out.unlabelled, left_out.empty, written, tuple(leaks), tuple(notes))
+
+
+def _parts(good: Sequence[Surveyed], tiles: int, left_out: LeftOut) -> tuple[Account, ...]:
+    """Pages, pixels and tiles of the micrographs that were tiled now."""
+    pages = sum(found.pages for found in good)
+    bars = sum(found.bar * found.shape[1] for found in good)
+    pixels = sum(found.shape[0] * found.shape[1] for found in good) + bars
+    ignored = sum(count for found in good for value, count in found.values if value == IGNORE_INDEX)
+    short = {
+        "with less than min_labelled": left_out.unlabelled,
+        "of the first class alone (keep_empty)": left_out.empty,
+    }
+    other = {"of other pages (source.page)": pages - len(good)} if pages > len(good) else {}
+    return (
+        Account("pages", pages, len(good), 0, other),
+        Account("pixels", pixels, pixels - bars - ignored, 0, {"of info bars": bars, "without a class (255)": ignored}),
+        Account("tiles", sum(len(found.tiles) for found in good), tiles, 0, short),
+    )
 
 
 def _spec(good: Sequence[Surveyed], tiles: int, settings: TileSettings) -> TileSpec:

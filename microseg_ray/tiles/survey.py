@@ -127,6 +127,7 @@ def _survey(task: SurveyTask) -> Surveyed:
         None if reducer is None else reducer.reduced(),
         values,
         sample,
+        info.parts.pages,
     )
 
 

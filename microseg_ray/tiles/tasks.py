@@ -96,6 +96,7 @@ class Surveyed:
         reduced: Means for the leak audit, None without an audit.
         values: Each value of the mask and its number of pixels, in the specimen.
         intensities: Sample of the intensities after scaling.
+        pages: Pages of the file, of which one is read.
     """
 
     pair: Pair
@@ -112,6 +113,7 @@ class Surveyed:
     reduced: Reduced | None
     values: tuple[tuple[int, int], ...]
     intensities: IntensitySample
+    pages: int = 1
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def tree(folder: Path, *names: str) -> Path:
 
 
 def paired(folder: Path, **options):
-    rows, failures = build_catalog(DataSettings(images=f"{folder}/i", masks=f"{folder}/m", **options))
+    rows, failures, *_ = build_catalog(DataSettings(images=f"{folder}/i", masks=f"{folder}/m", **options))
     return {row.name: None if row.mask is None else relative_name(row.mask, folder / "m") for row in rows}, failures
 
 
@@ -55,7 +55,7 @@ def test_suffixes_are_cut(tmp_path):
 
 def test_images_and_masks_in_one_folder(tmp_path):
     tree(tmp_path, "a.tif", "a_mask.tif", "b.tif", "b_mask.tif")
-    rows, failures = build_catalog(DataSettings(images=str(tmp_path), masks=str(tmp_path), mask_suffix="_mask"))
+    rows, failures, *_ = build_catalog(DataSettings(images=str(tmp_path), masks=str(tmp_path), mask_suffix="_mask"))
     assert [(row.name, row.mask) for row in rows] == [
         ("a.tif", tmp_path / "a_mask.tif"),
         ("b.tif", tmp_path / "b_mask.tif"),
@@ -86,20 +86,20 @@ def test_doubtful_pairs_are_set_aside(tmp_path):
 
 def test_without_masks_nothing_is_paired(tmp_path):
     tree(tmp_path, "i/a.tif")
-    rows, failures = build_catalog(DataSettings(images=f"{tmp_path}/i"))
+    rows, failures, *_ = build_catalog(DataSettings(images=f"{tmp_path}/i"))
     assert [(row.mask, row.group, row.split) for row in rows] == [(None, "a", "train")]
     assert not failures
 
 
 def test_a_glob_names_from_its_fixed_part(tmp_path):
     tree(tmp_path, "x/1/a.tif", "x/2/a.tif")
-    rows, _ = build_catalog(DataSettings(images=f"{tmp_path}/x/*/a.tif"))
+    rows, *_ = build_catalog(DataSettings(images=f"{tmp_path}/x/*/a.tif"))
     assert [row.name for row in rows] == ["1/a.tif", "2/a.tif"]
 
 
 def test_a_name_in_no_group_is_set_aside(tmp_path):
     tree(tmp_path, "s1_a.tif", "s2_a.tif", "other.tif")
-    rows, failures = build_catalog(DataSettings(images=str(tmp_path), group=r"^s(\d+)_"))
+    rows, failures, *_ = build_catalog(DataSettings(images=str(tmp_path), group=r"^s(\d+)_"))
     assert [row.group for row in rows] == ["1", "2"]
     assert [failure.path for failure in failures] == [str(tmp_path / "other.tif")]
     assert "does not match data.group" in failures[0].reason
@@ -107,7 +107,7 @@ def test_a_name_in_no_group_is_set_aside(tmp_path):
 
 def test_the_whole_match_is_the_group_without_a_capture(tmp_path):
     tree(tmp_path, "s1_a.tif", "s1_b.tif")
-    rows, _ = build_catalog(DataSettings(images=str(tmp_path), group=r"s\d+"))
+    rows, *_ = build_catalog(DataSettings(images=str(tmp_path), group=r"s\d+"))
     assert {row.group for row in rows} == {"s1"}
 
 
@@ -192,7 +192,7 @@ def test_real_mudrock_keeps_samples_together(real_data):
         group=r"^(\d+)_\d+_[abc]$",
         splits={"test": ("11",)},
     )
-    rows, failures = build_catalog(data)
+    rows, failures, *_ = build_catalog(data)
     assert len(rows) == 239
     assert not failures
     assert all(row.mask.name == row.image.name for row in rows)
@@ -201,12 +201,12 @@ def test_real_mudrock_keeps_samples_together(real_data):
 
 def test_real_superalloy_and_coating_pair(real_data):
     folder = str(real_data / "superalloy")
-    rows, failures = build_catalog(DataSettings(images=folder, masks=folder, mask_suffix="_mask"))
+    rows, failures, *_ = build_catalog(DataSettings(images=folder, masks=folder, mask_suffix="_mask"))
     assert len(rows) == 18
     assert not failures
     assert all(row.mask.stem == f"{row.image.stem}_mask" for row in rows)
     data = DataSettings(images=str(real_data / "coating/train"), masks=str(real_data / "coating/train_annot"))
-    rows, failures = build_catalog(data)
+    rows, failures, *_ = build_catalog(data)
     assert len(rows) == 12
     assert "010417#4_S2480009.tif" in [row.name for row in rows]
     assert not failures
@@ -259,7 +259,7 @@ def test_stratified_splits_share_the_rare_class(tmp_path):
     }
 
     def split(seed: int, *, stratified: bool):
-        rows, _ = build_catalog(DataSettings(**options, seed=seed, stratify=stratified))
+        rows, *_ = build_catalog(DataSettings(**options, seed=seed, stratify=stratified))
         counts = {row.group: np.array([320, 0] if int(row.group) % 4 else [240, 80]) for row in rows}
         assigned = {row.group: row.split for row in rows}
         assert all(row.split == assigned[row.group] for row in rows)
@@ -293,7 +293,7 @@ def test_a_table_gives_back_what_was_written(tmp_path, name):
         (row.image, row.mask, row.group, row.split) for row in rows
     ]
     assert [row.pixel_size_um for row in read] == [(0.5, 0.25), (2.0, 2.0)]
-    again, failures = build_catalog(DataSettings(table=str(tmp_path / name)))
+    again, failures, *_ = build_catalog(DataSettings(table=str(tmp_path / name)))
     assert sorted(again, key=lambda row: row.group) == read
     assert not failures
 
@@ -302,7 +302,7 @@ def test_what_a_table_leaves_open_is_settled_as_without_one(tmp_path):
     tree(tmp_path, *(f"{group}_{view}.tif" for group in "abcd" for view in "12"))
     lines = ["micrograph,split", *(f"{g}_{v}.tif,{'held' if g == 'a' else ''}" for g in "abcd" for v in "12")]
     (tmp_path / "c.csv").write_text("\n".join(lines))
-    rows, _ = build_catalog(DataSettings(table=str(tmp_path / "c.csv"), group="^(.)_", splits={"val": 0.3}))
+    rows, *_ = build_catalog(DataSettings(table=str(tmp_path / "c.csv"), group="^(.)_", splits={"val": 0.3}))
     splits = {row.group: row.split for row in rows}
     assert len(rows) == 8
     assert splits["a"] == "held"
@@ -336,7 +336,7 @@ def test_what_is_wrong_with_a_table_is_said_with_its_line(tmp_path, text, messag
 def test_a_missing_file_of_a_table_is_set_aside(tmp_path):
     tree(tmp_path, "a.tif")
     (tmp_path / "c.csv").write_text("micrograph,mask\na.tif,\nb.tif,\n")
-    rows, failures = build_catalog(DataSettings(table=str(tmp_path / "c.csv")))
+    rows, failures, *_ = build_catalog(DataSettings(table=str(tmp_path / "c.csv")))
     assert [row.name for row in rows] == ["a.tif"]
     assert "b.tif: no such file" in failures[0].reason
 
@@ -361,8 +361,8 @@ def test_the_catalog_job_writes_what_tile_and_people_read(tmp_path, pairs, micro
         return microseg("catalog", *chosen, "--output", tmp_path / "c.csv", *more)
 
     assert ran().code == 0
-    rows, _ = build_catalog(DataSettings(table=str(tmp_path / "c.csv")))
-    expected, _ = build_catalog(
+    rows, *_ = build_catalog(DataSettings(table=str(tmp_path / "c.csv")))
+    expected, *_ = build_catalog(
         DataSettings(images=f"{pairs}/images", masks=f"{pairs}/masks", group=r"^(\d+)_", splits={"val": 0.25})
     )
     assert [(r.image, r.mask, r.group, r.split) for r in rows] == [

@@ -88,7 +88,7 @@ def test_names_of_two_files_need_their_folder(voc):
     (voc / "JPEGImages/more").mkdir()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(voc / "JPEGImages/more/s_0_a.png")
     data = DataSettings(images=str(voc / "JPEGImages"))
-    rows, failures = rows_of_lists(data, lists_of(voc, val=["s_0_a", "more/s_0_a"]))
+    rows, failures, *_ = rows_of_lists(data, lists_of(voc, val=["s_0_a", "more/s_0_a"]))
     assert [row.name for row in rows] == ["more/s_0_a.png"]
     assert "two images have this name" in failures[0].reason
 
@@ -133,7 +133,7 @@ def test_80_15_5_by_micrograph_and_by_sample(real_data):
         folder = real_data / "mudrock"
         shares = {"val": 0.15, "test": 0.05}
         data = DataSettings(images=str(folder / "images"), masks=str(folder / "labels"), group=group, splits=shares)
-        rows, failures = build_catalog(data)
+        rows, failures, *_ = build_catalog(data)
         assert not failures
         assert rows == build_catalog(data)[0]
         return {split: {row.group for row in rows if row.split == split} for split in ("train", "val", "test")}, rows

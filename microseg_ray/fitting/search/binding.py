@@ -7,6 +7,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
+from microseg_ray.accounts import ACCOUNTS_FILE
 from microseg_ray.errors import RunMismatchError, SettingsError
 from microseg_ray.files import whole_folder, write_json
 from microseg_ray.fitting.search.trials import merged_settings
@@ -25,7 +26,7 @@ ENTRIES = {
     "trials": Kind.SCRATCH,
     "ray": Kind.SCRATCH,
     "best": Kind.CHECKPOINT,
-    **dict.fromkeys((SEARCH_FILE, "trials.csv", "trials.parquet", "trials.html"), Kind.FILE),
+    **dict.fromkeys((SEARCH_FILE, "trials.csv", "trials.parquet", "trials.html", ACCOUNTS_FILE), Kind.FILE),
 }
 # Settings that may differ between two runs of one search: where and how fast it runs, and how long it goes on.
 _NOT_DECIDING = ("tiles", "output", "ray", "concurrent", "cpus", "gpus", "threads", "overwrite", "max_failures")

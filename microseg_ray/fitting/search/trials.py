@@ -13,6 +13,8 @@ from microseg_ray.settings import TrainSettings, TuneSettings, settings_from
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from microseg_ray.accounts import Account
+
 __all__ = ["Trial", "Tuned", "merged_settings", "number_of_trials", "ranked", "trial_of"]
 
 _SEARCH_ONLY = (
@@ -53,11 +55,13 @@ class Tuned:
         trials: The best first, failed ones last.
         best: OUTPUT/best, the best trial's checkpoint.
         objective: Which score.
+        accounts: Tiles: seen = used + set aside + not taken.
     """
 
     trials: tuple[Trial, ...]
     best: Path
     objective: str
+    accounts: tuple[Account, ...] = ()
 
 
 def _put(document: dict[str, Any], key: str, value: Any) -> None:

@@ -28,6 +28,7 @@ PARENT_KEYS = (
     "fingerprint",
     "model_pixel_size_um",
     "calibration",
+    "not_taken",
 )
 """Keys of run.json that a run made from another takes over."""
 

@@ -24,6 +24,7 @@ from microseg_ray.runs.store.masks import MaskStore
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from microseg_ray.accounts import Account
     from microseg_ray.settings import PostprocessSettings
     from microseg_ray.statistics.areas import AreaRow
 
@@ -51,6 +52,7 @@ class Postprocessed:
         failures: Micrographs without a mask in the new run, those of the parent included.
         areas: The rows of areas.csv.
         dropped: Files that showed older masks and were removed.
+        accounts: Files, pages and pixels: seen = used + set aside + not taken.
     """
 
     run: Run
@@ -60,6 +62,7 @@ class Postprocessed:
     failures: list[Failure] = field(default_factory=list)
     areas: list[AreaRow] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    accounts: list[Account] = field(default_factory=list)
 
 
 def postprocess(
@@ -119,7 +122,7 @@ def postprocess(
             so_far += len(item.missing)
         failed = {failure.path for failure in done.failures}
         done.dropped = run.drop_outdated()
-        done.areas = run.write_tables([name for name in names if name not in failed], done.failures)
+        done.areas, done.accounts = run.write_tables([name for name in names if name not in failed], done.failures)
     return done
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import zarr
 
+from microseg_ray.accounts import ACCOUNTS_FILE, Account, counted, file_account, write_accounts
 from microseg_ray.catalog import relative_name
 from microseg_ray.errors import InputError, MicrosegError, RunMismatchError, SettingsError, StoreError
 from microseg_ray.files import sole_writer, whole, write_json
@@ -28,7 +29,7 @@ from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, default_color
-from microseg_ray.sources import list_files, listing_root
+from microseg_ray.sources import listing_root, survey_files
 from microseg_ray.sources.probability_maps import MAP_SUFFIXES, open_map
 from microseg_ray.sources.scale.provenance import OPTION
 from microseg_ray.statistics.areas import AreaRow, Measured, area_rows, write_areas
@@ -59,6 +60,7 @@ class Thresholded:
         failures: Maps or micrographs that could not be used.
         run: The new run, where a run was read.
         dropped: Files that showed older masks and were removed.
+        accounts: Files and pixels: seen = used + set aside + not taken.
     """
 
     folder: Path
@@ -66,6 +68,7 @@ class Thresholded:
     failures: list[Failure] = field(default_factory=list)
     run: Run | None = None
     dropped: list[str] = field(default_factory=list)
+    accounts: list[Account] = field(default_factory=list)
 
 
 def threshold_mask(
@@ -120,7 +123,8 @@ def threshold(settings: ThresholdSettings, report: Report = lambda *_: None) -> 
 
 def _of_maps(settings: ThresholdSettings, output: Path, report: Report) -> Thresholded:
     where = settings.probabilities or ""
-    files, root = list_files(where, MAP_SUFFIXES), listing_root(where)
+    listing, root = survey_files(where, MAP_SUFFIXES), listing_root(where)
+    files = listing.files
     _claim(settings, output)
     targets = {target.relative_to(output).as_posix() for target in _targets(files, root, output, settings)}
     maps = Kind.STORE if settings.format == "zarr" else Kind.FILE
@@ -129,6 +133,7 @@ def _of_maps(settings: ThresholdSettings, output: Path, report: Report) -> Thres
     name = settings.class_name or _ABOVE
     specs = _two_classes(ClassSpec(name=name, color=default_color(1)))
     taken: dict[Path, Path] = {}
+    pixels = 0
     for number, file in enumerate(files, 1):
         own = relative_name(file, root)
         try:
@@ -138,6 +143,7 @@ def _of_maps(settings: ThresholdSettings, output: Path, report: Report) -> Thres
             taken[target] = file
             with open_map(file, settings.channel) as found:
                 counts = _write(found, target, specs, settings)
+                pixels += found.shape[0] * found.shape[1]
                 given = settings.pixel_size_um is not None
                 size = settings.pixel_size_um if given else found.pixel_size_um
                 source = "option pixel_size_um" if given else found.pixel_size_source
@@ -148,6 +154,17 @@ def _of_maps(settings: ThresholdSettings, output: Path, report: Report) -> Thres
         report(number, len(files))
     write_areas(output, done.areas)
     write_failures(output / "failures.csv", done.failures)
+    counted_pixels = sum(row.pixel_count for row in done.areas)
+    done.accounts = [
+        file_account(
+            [str(file) for file in files],
+            {str(root / row.micrograph) for row in done.areas},
+            done.failures,
+            counted(listing.not_taken),
+        ),
+        Account("pixels", pixels, counted_pixels, 0, {"without a probability (NaN)": pixels - counted_pixels}),
+    ]
+    write_accounts(output / ACCOUNTS_FILE, done.accounts)
     settle(output, "threshold")
     return done
 
@@ -165,7 +182,7 @@ def _claim(settings: ThresholdSettings, output: Path) -> None:
     kept = {key: told[key] for key in ("probabilities", "class_name", "channel", "threshold", "scale", "pixel_size_um")}
     if (output / "run.json").exists():
         raise RunMismatchError(f"{output}: holds a run; give another output for the masks of maps")
-    files = ("threshold.json", "areas.csv", "areas.parquet", "failures.csv")
+    files = ("threshold.json", "areas.csv", "areas.parquet", "failures.csv", ACCOUNTS_FILE)
     proven = is_record(path, "threshold", "scale")
     claim(output, "threshold", dict.fromkeys(files, Kind.FILE), proven=proven)
     if path.exists() and not settings.overwrite:
@@ -273,7 +290,7 @@ def _of_run(settings: ThresholdSettings, output: Path, report: Report) -> Thresh
             failed.add(name)
         report(number, len(names))
     done.dropped = run.drop_outdated()
-    done.areas = run.write_tables([name for name in names if name not in failed], done.failures)
+    done.areas, done.accounts = run.write_tables([name for name in names if name not in failed], done.failures)
     return done
 
 

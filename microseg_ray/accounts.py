@@ -1,0 +1,141 @@
+"""What a job met and what became of it: seen = used + set aside + not taken, in the same words in every job and table."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.files import write_csv
+from microseg_ray.names import text
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Collection, Iterable, Mapping
+
+    from microseg_ray.quarantine import Failure
+
+__all__ = ["ACCOUNTS_FILE", "Account", "NotTaken", "counted", "file_account", "write_accounts"]
+
+ACCOUNTS_FILE = "accounting.csv"
+_COLUMNS = ("quantity", "seen", "used", "set_aside", "not_taken", "reasons")
+
+NotTaken = tuple[tuple[str, str], ...]
+"""(name, reason) of each thing that a job met and left alone, which is no fault."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """One quantity of a job.
+
+    `seen` is counted where things are listed, the others where they end, so that a loss between the two shows.
+
+    Attributes:
+        quantity: files, masks, pages, regions, tiles, shards or pixels.
+        seen: How many the job met.
+        used: How many are in its result.
+        set_aside: How many could not be used; failures.csv says why.
+        not_taken: How many were left alone, by reason.
+
+    Example:
+        >>> print(Account("files", 4, 1, 1, {"hidden": 2}))
+        files: 4 seen = 1 used + 1 set aside + 2 not taken (2 hidden)
+        >>> print(Account("files", 4, 1))
+        files: 4 seen = 1 used + 0 set aside + 0 not taken + 3 unaccounted for: please report this
+    """
+
+    quantity: str
+    seen: int
+    used: int
+    set_aside: int = 0
+    not_taken: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        """How many were not taken."""
+        return sum(self.not_taken.values())
+
+    @property
+    def unaccounted(self) -> int:
+        """How many got lost on the way: 0, or there is an error in the program."""
+        return self.seen - self.used - self.set_aside - self.left
+
+    @property
+    def reasons(self) -> str:
+        """Why some were not taken, with the number of each reason."""
+        return "; ".join(f"{count} {reason}" for reason, count in self.not_taken.items() if count)
+
+    def __str__(self) -> str:
+        """The line that every job prints."""
+        why = f" ({self.reasons})" if self.left else ""
+        lost = f" + {self.unaccounted} unaccounted for: please report this" if self.unaccounted else ""
+        parts = f"{self.used} used + {self.set_aside} set aside + {self.left} not taken"
+        return f"{self.quantity}: {self.seen} seen = {parts}{why}{lost}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for JSON documents.
+
+        Example:
+            >>> Account("pages", 3, 1, 0, {"of other pages": 2}).as_json()["not_taken"]
+            {'of other pages': 2}
+        """
+        return {
+            "quantity": self.quantity,
+            "seen": self.seen,
+            "used": self.used,
+            "set_aside": self.set_aside,
+            "not_taken": dict(self.not_taken),
+        }
+
+
+def counted(not_taken: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """How many were left alone for each reason, with the first name of each as an example.
+
+    Example:
+        >>> counted([("b.txt", "no image format"), ("a.csv", "no image format"), (".x", "hidden")])
+        {'hidden, such as .x': 1, 'no image format, such as a.csv': 2}
+    """
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, reason in not_taken:
+        names[reason].append(name)
+    return {f"{reason}, such as {text(min(found))}": len(found) for reason, found in sorted(names.items())}
+
+
+def file_account(
+    listed: Collection[str],
+    used: Collection[str],
+    failures: Iterable[Failure],
+    not_taken: Mapping[str, int],
+    quantity: str = "files",
+) -> Account:
+    """The account of files by name.
+
+    Args:
+        listed: What was to be used, as listed.
+        used: What is in the result.
+        failures: What was set aside; a file may have several, and one that was used may have a remark here.
+        not_taken: What was left alone, by reason.
+        quantity: What is counted.
+
+    Example:
+        >>> print(file_account(["a", "b"], ["a"], [], {"hidden": 1}))
+        files: 3 seen = 1 used + 0 set aside + 1 not taken (1 hidden) + 1 unaccounted for: please report this
+    """
+    done = set(used)
+    names = set(listed)
+    set_aside = {failure.path for failure in failures} - done
+    return Account(quantity, len(names) + sum(not_taken.values()), len(done & names), len(set_aside & names), not_taken)
+
+
+def write_accounts(path: str | os.PathLike[str], accounts: Iterable[Account]) -> None:
+    """Write accounting.csv, a line for each quantity; whole or not at all.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_accounts(f"{folder}/accounting.csv", [Account("files", 3, 1, 0, {"hidden": 2})])
+        ...     pathlib.Path(folder, "accounting.csv").read_text(encoding="utf-8").splitlines()[1]
+        'files,3,1,0,2,2 hidden'
+    """
+    lines = ((each.quantity, each.seen, each.used, each.set_aside, each.left, each.reasons) for each in accounts)
+    write_csv(path, _COLUMNS, lines)
