@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import io
 import json
 import os
 import platform
@@ -30,6 +31,7 @@ __all__ = [
     "delete_folder",
     "is_partial",
     "move",
+    "read_parquet",
     "sole_writer",
     "sync",
     "versions",
@@ -252,9 +254,14 @@ def write_csv(
         whole(path) as partial,
         partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        writer = csv.writer(file, lineterminator=line_end)
-        writer.writerow(columns)
-        writer.writerows(rows)
+        # With this end the module quotes line breaks of both kinds; without the quotes they would tear a row apart.
+        line = io.StringIO(newline="")
+        writer = csv.writer(line, lineterminator="\r\n")
+        for row in (columns, *rows):
+            writer.writerow(row)
+            file.write(line.getvalue().removesuffix("\r\n") + line_end)
+            line.seek(0)
+            line.truncate()
 
 
 def write_arrow_csv(path: str | os.PathLike[str], table: Any) -> None:
@@ -269,8 +276,9 @@ def write_arrow_csv(path: str | os.PathLike[str], table: Any) -> None:
     """
     import pyarrow.csv
 
-    with whole(path) as partial:
-        pyarrow.csv.write_csv(table, partial)
+    # Arrow takes paths in UTF-8 only.
+    with whole(path) as partial, partial.open("wb") as file:
+        pyarrow.csv.write_csv(table, file)
 
 
 def write_parquet(path: str | os.PathLike[str], table: Any) -> None:
@@ -285,8 +293,24 @@ def write_parquet(path: str | os.PathLike[str], table: Any) -> None:
     """
     import pyarrow.parquet
 
-    with whole(path) as partial:
-        pyarrow.parquet.write_table(table, partial)
+    with whole(path) as partial, partial.open("wb") as file:
+        pyarrow.parquet.write_table(table, file)
+
+
+def read_parquet(path: str | os.PathLike[str]) -> Any:
+    """An Arrow table from a Parquet file, by its content alone: Arrow would make a column of a folder named `a=b`.
+
+    Example:
+        >>> import pyarrow as pa, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_parquet(f"{folder}/a.parquet", pa.table({"count": [1]}))
+        ...     read_parquet(f"{folder}/a.parquet").to_pylist()
+        [{'count': 1}]
+    """
+    import pyarrow.parquet
+
+    with Path(path).open("rb") as file:
+        return pyarrow.parquet.read_table(file)
 
 
 def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+from microseg_ray.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["LONGEST", "below", "by_text", "fits", "key", "never_raise", "text"]
+__all__ = ["LONGEST", "below", "by_text", "fits", "in_table", "key", "never_raise", "require_room", "text"]
 
 LONGEST = 255
 """Bytes of one part of a path on nearly every file system."""
@@ -49,6 +51,16 @@ def _shown(sign: str) -> str:
     if unicodedata.category(sign) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
         return sign.encode("unicode_escape").decode("ascii")
     return sign
+
+
+def in_table(row: Mapping[str, Any]) -> dict[str, Any]:
+    r"""A row for a table in Arrow's formats, which hold valid UTF-8 only: names by their text.
+
+    Example:
+        >>> in_table({"micrograph": "a\udcff.tif", "pixels": 4})
+        {'micrograph': 'a\\\\xff.tif', 'pixels': 4}
+    """
+    return {key: text(value) if isinstance(value, str) else value for key, value in row.items()}
 
 
 def by_text(names: Iterable[str]) -> Mapping[str, str]:
@@ -90,6 +102,25 @@ def fits(name: str, suffix: str = "") -> bool:
         (False, True)
     """
     return all(len(os.fsencode(part)) <= LONGEST for part in f"{name}{suffix}".split("/"))
+
+
+def require_room(path: str | os.PathLike[str], name: str, suffix: str) -> None:
+    """Refuse a file whose name leaves no room for what an output's name adds to it.
+
+    Args:
+        path: The file, for the message.
+        name: Its name below a folder.
+        suffix: What is added at the end.
+
+    Raises:
+        InputError: The output's name would be too long.
+
+    Example:
+        >>> require_room("a.tif", "a.tif", ".zarr")
+    """
+    if not fits(name, suffix):
+        reason = f"its name leaves no room for {suffix} at its end: a name has at most {LONGEST} bytes"
+        raise InputError(path, reason, "give the file a shorter name")
 
 
 def never_raise(*streams: TextIO) -> None:

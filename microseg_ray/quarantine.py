@@ -38,7 +38,7 @@ class Failure:
 
 
 def write_failures(path: str | os.PathLike[str], failures: Iterable[Failure]) -> None:
-    """Write the inputs that were set aside as CSV with the columns path, stage, reason; whole or not at all.
+    """Write the inputs that were set aside as CSV with the columns path, stage, reason, sorted; whole or not at all.
 
     Example:
         >>> import tempfile
@@ -47,7 +47,7 @@ def write_failures(path: str | os.PathLike[str], failures: Iterable[Failure]) ->
         ...     (Path(folder) / "failures.csv").read_text(encoding="utf-8").splitlines()
         ['path,stage,reason', '"a, b.tif",read,truncated']
     """
-    write_csv(path, ("path", "stage", "reason"), (astuple(failure) for failure in failures))
+    write_csv(path, ("path", "stage", "reason"), sorted(astuple(failure) for failure in failures))
 
 
 def read_failures(path: str | os.PathLike[str]) -> list[Failure]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.catalog.rows import CatalogRow
 from microseg_ray.errors import InputError
-from microseg_ray.files import write_csv, write_parquet
+from microseg_ray.files import read_parquet, write_csv, write_parquet
+from microseg_ray.names import text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -100,6 +101,11 @@ def write_catalog(
     if table.suffix.lower() in _PARQUET:
         import pyarrow as pa
 
+        for line in lines:
+            bad = next((value for value in line.values() if value != value.encode("utf-8", "replace").decode()), None)
+            if bad is not None:
+                reason = f"{text(bad)} is no valid UTF-8, and Parquet holds nothing else"
+                raise InputError(table, reason, "write the catalog as .csv, or rename the file")
         schema = pa.schema([(name, pa.string()) for name in COLUMNS[:-1]])
         write_parquet(table, pa.Table.from_pylist(lines, schema=schema))
     else:
@@ -132,10 +138,9 @@ def _csv_lines(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _parquet_lines(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        read = pq.read_table(table)
+        read = read_parquet(table)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(table, f"the Parquet table cannot be read ({error})", "check data.table") from error
     _check_header(table, read.column_names)

@@ -12,6 +12,7 @@ import pyarrow.csv
 from microseg_ray.evaluation.metrics import ConfusionMatrix
 from microseg_ray.figures import plot_confusion
 from microseg_ray.files import write_arrow_csv, write_json, write_parquet
+from microseg_ray.names import text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +110,7 @@ def write_table(folder: Path, verdicts: Sequence[Verdict], classes: Sequence[str
     it is known of any.
     """
     columns: dict[str, Any] = {
-        "micrograph": [item.micrograph for item in verdicts],
+        "micrograph": [text(item.micrograph) for item in verdicts],
         "class": [classes[item.label] for item in verdicts],
         "probability": [round(float(item.probabilities[item.label]), _DIGITS) for item in verdicts],
     }

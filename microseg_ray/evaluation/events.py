@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.files import delete_file
+from microseg_ray.names import text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ def write_events(folder: Path, document: Mapping[str, Any], images: Sequence[tup
             with Image.open(path) as image:
                 width, height = image.size
             picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
-            values.append(Summary.Value(tag=tag, image=picture))
+            values.append(Summary.Value(tag=text(tag), image=picture))
         for value in values:
             writer.write(Event(step=0, summary=Summary(value=[value])).SerializeToString())
         writer.flush()

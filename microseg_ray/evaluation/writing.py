@@ -15,6 +15,7 @@ from microseg_ray.evaluation.documents import calibration_document, plain
 from microseg_ray.evaluation.metrics import CRITERIA, percentages
 from microseg_ray.files import write_arrow_csv, write_json
 from microseg_ray.models.card import CARD_FILE, read_card
+from microseg_ray.names import in_table
 from microseg_ray.outputs import drop
 from microseg_ray.quarantine import write_failures
 
@@ -107,7 +108,7 @@ def write_back(checkpoint: Path, result: Evaluation) -> None:
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    write_arrow_csv(path, pa.Table.from_pylist(rows))
+    write_arrow_csv(path, pa.Table.from_pylist([in_table(row) for row in rows]))
 
 
 def _per_image(result: Evaluation) -> list[dict[str, Any]]:

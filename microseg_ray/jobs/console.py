@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from microseg_ray.names import text
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -95,7 +97,7 @@ def print_accounts(accounts: Sequence[Account]) -> None:
 def _print_failures(failures: Sequence[Failure], where: Path) -> None:
     console.print(f"[yellow]{len(failures)} quarantined[/], listed in {escape(str(where))}:")
     for failure in failures[:SHOWN_FAILURES]:
-        console.print(f"  {escape(failure.path)} ({escape(failure.stage)}): {escape(failure.reason)}")
+        console.print(f"  {escape(text(failure.path))} ({escape(failure.stage)}): {escape(failure.reason)}")
     if len(failures) > SHOWN_FAILURES:
         console.print(f"  ... and {len(failures) - SHOWN_FAILURES} more")
 

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from microseg_ray.jobs.console import console
+from microseg_ray.names import text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,7 @@ def print_areas(rows: Sequence[Any], limit: int = 30) -> None:
         fraction = "-" if row.area_fraction is None else f"{row.area_fraction:.5f}"
         area = "-" if row.area_um2 is None else f"{row.area_um2:.6g}"
         size = "unknown" if row.pixel_size_um_y is None else f"{row.pixel_size_um_y:g} x {row.pixel_size_um_x:g}"
-        table.add_row(escape(row.micrograph), escape(row.class_name), str(row.pixel_count), fraction, area, size)
+        table.add_row(escape(text(row.micrograph)), escape(row.class_name), str(row.pixel_count), fraction, area, size)
     console.print(table)
     if len(rows) > limit:
         console.print(f"... and {len(rows) - limit} more rows in areas.csv")

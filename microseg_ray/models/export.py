@@ -204,8 +204,11 @@ def _program(model: nn.Module, card: ModelCard, dtype: torch.dtype) -> torch.exp
 def _write_torch(
     program: torch.export.ExportedProgram, metadata: dict[str, Any], path: Path
 ) -> Callable[[torch.Tensor], NDArray[np.float32]]:
-    torch.export.save(program, path, extra_files={f"{METADATA_KEY}.json": json.dumps(metadata)})
-    loaded = torch.export.load(path).module()
+    # Files, not paths: torch ends the whole process on a path that is not UTF-8.
+    with path.open("wb") as file:
+        torch.export.save(program, file, extra_files={f"{METADATA_KEY}.json": json.dumps(metadata)})
+    with path.open("rb") as written:
+        loaded = torch.export.load(written).module()
 
     def run(pixels: torch.Tensor) -> NDArray[np.float32]:
         with torch.no_grad():

@@ -14,6 +14,7 @@ from microseg_ray.figures import tinted
 from microseg_ray.figures.pictures import class_palette
 from microseg_ray.files import whole
 from microseg_ray.geometry import Box
+from microseg_ray.names import fits
 from microseg_ray.outputs import Kind, drop
 from microseg_ray.report.run import open_of_run
 from microseg_ray.runs.folder import OWNER
@@ -55,6 +56,10 @@ def draw_overlays(run: Run, count: int) -> Overlays:
     count = min(count, len(names))
     written: list[Path] = []
     left_out: dict[str, str] = {}
+    long = [name for name in names if not fits(name, ".png")]
+    left_out |= dict.fromkeys(long, "its name leaves no room for a suffix; give the micrograph a shorter one")
+    names = [name for name in names if name not in left_out]
+    count = min(count, len(names))
     chosen = [names[number * len(names) // count] for number in range(count)]
     run.claim({f"overlays/{name}.png": Kind.FILE for name in chosen})
     for name in chosen:

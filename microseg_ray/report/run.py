@@ -8,6 +8,7 @@ import numpy as np
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.figures.pictures import thumbnail
+from microseg_ray.names import text
 from microseg_ray.outputs import Kind
 from microseg_ray.report.page import Panel, RunReport, write_run_report
 from microseg_ray.runs.folder import Run
@@ -48,7 +49,10 @@ def report_run(
     """
     run = Run.open(folder)
     areas = run.areas()
-    names = list(dict.fromkeys(str(row["micrograph"]) for row in areas))
+    shown = list(dict.fromkeys(str(row["micrograph"]) for row in areas))
+    # Tables hold the text of a name; files are found by the name itself.
+    by = {text(name): name for name in run.names()}
+    names = [by[name] for name in shown if name in by]
     page = run.folder / "report.html"
     run.claim({page.name: Kind.FILE})
     report = RunReport(

@@ -103,9 +103,9 @@ class Ledger:
 def measured_already(run: Run, item: Input, config: WorkerConfig) -> Measured | None:
     """The counts of a micrograph whose mask is complete and bound to this run and to the file as it is now, else None."""
     path = run.store_path(item.name)
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         store = MaskStore.open(path)
         bound = {**config.identity, "fingerprint": fingerprint(item.path, config.fingerprint)}
         same = all(store.identity.get(key) == value for key, value in bound.items())

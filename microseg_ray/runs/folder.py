@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, file_account, write_accounts
 from microseg_ray.errors import RunMismatchError, StoreError
-from microseg_ray.files import sole_writer, versions, write_json
+from microseg_ray.files import read_parquet, sole_writer, versions, write_json
 from microseg_ray.names import text
 from microseg_ray.outputs import Kind, claim, drop, has_manifest, is_record
 from microseg_ray.quarantine import FAILURES_FILE, Failure, read_failures, write_failures
@@ -309,9 +309,7 @@ class Run:
 
     def areas(self) -> list[dict[str, Any]]:
         """The rows of areas.parquet."""
-        import pyarrow.parquet as pq
-
-        rows: list[dict[str, Any]] = pq.read_table(self.folder / "areas.parquet").to_pylist()
+        rows: list[dict[str, Any]] = read_parquet(self.folder / "areas.parquet").to_pylist()
         return rows
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
+from microseg_ray.names import require_room
 from microseg_ray.runs.identity import RunIdentity, computed_with
 from microseg_ray.runs.memory import release_memory
 from microseg_ray.runs.store.masks import MaskStore
@@ -170,6 +171,7 @@ class ArchiveWorker:
 
     def _prepare(self, task: PrepareTask) -> Outcome:
         config = self.config
+        require_room(task.path, task.name, ".zarr")
         with open_micrograph(task.path, config.source) as file:
             micrograph, limits, said = self._look(file)
             info, original = micrograph.info, file.info

@@ -6,7 +6,8 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from microseg_ray.outputs import is_ours, outputs_in
+from microseg_ray.files import LOCK_FILE, is_partial
+from microseg_ray.outputs import MANIFEST, is_ours, outputs_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ __all__ = ["HIDDEN", "LOOP", "OURS", "Owned", "once", "walk"]
 
 HIDDEN = "hidden"
 OURS = "output of microseg_ray"
+_BOOKS = frozenset({MANIFEST, LOCK_FILE})
 LOOP = "link to a folder that is listed already"
 
 
@@ -88,6 +90,8 @@ def _real(
         for entry in _entries(folder):
             path = folder / entry.name
             is_folder = _is_dir(entry)
+            if entry.name in _BOOKS or is_partial(entry.name):
+                continue
             if entry.name.startswith("."):
                 left.append((path, HIDDEN))
             elif owned is not None and (owned(path) or (outside and owned.behind(path, start))):

@@ -10,6 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from microseg_ray.files import whole
+from microseg_ray.names import in_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -127,8 +128,11 @@ def write_areas(folder: Path, rows: Iterable[AreaRow]) -> None:
         folder: The run folder.
         rows: All rows, in the order of the table.
     """
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=AREA_SCHEMA)
+    table = pa.Table.from_pylist([in_table(asdict(row)) for row in rows], schema=AREA_SCHEMA)
     # Both are written before either is renamed, so that a full disk leaves the older pair.
     with whole(folder / "areas.csv") as csv, whole(folder / "areas.parquet") as parquet:
-        pa.csv.write_csv(table, csv)
-        pq.write_table(table, parquet)
+        # Arrow takes paths in UTF-8 only.
+        with csv.open("wb") as file:
+            pa.csv.write_csv(table, file)
+        with parquet.open("wb") as file:
+            pq.write_table(table, file)

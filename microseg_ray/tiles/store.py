@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import zarr
 from zarr.codecs import ZstdCodec
 
 from microseg_ray.errors import StoreError
-from microseg_ray.files import delete_file, delete_folder, write_parquet
+from microseg_ray.files import delete_file, delete_folder, read_parquet, write_parquet
+from microseg_ray.names import in_table
 from microseg_ray.outputs import require_store
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, Scaling
 from microseg_ray.sources import IntensityProfile, fingerprint
@@ -169,7 +169,7 @@ class TileStore:
     @staticmethod
     def _read_table(folder: Path) -> pa.Table:
         try:
-            return pq.read_table(folder / "tiles.parquet")
+            return read_parquet(folder / "tiles.parquet")
         except (OSError, pa.ArrowInvalid) as error:
             raise StoreError(
                 f"{folder}: tiles.parquet cannot be read ({error}): the tile job did not finish; run it again"
@@ -356,7 +356,7 @@ def write_table(
         rows: One mapping per tile, in tile order.
         grown: What an append changes beside the rows; kept in the table, so that one file decides.
     """
-    table = pa.Table.from_pylist(rows)
+    table = pa.Table.from_pylist([in_table(row) for row in rows])
     if grown:
         table = table.replace_schema_metadata({_GROWN: json.dumps(grown)})
     write_parquet(Path(folder) / "tiles.parquet", table)

@@ -199,7 +199,7 @@ def test_the_job_names_the_leaks_of_sub_folders(tmp_path, microseg):
     ran = microseg("audit", "--images", tmp_path, "--output", tmp_path / "pairs.csv")
     assert ran.code == 1
     assert "test/fine/a #1.tif (test) and train/fine/a #1.tif (train): equal (the same bytes)" in ran.out
-    assert "1 files outside" in ran.out
+    assert "1 outside train, val, test, such as other/x.tif" in ran.out
     with (tmp_path / "pairs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["first"], row["kind"]) for row in rows] == [("test/fine/a #1.tif", "equal")]

@@ -56,7 +56,20 @@ def segmenting(messy, checkpoint, output):
 
 def tiling(messy, output):
     given = "--images", messy / "images", "--masks", messy / "masks", "--output", output, *CLASSES, "--audit", "off"
-    return "tile", *given, "--tile", 32, "--overlap", 0, "--workers", 0, "--splits", '{"val": 0.5}', "--min_labelled", 0.9
+    return (
+        "tile",
+        *given,
+        "--tile",
+        32,
+        "--overlap",
+        0,
+        "--workers",
+        0,
+        "--splits",
+        '{"val": 0.5}',
+        "--min_labelled",
+        0.9,
+    )
 
 
 def command(job, messy, checkpoint, run_of, output):
@@ -142,7 +155,12 @@ def test_seen_is_used_or_set_aside_or_not_taken(job, messy, run_of, checkpoint, 
     if job in OF_AN_ARCHIVE:
         _, used, aside, _, reasons = found["files"]
         assert used == 2
-        for reason in ("hidden", "link to a folder that is listed already", "of no image format", "output of microseg_ray"):
+        for reason in (
+            "hidden",
+            "link to a folder that is listed already",
+            "of no image format",
+            "output of microseg_ray",
+        ):
             assert reason in reasons
         assert aside == 1
         assert "git lfs pull" in ran.out
@@ -189,7 +207,18 @@ def test_regions_are_counted(messy, microseg, tmp_path):
 def test_tiles_of_the_test_split_are_not_taken(messy, microseg, tmp_path):
     given = tiling(messy, tmp_path / "tiles")[:-2]
     assert microseg(*given[:-1], '{"test": 0.5}').code == 3
-    model = "--model.name", "unet", "--model.width", 4, "--model.depth", 2, "--batch", 1, "--allow_empty_classes", "true"
+    model = (
+        "--model.name",
+        "unet",
+        "--model.width",
+        4,
+        "--model.depth",
+        2,
+        "--batch",
+        1,
+        "--allow_empty_classes",
+        "true",
+    )
     ran = microseg(
         "train", "--tiles", tmp_path / "tiles", "--output", tmp_path / "m", "--epochs", 1, "--workers", 0, *model
     )

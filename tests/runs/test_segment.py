@@ -372,7 +372,11 @@ def test_run_document_says_what_it_is(reference, checkpoint):
 
 
 def test_inputs_are_named_below_the_root(archive):
-    assert [item.name for item in archive_inputs(f"{archive}/**/*.tif")] == ["2019/deep.tif", "exact.tif", "large.tif"]
+    assert [item.name for item in archive_inputs(f"{archive}/**/*.tif")[0]] == [
+        "2019/deep.tif",
+        "exact.tif",
+        "large.tif",
+    ]
 
 
 # --- exactness on real micrographs ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 from yaozarrs import v05
 
 from microseg_ray.geometry import Box, ceil_to
+from microseg_ray.names import text
 from microseg_ray.runs.store.spec import create_pixels
 from microseg_ray.settings import IGNORE_INDEX, default_color
 
@@ -109,7 +110,7 @@ def label_metadata(
     image = v05.Image(
         multiscales=[
             v05.Multiscale(
-                name=name,
+                name=text(name),
                 axes=[v05.SpaceAxis(name=axis, type="space", unit=unit) for axis in "yx"],
                 datasets=[
                     v05.Dataset(

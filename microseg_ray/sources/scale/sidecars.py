@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from microseg_ray.names import fits
 from microseg_ray.sources.scale.grid import Grid
 from microseg_ray.sources.scale.pixel_size import believable, best_of, micrometres
 from microseg_ray.sources.scale.statement import StatedBar, Statement, fitted
@@ -33,7 +34,7 @@ def sidecars_of(path: str) -> list[Path]:
     file = Path(path)
     stem, suffix = file.stem, file.suffix.removeprefix(".")
     names = (f"{stem}.txt", f"{stem}.TXT", f"{file.name}.txt", f"{stem}-{suffix}.hdr", f"{stem}.hdr")
-    found = (file.with_name(name) for name in names if name != file.name)
+    found = (file.with_name(name) for name in names if name != file.name and fits(name))
     # On a case-insensitive file system a.txt and a.TXT are one file.
     unique = {(entry.stat().st_dev, entry.stat().st_ino): entry for entry in found if entry.is_file()}
     return sorted(unique.values())
