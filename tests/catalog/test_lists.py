@@ -93,10 +93,10 @@ def test_names_of_two_files_need_their_folder(voc):
     assert "two images have this name" in failures[0].reason
 
 
-@pytest.mark.parametrize("text", ["", "\n \n", "a\na\n"])
-def test_lists_that_are_none(tmp_path, text):
+@pytest.mark.parametrize(("text", "message"), [("", "empty"), ("\n \n", "empty"), ("a\na\n", "twice")])
+def test_lists_that_are_none(tmp_path, text, message):
     (tmp_path / "l.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=r"empty|twice"):
+    with pytest.raises(InputError, match=message):
         read_list(tmp_path / "l.txt")
     with pytest.raises(InputError, match="cannot be read"):
         read_list(tmp_path / "none.txt")

@@ -39,10 +39,9 @@ def test_info_and_plan_say_what_segment_would_stop_at(pixels, objection, trained
     tifffile.imwrite(tmp_path / "a.tif", pixels)
     ran = microseg("info", tmp_path / "a.tif", "--checkpoint", trained)
     assert ran.code == (3 if objection else 0)
-    assert (f"objection: its data {objection}" in ran.out or f"objection: its {objection}" in ran.out) == bool(
-        objection
-    )
-    assert (f"fits {trained}" in ran.out.replace(" /", "/") or "fits" in ran.out) == (not objection)
+    assert ("objection:" in ran.out) == bool(objection)
+    assert objection in ran.out
+    assert ("fits" in ran.out) == (not objection)
     said = json.loads(microseg("info", tmp_path / "a.tif", "--checkpoint", trained, "--json").out)
     assert bool(said["objections"]) == bool(objection)
     chosen = ("--checkpoint", trained, "--archive", tmp_path / "a.tif", "--output", tmp_path / "run", "--workers", 0)

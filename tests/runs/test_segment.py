@@ -244,10 +244,10 @@ def test_an_input_that_left_leaves_the_tables_and_one_that_came_is_done(checkpoi
 @pytest.mark.parametrize(
     ("options", "key"),
     [
-        ({"halo": 8}, "halo: 20 there, 8 now"),
-        ({"shard": 512}, "shard: 256 there"),
+        ({"halo": 8}, "halo: 24 there, 8 now"),
+        ({"shard": 512}, "shard: 256 there, 512 now"),
         ({"precision": "fp32"}, "precision: bf16 there, fp32 now"),
-        ({"tta": True}, "tta: False there"),
+        ({"tta": True}, "tta: False there, True now"),
     ],
 )
 def test_other_settings_are_refused_by_name(archive, checkpoint, reference, tree_of, tmp_path, options, key):
@@ -255,8 +255,7 @@ def test_other_settings_are_refused_by_name(archive, checkpoint, reference, tree
     before = tree_of(run.folder)
     with pytest.raises(RunMismatchError, match="--overwrite") as error:
         segment(settings(archive, checkpoint, run.folder, **options))
-    assert key.split(":")[0] in str(error.value)
-    assert key.partition(": ")[2].split(" ")[-2] in str(error.value) or key in str(error.value)
+    assert key in str(error.value)
     assert tree_of(run.folder) == before
 
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from microseg_ray.geometry import Box, TileGrid, ceil_to
+from microseg_ray.geometry import Box, TileGrid
 from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window
 from microseg_ray.stitching.seams import SeamAudit, audit_seams
 from microseg_ray.stitching.shards import padded_tile, stitched_scores
+from tests.strategies import grids
 
 RADIUS = 2
 LIMITS = (0.0, 255.0)
@@ -114,15 +115,6 @@ def test_a_second_tile_shape_shows_what_depends_on_the_shape() -> None:
     assert audit.shape_pixels > 0
     same = audit_seams(reader(bright((400, 400))), BoxFilter(), grid, LIMITS)
     assert (same.shape_max_abs, same.shape_argmax_flips) == (0, 0)
-
-
-@st.composite
-def grids(draw: st.DrawFn, *, least_halo: int) -> TileGrid:
-    shape = draw(st.tuples(st.integers(1, 60), st.integers(1, 60)))
-    stride = draw(st.sampled_from([1, 2, 3, 4, 8]))
-    halo = draw(st.integers(least_halo, 8))
-    tile = 2 * ceil_to(halo, stride) + stride * draw(st.integers(1, 6))
-    return TileGrid(shape, tile, halo, stride, draw(st.none() | st.integers(1, 8).map(lambda n: n * stride)))
 
 
 @given(grids(least_halo=RADIUS), st.integers(1, 5))

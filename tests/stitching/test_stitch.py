@@ -357,10 +357,10 @@ def test_tiles_that_do_not_fit_are_refused() -> None:
 def test_cores_that_overlap_are_an_error_in_every_order(order: list[int], known: bool) -> None:
     cores = [Box(0, 0, 1, 6), Box(0, 4, 1, 8), Box(0, 8, 1, 10)]
     tiles = [(Tile(Box(0, 0, 1, 10), cores[index], Box(0, 0, 1, 10)), np.zeros((1, 10), np.uint8)) for index in order]
-    with pytest.raises(ValueError, match=r"overlap|covers"):
+    with pytest.raises(ValueError, match="overlap"):
         stitch(tiles, (1, 10), origins=[tile for tile, _ in tiles] if known else None)
-    with pytest.raises(ValueError, match=r"overlap|covers"):
-        stitch([tiles[0], tiles[0], tiles[1]], (1, 10))
+    with pytest.raises(ValueError, match="overlap"):
+        stitch([tiles[0], *tiles], (1, 10))
 
 
 # --- into -----------------------------------------------------------------------------------------------------------
