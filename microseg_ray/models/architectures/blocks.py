@@ -7,11 +7,24 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
-__all__ = ["InputScaling", "ScaledInput", "check_sides", "convolution", "full_precision", "initialise", "input_scaling"]
+__all__ = [
+    "InputScaling",
+    "ScaledInput",
+    "check_sides",
+    "convolution",
+    "cut_to",
+    "full_precision",
+    "initialise",
+    "input_scaling",
+    "padded_sides",
+]
 
 ScaledInput = Literal["plain", "imagenet", "caffe"]
 
@@ -41,7 +54,30 @@ def check_sides(images: Tensor, stride: int) -> None:
         )
 
 
-def full_precision(head: nn.Module, features: Tensor) -> Tensor:
+def padded_sides(images: Tensor, stride: int) -> Tensor:
+    """Images whose sides are multiples of a stride: the bottom and the right are padded with the last row and column.
+
+    Example:
+        >>> padded_sides(torch.zeros(1, 1, 18, 24), 4).shape
+        torch.Size([1, 1, 20, 24])
+    """
+    height, width = images.shape[-2:]
+    below, beside = -height % stride, -width % stride
+    return F.pad(images, (0, beside, 0, below), mode="replicate") if below or beside else images
+
+
+def cut_to(features: Tensor, images: Tensor) -> Tensor:
+    """The part of features that lies over images; undoes `padded_sides`.
+
+    Example:
+        >>> cut_to(torch.zeros(1, 3, 20, 24), torch.zeros(1, 1, 18, 24)).shape
+        torch.Size([1, 3, 18, 24])
+    """
+    height, width = images.shape[-2:]
+    return features if features.shape[-2:] == (height, width) else features[..., :height, :width]
+
+
+def full_precision(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
     """Compute the logits of a head in float32, also under bf16 autocast.
 
     In bf16, logits that differ by less than its precision would become ties.
@@ -52,8 +88,7 @@ def full_precision(head: nn.Module, features: Tensor) -> Tensor:
         torch.float32
     """
     with torch.autocast(device_type=features.device.type, enabled=False):
-        logits: Tensor = head(features.to(torch.promote_types(features.dtype, torch.float32)))
-    return logits
+        return head(features.to(torch.promote_types(features.dtype, torch.float32)))
 
 
 def initialise(model: nn.Module, head: nn.Conv2d) -> None:

@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from microseg_ray.models.architectures.blocks import ScaledInput, convolution, full_precision, input_scaling
+from microseg_ray.models.architectures.blocks import (
+    ScaledInput,
+    convolution,
+    cut_to,
+    full_precision,
+    input_scaling,
+    padded_sides,
+)
 from microseg_ray.models.architectures.resnet import ResNetEncoder
 
 if TYPE_CHECKING:
@@ -86,14 +92,9 @@ class DeepLabV3Plus(nn.Module):
         Returns:
             float32 logits (n, classes, y, x).
         """
-        height, width = images.shape[-2:]
-        below, beside = -height % self.stride, -width % self.stride
-        if below or beside:
-            images = F.pad(images, (0, beside, 0, below), mode="replicate")
-        maps = self.encoder(self.scaling(images))
+        maps = self.encoder(self.scaling(padded_sides(images, self.stride)))
         joined = torch.cat([self.up(self.pyramid(maps[-1])), self.low_level(maps[1])], dim=1)
-        logits: Tensor = self.last(full_precision(self.head, self.refine(joined)))
-        return logits[..., :height, :width] if below or beside else logits
+        return cut_to(self.last(full_precision(self.head, self.refine(joined))), images)
 
 
 class _Pyramid(nn.Module):
