@@ -159,7 +159,7 @@ def rowwise(call: Any, args: Any, kwargs: Any) -> Operation:
     return _Rowwise(call, args, kwargs)
 
 
-def operation_of(layer: nn.Module, name: str, *, exact: bool = False) -> Operation:  # noqa: PLR0911 - one line a kind
+def operation_of(layer: nn.Module, name: str, *, exact: bool = False) -> Operation:
     """The operation of a layer.
 
     Args:
@@ -178,6 +178,16 @@ def operation_of(layer: nn.Module, name: str, *, exact: bool = False) -> Operati
             ...
         microseg_ray.models.strips.layers.NotStreamableError: layer pool (AdaptiveAvgPool2d) needs the whole image or ...
     """
+    made = _sampled(layer, name, exact=exact) or _padded(layer, exact=exact)
+    if made is None and _treats_pixels_alike(layer):
+        made = _Rowwise(_fresh(layer), (Slot(0),), {}, exact=exact)
+    if made is None:
+        raise NotStreamableError(f"layer {name} ({type(layer).__name__}) needs the whole image or is not known")
+    return made
+
+
+def _sampled(layer: nn.Module, name: str, *, exact: bool) -> Operation | None:
+    """The operation of a layer that reads several rows or gives another number of them."""
     match layer:
         case nn.Conv2d():
             return _convolution(layer, name, exact=exact)
@@ -191,6 +201,12 @@ def operation_of(layer: nn.Module, name: str, *, exact: bool = False) -> Operati
             return _pooling(layer, 0.0, 1, exact=exact)
         case nn.Upsample():
             return _enlarging(layer, name, exact=exact)
+    return None
+
+
+def _padded(layer: nn.Module, *, exact: bool) -> Operation | None:
+    """The operation of a layer that pads."""
+    match layer:
         case nn.ZeroPad2d() | nn.ConstantPad2d():
             return _Border("constant", _four(layer.padding), float(getattr(layer, "value", 0.0)), exact=exact)
         case nn.ReplicationPad2d():
@@ -200,13 +216,15 @@ def operation_of(layer: nn.Module, name: str, *, exact: bool = False) -> Operati
         case SymmetricPad():
             top, bottom, left, right = layer.padding
             return _Border("symmetric", (left, right, top, bottom), 0.0, exact=exact)
-        case _BatchNorm() if not layer.training and layer.running_mean is not None:
-            return _Rowwise(layer, (Slot(0),), {}, exact=exact)
-        case nn.Identity() | _DropoutNd():
-            return _Rowwise(layer, (Slot(0),), {}, exact=exact)
-        case _ if type(layer).__module__ == _ACTIVATIONS and not isinstance(layer, _NOT_ROWWISE):
-            return _Rowwise(_fresh(layer), (Slot(0),), {}, exact=exact)
-    raise NotStreamableError(f"layer {name} ({type(layer).__name__}) needs the whole image or is not known")
+    return None
+
+
+def _treats_pixels_alike(layer: nn.Module) -> bool:
+    if isinstance(layer, _BatchNorm):
+        return not layer.training and layer.running_mean is not None
+    if isinstance(layer, nn.Identity | _DropoutNd):
+        return not layer.training or isinstance(layer, nn.Identity)
+    return type(layer).__module__ == _ACTIVATIONS and not isinstance(layer, _NOT_ROWWISE)
 
 
 def _fresh(layer: nn.Module) -> nn.Module:
@@ -260,12 +278,12 @@ def _pooling(layer: Any, fill: float, dilation: int, *, exact: bool) -> Operatio
 def _enlarging(layer: nn.Upsample, name: str, *, exact: bool) -> Operation:
     scale = layer.scale_factor
     factors = set(scale) if isinstance(scale, tuple) else {scale}
-    factor = factors.pop()
+    factor = int(factors.pop() or 0)
     # Other factors than powers of two are not exact in float32, so that a row's weights would depend on its number.
-    whole = factor is not None and factor == int(factor) and int(factor) & (int(factor) - 1) == 0 and not factors
+    whole = factor > 0 and factor & (factor - 1) == 0 and not factors and scale in {factor, (factor, factor)}
     if not whole or layer.mode not in {"nearest", "bilinear"} or layer.align_corners or layer.recompute_scale_factor:
         raise NotStreamableError(
             f"layer {name} (Upsample) enlarges to {layer.size or scale}, mode {layer.mode}: strips know factors of 2, 4, 8 ..., "
             "nearest or bilinear without align_corners"
         )
-    return _Enlarging(Resampled(int(factor), layer.mode == "bilinear"), layer, exact=exact)
+    return _Enlarging(Resampled(factor, layer.mode == "bilinear"), layer, exact=exact)

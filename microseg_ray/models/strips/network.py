@@ -57,7 +57,9 @@ class StripModule(nn.Module):
                 given = [held[take.node].rows(take.offset, take.length) for take in step.takes]
                 new = self.operations[step.node](given, step.cut)
                 del given
-            joined = torch.cat([_image(old), new], dim=2) if step.joined and old is not None and new is not None else None
+            joined = (
+                torch.cat([_image(old), new], dim=2) if step.joined and old is not None and new is not None else None
+            )
             held[step.node] = _Held(old, new, joined)
             del old, new, joined
             if step.after.length:

@@ -105,7 +105,7 @@ class Schedule:
         >>> from microseg_ray.models.strips.trace import traced
         >>> schedule = Schedule(traced(nn.Sequential(nn.Conv2d(1, 2, 3, padding=1)).eval(), 1, 1), stride=1, rows=4)
         >>> schedule.first, schedule.lag
-        (3, 1)
+        (2, 1)
         >>> [step.takes for step in schedule.program(8, 12).steps[1:]]
         [(Take(node=0, offset=0, length=6),)]
     """
@@ -121,9 +121,7 @@ class Schedule:
             for each in node.inputs:
                 self._readers[each].append(index)
         # A pooling that reads each row once: its input waits until whole windows are there, so that it is read as it is.
-        self._grains = [
-            max([self._rows[reader].whole for reader in readers], default=1) for readers in self._readers
-        ]
+        self._grains = [max([self._rows[reader].whole for reader in readers], default=1) for readers in self._readers]
         self._early: frozenset[int] = frozenset()
         self._again: frozenset[int] = frozenset()
         self._choose()
@@ -237,8 +235,8 @@ class Schedule:
         if fed == 0:
             return State((0,) * len(self._rows), (0,) * len(self._rows))
         if fed == height:
-            stops = tuple(self.heights(height))
-            return State(stops, stops)
+            full = tuple(self.heights(height))
+            return State(full, full)
         able: list[int] = []
         for rows, inputs, grain in zip(self._rows, self._inputs, self._grains, strict=True):
             ready = fed if not inputs else max(0, min(rows.ready(able[each]) for each in inputs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -217,19 +218,22 @@ def _needed(nodes: list[Node]) -> list[Node]:
 def _measured(nodes: list[Node], in_channels: int, stride: int) -> list[Node]:
     """With the size of each result, from a pass that computes nothing."""
     side = _PROBE * max(stride, 16)
+    weights = (value for node in nodes if node.operation is not None for value in node.operation.parameters())
+    like = next(weights, torch.zeros(()))
     found: list[torch.Tensor] = []
     measured: list[Node] = []
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+    shapes_only = nullcontext() if like.device.type == "meta" else FakeTensorMode(allow_non_fake_inputs=True)
+    with shapes_only, torch.no_grad():
         for node in nodes:
             if node.operation is None:
-                result = torch.zeros(1, in_channels, side, side)
+                result = torch.zeros(1, in_channels, side, side, dtype=like.dtype, device=like.device)
             else:
                 given = [found[index] for index in node.inputs]
                 height = given[0].shape[2]
                 if any(each.shape[2] != height for each in given):
                     raise NotStreamableError(f"step {node.name} joins images of different heights")
                 wanted = Range(0, node.operation.rows.height(height))
-                result = node.operation(given, node.operation.rows.cut(wanted, Range(0, height), height))
+                result = node.operation.apply_to(given, node.operation.rows.cut(wanted, Range(0, height), height))
             if result.ndim != 4:
                 raise NotStreamableError(f"step {node.name} gives no image")
             found.append(result)
