@@ -23,7 +23,7 @@ __all__ = ["new_figure", "plot_confusion", "plot_training", "save_figure"]
 
 _DPI = 120
 _LABELLED_CLASSES = 12  # with more classes, the numbers in the cells of a confusion matrix are illegible
-_LEFT_OUT = ("epoch", "step", "seconds", "time", "learning_rate", "best", "samples_per_second")
+_LEFT_OUT = ("epoch", "step", "seconds", "data_wait", "time", "learning_rate", "best", "samples_per_second")
 
 
 def plot_confusion(

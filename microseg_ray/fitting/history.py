@@ -18,7 +18,7 @@ __all__ = ["EpochReport", "read_history", "write_history"]
 HISTORY_FILE = "metrics.csv"
 _COLUMNS = (
     *("epoch", "loss", "val_loss", "train_mean_iou", "val_mean_iou", "pixel_accuracy", "learning_rate"),
-    *("seconds", "best"),
+    *("seconds", "data_wait", "best"),
 )
 
 
@@ -38,6 +38,7 @@ class EpochReport:
         seconds: Of this epoch.
         score: What selects the best epoch; higher is better, so a loss is negative. -inf where it is undefined.
         best: Whether this is the best epoch so far.
+        data_wait: Seconds that a training step waited for its tiles, mean of the epoch, on the first worker.
     """
 
     epoch: int
@@ -51,6 +52,8 @@ class EpochReport:
     seconds: float
     score: float
     best: bool
+    # Fits of earlier versions did not measure it.
+    data_wait: float = 0.0
 
 
 def read_history(output: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from torch import nn
 from microseg_ray.errors import MicrosegError
 from microseg_ray.fitting.batches import Preparation, Tiles, prepared
 from microseg_ray.fitting.history import EpochReport
+from microseg_ray.fitting.precision import precision_of, settled
 from microseg_ray.fitting.sampling import BatchOrder, batches_of
 from microseg_ray.fitting.schedules import learning_rate
 from microseg_ray.fitting.setup import card_of, check_fit, compiled, fresh, loss_of, start_weights
@@ -25,6 +28,7 @@ from microseg_ray.models.checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
     from microseg_ray.evaluation.metrics import ConfusionMatrix
     from microseg_ray.fitting.losses import Loss
@@ -37,6 +41,8 @@ __all__ = ["fit"]
 
 _LOSSES_IN_FLIGHT = 50
 """Steps on a GPU between looks at the loss; each look waits for it."""
+_PARTS_AHEAD = 2
+"""Parts that are prepared ahead: one more than needed, so that a slow one (a new shard, an elastic field) delays no step."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ def fit(
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    settings = settled(settings, gpu=workers.kind == "cuda")
     store = check_fit(settings, workers)
     state = fresh(settings, store, workers)
     identity = identity_of(settings, store)
@@ -97,7 +104,7 @@ def fit(
         classes,
         on_step,
     )
-    options = StepOptions(settings.precision, settings.accumulate, settings.clip)
+    options = StepOptions(precision_of(settings), settings.accumulate, settings.clip)
     stepper = Stepper(state, _runner(state.model, settings, workers), job.loss, options, workers)
     while state.epoch < settings.epochs and not state.progress.stopped:
         row, judged = _epoch(state, stepper, job)
@@ -131,13 +138,13 @@ def _runner(model: nn.Module, settings: TrainSettings, workers: Workers) -> nn.M
 def _epoch(state: Fit, stepper: Stepper, job: _Job) -> tuple[EpochReport, ConfusionMatrix]:
     """One pass over the training batches, then validation."""
     began = time.monotonic()
-    loss, seen = _train(state, stepper, job)
+    loss, seen, wait = _train(state, stepper, job)
     val_loss, judged = (None, seen) if job.val is None else _validate(state.kept, job.val, job)
-    return _row(state, job, (loss, val_loss), (seen, judged), time.monotonic() - began), judged
+    return _row(state, job, (loss, val_loss), (seen, judged), (time.monotonic() - began, wait)), judged
 
 
-def _train(state: Fit, stepper: Stepper, job: _Job) -> tuple[float, ConfusionMatrix]:
-    """The mean loss and the confusion of what was seen, over all workers."""
+def _train(state: Fit, stepper: Stepper, job: _Job) -> tuple[float, ConfusionMatrix, float]:
+    """The mean loss and the confusion of what was seen, over all workers; the seconds that a step of this one waited."""
     settings, workers = job.settings, job.workers
     # Dropout draws from torch's own stream: a resumed epoch must begin it where the whole fit did.
     torch.manual_seed(int(np.random.SeedSequence([settings.seed, state.epoch, workers.rank]).generate_state(1)[0]))
@@ -146,12 +153,13 @@ def _train(state: Fit, stepper: Stepper, job: _Job) -> tuple[float, ConfusionMat
         freeze_norms(state.model)
     tally = Tally(len(job.classes), workers.device)
     losses = torch.zeros((), dtype=torch.float64, device=workers.device)
-    steps = 0
+    steps, waited = 0, 0.0
     for step, of, parts in _prepared_steps(state, job):
         done, steps_in_all = state.epoch * of + step, settings.epochs * of
         rate = learning_rate(settings.optimizer, done, steps_in_all, settings.epochs, state.progress.dropped)
         stepper.start(rate)
-        for place, (images, masks) in enumerate(parts):
+        for place, (images, masks, wait) in enumerate(parts):
+            waited += wait
             value, logits = stepper.part(images, masks, last=place == settings.accumulate - 1)
             losses += value / settings.accumulate
             tally.add(masks, logits)
@@ -160,29 +168,42 @@ def _train(state: Fit, stepper: Stepper, job: _Job) -> tuple[float, ConfusionMat
         stepper.finish()
         steps += 1
         job.on_step(state.epoch + 1, step + 1, of)
-    return float(losses) / steps, tally.merged(workers)
+    return float(losses) / steps, tally.merged(workers), waited / steps
 
 
-def _prepared_steps(state: Fit, job: _Job) -> Iterator[tuple[int, int, Iterator[tuple[torch.Tensor, torch.Tensor]]]]:
-    """Yield each step, the number of steps, and its parts; a part is prepared while the one before it is computed."""
+def _prepared_steps(
+    state: Fit, job: _Job
+) -> Iterator[tuple[int, int, Iterator[tuple[torch.Tensor, torch.Tensor, float]]]]:
+    """Yield each step, the number of steps, and its parts with the seconds that were waited for each.
+
+    The next parts are read and augmented while one is computed, in one thread, which keeps their order.
+    """
     settings, workers = job.settings, job.workers
     order = BatchOrder(settings.batch, settings.seed, settings.steps_per_epoch, settings.accumulate, settings.sampling)
     how = Preparation(settings.seed, settings.augmentation, settings.crop, settings.channels_last)
     steps = batches_of(order, len(job.train.rows), state.epoch, workers, job.counts)
-    wanted = [batch for parts in steps for batch in parts]
+    wanted = iter([batch for parts in steps for batch in parts])
     with ThreadPoolExecutor(1) as ahead:
 
-        def parts_of_all() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            coming = ahead.submit(prepared, job.train, wanted[0], how, state.epoch, workers.device)
-            for following in [*wanted[1:], None]:
-                ready = coming.result()
-                if following is not None:
-                    coming = ahead.submit(prepared, job.train, following, how, state.epoch, workers.device)
-                yield ready
+        def coming(count: int) -> Iterator[Future[tuple[torch.Tensor, torch.Tensor]]]:
+            for batch in itertools.islice(wanted, count):
+                yield ahead.submit(prepared, job.train, batch, how, state.epoch, workers.device)
 
-        stream = parts_of_all()
-        for step, parts in enumerate(steps):
-            yield step, len(steps), (next(stream) for _ in parts)
+        queue = deque(coming(_PARTS_AHEAD))
+
+        def next_part() -> tuple[torch.Tensor, torch.Tensor, float]:
+            began = time.monotonic()
+            images, masks = queue.popleft().result()
+            waited = time.monotonic() - began
+            queue.extend(coming(1))
+            return images, masks, waited
+
+        try:
+            for step, parts in enumerate(steps):
+                yield step, len(steps), (next_part() for _ in parts)
+        finally:
+            for left in queue:
+                left.cancel()
 
 
 def _refuse_infinite(value: float, epoch: int) -> None:
@@ -209,7 +230,7 @@ def _validate(model: nn.Module, data: Tiles, job: _Job) -> tuple[float, Confusio
             # A worker without a tile still takes part in the sum, with zeros of the same length.
             chosen = own[start : start + size] if len(own) else places[:1]
             images, masks, _ = data.read(chosen, workers.device)
-            with autocast(settings.precision, workers.kind):
+            with autocast(precision_of(settings), workers.kind):
                 logits = model(images.contiguous(memory_format=layout))
             part = job.loss.sums(logits, masks).double()
             if not len(own):
@@ -242,7 +263,7 @@ def _row(
     job: _Job,
     losses: tuple[float, float | None],
     matrices: tuple[ConfusionMatrix, ConfusionMatrix],
-    seconds: float,
+    times: tuple[float, float],
 ) -> EpochReport:
     loss, val_loss = losses
     seen, judged = matrices
@@ -266,9 +287,10 @@ def _row(
         pixel_accuracy=_plain(judged.pixel_accuracy),
         class_iou=tuple(_plain(value) for value in ious),
         learning_rate=float(state.optimizer.param_groups[0]["lr"]),
-        seconds=seconds,
+        seconds=times[0],
         score=score,
         best=score > state.best_score or not state.history,
+        data_wait=times[1],
     )
 
 

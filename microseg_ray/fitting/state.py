@@ -15,6 +15,7 @@ from torch import nn
 from microseg_ray.errors import SettingsError
 from microseg_ray.files import delete_folder, whole
 from microseg_ray.fitting.history import EpochReport, write_history
+from microseg_ray.fitting.precision import settled
 from microseg_ray.models.checkpoint import save_checkpoint
 from microseg_ray.outputs import is_checkpoint
 
@@ -115,7 +116,7 @@ def identity_of(settings: TrainSettings, store: TileStore) -> str:
 
 def _deciding(settings: TrainSettings) -> dict[str, Any]:
     """The settings that decide the weights."""
-    chosen = settings.resolved()
+    chosen = settled(settings, gpu=settings.gpu).resolved()
     for key in _NOT_DECIDING:
         chosen.pop(key)
     # What the user left open counts as what it comes to.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from microseg_ray.fitting.losses import Loss
+    from microseg_ray.fitting.precision import Precision
     from microseg_ray.fitting.state import Fit
     from microseg_ray.fitting.workers import Workers
 
 __all__ = ["StepOptions", "Stepper", "Tally", "autocast"]
-
-Precision = Literal["bf16", "fp16", "fp32"]
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,9 @@ def train(settings: TrainSettings, report: Report = lambda _: None, launch: Laun
             f"train.workers: {settings.workers} workers need Ray; call microseg_ray.on_ray.fits.train, or give workers 0 to "
             "train in this process"
         )
+    from microseg_ray.fitting.precision import settled
+
+    settings = settled(settings, gpu=settings.gpu)
     _check_early(settings)
     with sole_writer(settings.output):
         return _train(settings, report, launch)

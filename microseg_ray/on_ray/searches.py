@@ -19,6 +19,7 @@ from typing import Any
 from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
 from microseg_ray.errors import MicrosegError, SettingsError
 from microseg_ray.files import sole_writer
+from microseg_ray.fitting.precision import settled
 from microseg_ray.fitting.search.binding import ENTRIES, SEARCH_FILE, bind_search, check_bound, check_search, keep_best
 from microseg_ray.fitting.search.objective import HIGHER_IS_BETTER, Objective
 from microseg_ray.fitting.search.trials import Trial, Tuned, merged_settings, number_of_trials, ranked, trial_of
@@ -50,6 +51,7 @@ def tune(
         RunMismatchError: The output holds another search, or another job works in it.
         MicrosegError: Every trial failed; the message has the first one's reason.
     """
+    settings = settled(settings, gpu=settings.gpus > 0)
     check_search(settings)
     with sole_writer(settings.output):
         output = Path(settings.output).absolute()

@@ -48,7 +48,9 @@ class FitSettings(JobSettings):
     ] = "none"
     sampling: SamplingSettings = SamplingSettings()
     augment: bool | AugmentSettings = Field(default=True, description="true, false, or a section of ranges")
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        default="auto", description="auto: bf16 where the CPU or GPU computes in it, else fp32"
+    )
     clip: float | None = Field(default=None, gt=0, description="largest norm of the gradients")
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights, which are then kept")
     freeze_batch_norm: bool = Field(default=False, description="batch norms keep their weights and statistics")

@@ -72,7 +72,7 @@ def settings(tiles, output, **options) -> TrainSettings:
 
 
 def without_times(history):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+    return [{key: value for key, value in row.items() if key not in {"seconds", "data_wait"}} for row in history]
 
 
 def weights(folder):

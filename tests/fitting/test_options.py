@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+import zarr
 from torch import nn
 
 from microseg_ray.errors import SettingsError
@@ -22,7 +23,7 @@ from microseg_ray.models.card import read_card
 from microseg_ray.models.checkpoint import load_checkpoint
 from microseg_ray.on_ray.fits import train
 from microseg_ray.on_ray.rows import tile
-from microseg_ray.settings import TileSettings, TrainSettings
+from microseg_ray.settings import SamplingSettings, TileSettings, TrainSettings
 from microseg_ray.tiles.store import TileStore
 
 MODEL = {"name": "unet", "width": 3, "depth": 1}
@@ -74,7 +75,7 @@ def settings(tiles, output, **options) -> TrainSettings:
 
 
 def without_times(history):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+    return [{key: value for key, value in row.items() if key not in {"seconds", "data_wait"}} for row in history]
 
 
 def same_weights(one, other) -> bool:
@@ -278,6 +279,22 @@ def test_held_or_streamed_makes_no_difference(tiles):
     for one, other in zip(prepared(held, batch, how, 1, "cpu"), prepared(streamed, batch, how, 1, "cpu"), strict=True):
         assert torch.equal(one, other)
         assert one.shape[-2:] == (16, 16)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "class_area"])
+def test_reading_by_shards_leaves_the_sampling_as_it_is(tiles, kind):
+    """Every batch of two epochs holds the tiles that the order names, in that order, however they lie in the shards."""
+    store = TileStore.open(tiles)
+    rows, counts = store.rows("train"), store.tile_counts("train")
+    whole = zarr.open_group(tiles / "tiles.zarr", mode="r")
+    images, masks = (np.asarray(whole[name][:]) for name in ("images", "masks"))
+    order = BatchOrder(5, 3, steps_per_epoch=12, sampling=SamplingSettings(kind=kind))
+    for data in (Tiles(store, rows), Tiles(store, rows, held_bytes=0)):
+        for epoch in (0, 1):
+            for batch in epoch_order(order, len(rows), epoch, counts):
+                read = data.raw(batch.places)
+                assert np.array_equal(read[0], images[rows[batch.places]])
+                assert np.array_equal(read[1], masks[rows[batch.places]])
 
 
 def test_crops_must_suit_tiles_and_model(tiles, tmp_path):

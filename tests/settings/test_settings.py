@@ -266,7 +266,7 @@ def test_the_variables_of_other_jobs_do_not_matter(monkeypatch) -> None:
         (["--model.depth", "9"], "train.model.depth: Input should be less than or equal to 7"),
         (["--optimizer.learning_rate", "nan"], "train.optimizer.learning_rate: Input should be a finite number"),
         (["--optimizer.learning_rate", "inf"], "train.optimizer.learning_rate: Input should be a finite number"),
-        (["--precision", "fp8"], "train.precision: Input should be 'bf16', 'fp16' or 'fp32' (got 'fp8')"),
+        (["--precision", "fp8"], "train.precision: Input should be 'auto', 'bf16', 'fp16' or 'fp32' (got 'fp8')"),
         (["--augment=maybe"], "train.augment: must be true or false (got 'maybe')"),
         (["--augment", "maybe"], "unrecognized arguments: maybe"),
     ],

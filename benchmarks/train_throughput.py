@@ -1,0 +1,243 @@
+"""Samples a second of `train` against a plain PyTorch loop with its data in memory, in turns: A B A B.
+
+The plain loop takes crops that are ready in memory, without augmentation: forward, cross entropy, backward, AdamW, nothing
+else. Network, batch, crop, precision, memory layout and threads are the same. What an epoch adds at its end (validation,
+checkpoints) is not counted. Each run is a process of its own; the first steps of each are left out.
+
+    python benchmarks/train_throughput.py                        # three pairs of each row
+    python benchmarks/train_throughput.py --only streamed --pairs 1
+    python benchmarks/train_throughput.py --curves               # loss of bf16 and fp32, three seeds each
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+CLASSES, TILES, SIDE = ("matrix", "grain", "pore"), 96, 512
+WARM_UP = 3
+
+FULL = {
+    "rotate": 180,
+    "scale": [0.7, 1.4],
+    "gamma": [0.75, 1.33],
+    "brightness": 0.15,
+    "contrast": 0.25,
+    "noise": 0.08,
+    "blur": 0.6,
+}
+ROWS: dict[str, dict[str, Any]] = {
+    "in memory, default augmentation": {},
+    "in memory, rotation, scale, gamma, noise, blur": {"augment": FULL},
+    "streamed from disk, default augmentation": {"held_bytes": 0},
+    "streamed from disk, rotation, scale, gamma, noise, blur": {"held_bytes": 0, "augment": FULL},
+}
+
+
+def make_store(folder: Path) -> None:
+    """A tile store of blobs and noise: three classes by two thresholds of a smooth field."""
+    import numpy as np
+    from scipy.ndimage import zoom
+
+    from microseg_ray.settings import ClassSpec, Scaling
+    from microseg_ray.tiles.spec import TileSpec
+    from microseg_ray.tiles.store import TileStore, write_table
+
+    spec = TileSpec(TILES, SIDE, 0, 1, "uint8", tuple(ClassSpec(name=name) for name in CLASSES), Scaling())
+    store = TileStore.create(folder, spec, {})
+    random = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    for shard in range(spec.shards):
+        count = len(spec.shard_range(shard))
+        fields = np.stack(
+            [zoom(random.random((SIDE // 16, SIDE // 16), np.float32), 16, order=1) for _ in range(count)]
+        )
+        masks = (fields > 0.45).astype(np.uint8) + (fields > 0.65)
+        images = (60 + 50 * masks + random.normal(0, 25, masks.shape)).clip(0, 255).astype(np.uint8)[:, None]
+        store.write_shard(shard, images, masks)
+        for mask in masks:
+            pixels = {f"count_{index}": int((mask == index).sum()) for index in range(len(CLASSES))}
+            place = {"micrograph": f"{len(rows)}.tif", "group": f"{len(rows)}", "split": "train", "y0": 0, "x0": 0}
+            rows.append({**place, "low": 0.0, "high": 255.0, **pixels})
+    write_table(folder, rows)
+
+
+def plain_loop(options: dict[str, Any]) -> list[tuple[float, float]]:
+    """(wall, CPU) seconds after each step of a loop that does nothing but train."""
+    import numpy as np
+    import torch
+    from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+    from microseg_ray.models import build_model
+    from microseg_ray.tiles.store import TileStore
+
+    torch.set_num_threads(options["threads"])
+    torch.manual_seed(0)
+    store, crop = TileStore.open(options["tiles"]), options["crop"]
+    images, masks, _ = store.read(store.rows("train"))
+    scaled = torch.from_numpy(images[:, :, :crop, :crop].astype(np.float32) / 255)
+    labels = torch.from_numpy(masks[:, :crop, :crop].astype(np.int64))
+    model = build_model(options["model"], 1, len(CLASSES), {}).train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    times = []
+    for _ in range(options["steps"] + WARM_UP):
+        chosen = torch.randint(0, len(scaled), (options["batch"],))
+        inputs, target = scaled[chosen].contiguous(memory_format=torch.channels_last), labels[chosen]
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options["precision"] == "bf16"):
+            logits = model(inputs)
+        F.cross_entropy(logits.float(), target, ignore_index=255).backward()
+        optimizer.step()
+        times.append((time.perf_counter(), time.process_time()))
+    return times
+
+
+def own_loop(options: dict[str, Any]) -> list[tuple[float, float]]:
+    """The same of `train`; also prints what it waited for its tiles."""
+    from microseg_ray.fitting.history import read_history
+    from microseg_ray.fitting.train import run_fit
+    from microseg_ray.fitting.workers import Workers
+    from microseg_ray.settings import TrainSettings
+
+    times: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as output:
+        settings = TrainSettings(
+            tiles=options["tiles"],
+            output=output,
+            epochs=1,
+            workers=0,
+            steps_per_epoch=options["steps"] + WARM_UP,
+            model={"name": options["model"]},
+            **{
+                key: options[key]
+                for key in ("batch", "crop", "threads", "precision", "augment", "held_bytes")
+                if key in options
+            },
+        )
+
+        def clocks(*_: object) -> None:
+            times.append((time.perf_counter(), time.process_time()))
+
+        from microseg_ray.fitting import train
+
+        # The hook of progress bars is called about once a second; each step is wanted here.
+        train.POLL_SECONDS = 0.0
+        run_fit(settings, Workers(), clocks)
+        options["waited"] = float(read_history(output)[-1]["data_wait"])
+    return times[: options["steps"] + WARM_UP]
+
+
+def one(kind: str, options: dict[str, Any]) -> None:
+    """A run, in this process; prints seconds a step as JSON."""
+    times = (plain_loop if kind == "plain" else own_loop)(options)
+    first, last = times[WARM_UP - 1], times[-1]
+    wall, cpu = ((last[at] - first[at]) / (len(times) - WARM_UP) for at in (0, 1))
+    print(json.dumps({"wall": wall, "cpu": cpu, "waited": options.get("waited", 0.0)}))
+
+
+def measured(kind: str, options: dict[str, Any]) -> dict[str, float]:
+    """A run in a process of its own."""
+    command = [sys.executable, __file__, "--one", kind, json.dumps(options)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def table(options: dict[str, Any], pairs: int, only: str) -> str:
+    """The rows, pair by pair."""
+    columns = (
+        *(
+            "`train`",
+            "plain, CPU s a step",
+            "train, CPU s a step",
+            "samples a CPU second: share of the plain loop's, by pair",
+        ),
+        *("median", "samples a second (wall): share, median", "waited for tiles, ms a step"),
+    )
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for name, more in ROWS.items():
+        if only not in name:
+            continue
+        found = [(measured("plain", options), measured("train", {**options, **more})) for _ in range(pairs)]
+        cpu = [plain["cpu"] / own["cpu"] for plain, own in found]
+        wall = [plain["wall"] / own["wall"] for plain, own in found]
+        seconds = [", ".join(f"{run['cpu']:.3f}" for run in runs) for runs in zip(*found, strict=True)]
+        waited = max(own["waited"] for _, own in found)
+        lines.append(
+            f"| {name} | {seconds[0]} | {seconds[1]} | {', '.join(f'{share:.3f}' for share in cpu)} | "
+            f"**{statistics.median(cpu):.3f}** | {statistics.median(wall):.3f} | {1000 * waited:.1f} |"
+        )
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def curves(tiles: str, threads: int, epochs: int = 6, steps: int = 15) -> str:
+    """Loss after each epoch in both precisions, three seeds each: the spread of the seeds beside the difference."""
+    from microseg_ray.fitting.train import train
+    from microseg_ray.settings import TrainSettings
+
+    found: dict[str, list[list[float]]] = {"bf16": [], "fp32": []}
+    for seed in range(3):
+        for precision, rows in found.items():
+            with tempfile.TemporaryDirectory() as output:
+                trained = train(
+                    TrainSettings(
+                        tiles=tiles, output=output, epochs=epochs, steps_per_epoch=steps, batch=8, crop=64, workers=0,
+                        threads=threads, seed=seed, precision=precision, optimizer={"learning_rate": 2e-3},
+                    )
+                )  # fmt: skip
+            rows.append([float(row["loss"]) for row in trained.history])
+    lines = ["| epoch | " + " | ".join(f"{name}, seed {seed}" for seed in range(3) for name in found) + " |"]
+    lines.append("|---|" + "---|" * 6)
+    for epoch in range(epochs):
+        values = [found[name][seed][epoch] for seed in range(3) for name in found]
+        lines.append(f"| {epoch + 1} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
+    last = {name: [rows[-1] for rows in each] for name, each in found.items()}
+    apart = max(abs(one - other) for one, other in zip(*last.values(), strict=True))
+    spread = max(max(values) - min(values) for values in last.values())
+    lines.append(f"\nLast epoch: bf16 and fp32 of one seed are at most {apart:.4f} apart, seeds up to {spread:.4f}.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table, or the curves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--model", default="resunet")
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--curves", action="store_true")
+    parser.add_argument("--one", nargs=2, metavar=("KIND", "OPTIONS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        one(arguments.one[0], json.loads(arguments.one[1]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        make_store(Path(folder))
+        if arguments.curves:
+            print(curves(folder, arguments.threads))
+            return
+        names = ("steps", "batch", "crop", "threads", "model", "precision")
+        options = {"tiles": folder, **{name: getattr(arguments, name) for name in names}}
+        text = table(options, arguments.pairs, arguments.only)
+    print(
+        f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}\n"
+    )
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
