@@ -79,7 +79,7 @@ def segment_shards(archive: str, checkpoint: str, output: str, shards: int) -> d
     found = worker.do(PrepareTask(item.name, item.path, str(run.store_path(item.name)))).prepared
     if found is None:
         raise SystemExit("the micrograph could not be prepared")
-    pending = deque(found.missing[:shards] if shards else found.missing)
+    pending = deque(list(found.missing)[: shards or None])
     done = len(pending)
     while pending:
         outcome = worker.do(

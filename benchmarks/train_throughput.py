@@ -2,9 +2,10 @@
 
 The plain loop takes crops that are ready in memory, without augmentation: forward, cross entropy, backward, AdamW, nothing
 else. Network, batch, crop, precision, memory layout and threads are the same. What an epoch adds at its end (validation,
-checkpoints) is not counted. Each run is a process of its own; the first steps of each are left out.
+checkpoints) is not counted. CPU seconds are taken in one process, a step of one after a step of the other, because a busy machine
+changes from one second to the next; what `train` prepares in its own thread counts. The first steps are left out.
 
-    python benchmarks/train_throughput.py                        # three pairs of each row
+    python benchmarks/train_throughput.py                        # four pairs of each row
     python benchmarks/train_throughput.py --only streamed --pairs 1
     python benchmarks/train_throughput.py --curves               # loss of bf16 and fp32, three seeds each
 """
@@ -21,7 +22,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CLASSES, TILES, SIDE = ("matrix", "grain", "pore"), 96, 512
 WARM_UP = 3
@@ -71,44 +75,49 @@ def make_store(folder: Path) -> None:
     write_table(folder, rows)
 
 
-def plain_loop(options: dict[str, Any]) -> list[tuple[float, float]]:
-    """(wall, CPU) seconds after each step of a loop that does nothing but train."""
-    import numpy as np
-    import torch
-    from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+class PlainLoop:
+    """A loop that does nothing but train, a step at a time."""
 
-    from microseg_ray.models import build_model
-    from microseg_ray.tiles.store import TileStore
+    def __init__(self, options: dict[str, Any]) -> None:
+        import numpy as np
+        import torch
 
-    torch.set_num_threads(options["threads"])
-    torch.manual_seed(0)
-    store, crop = TileStore.open(options["tiles"]), options["crop"]
-    images, masks, _ = store.read(store.rows("train"))
-    scaled = torch.from_numpy(images[:, :, :crop, :crop].astype(np.float32) / 255)
-    labels = torch.from_numpy(masks[:, :crop, :crop].astype(np.int64))
-    model = build_model(options["model"], 1, len(CLASSES), {}).train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    times = []
-    for _ in range(options["steps"] + WARM_UP):
-        chosen = torch.randint(0, len(scaled), (options["batch"],))
-        inputs, target = scaled[chosen].contiguous(memory_format=torch.channels_last), labels[chosen]
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options["precision"] == "bf16"):
-            logits = model(inputs)
+        from microseg_ray.models import build_model
+        from microseg_ray.tiles.store import TileStore
+
+        self.options = options
+        torch.set_num_threads(options["threads"])
+        torch.manual_seed(0)
+        store, crop = TileStore.open(options["tiles"]), options["crop"]
+        images, masks, _ = store.read(store.rows("train"))
+        self.scaled = torch.from_numpy(images[:, :, :crop, :crop].astype(np.float32) / 255)
+        self.labels = torch.from_numpy(masks[:, :crop, :crop].astype(np.int64))
+        model = build_model(options["model"], 1, len(CLASSES), {}).train()
+        self.model = model.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def step(self) -> None:
+        """Forward, loss, backward, update."""
+        import torch
+        from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+        chosen = torch.randint(0, len(self.scaled), (self.options["batch"],))
+        inputs, target = self.scaled[chosen].contiguous(memory_format=torch.channels_last), self.labels[chosen]
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.options["precision"] == "bf16"):
+            logits = self.model(inputs)
         F.cross_entropy(logits.float(), target, ignore_index=255).backward()
-        optimizer.step()
-        times.append((time.perf_counter(), time.process_time()))
-    return times
+        self.optimizer.step()
 
 
-def own_loop(options: dict[str, Any]) -> list[tuple[float, float]]:
-    """The same of `train`; also prints what it waited for its tiles."""
+def own_loop(options: dict[str, Any], on_step: Callable[[], None]) -> float:
+    """`train`, with a call after each step; the seconds that a step waited for its tiles."""
     from microseg_ray.fitting.history import read_history
-    from microseg_ray.fitting.train import run_fit
+    from microseg_ray.fitting.loop import fit
     from microseg_ray.fitting.workers import Workers
     from microseg_ray.settings import TrainSettings
 
-    times: list[tuple[float, float]] = []
+    given = ("batch", "crop", "threads", "precision", "augment", "held_bytes")
     with tempfile.TemporaryDirectory() as output:
         settings = TrainSettings(
             tiles=options["tiles"],
@@ -117,42 +126,58 @@ def own_loop(options: dict[str, Any]) -> list[tuple[float, float]]:
             workers=0,
             steps_per_epoch=options["steps"] + WARM_UP,
             model={"name": options["model"]},
-            **{
-                key: options[key]
-                for key in ("batch", "crop", "threads", "precision", "augment", "held_bytes")
-                if key in options
-            },
+            **{key: options[key] for key in given if key in options},
         )
-
-        def clocks(*_: object) -> None:
-            times.append((time.perf_counter(), time.process_time()))
-
-        from microseg_ray.fitting import train
-
-        # The hook of progress bars is called about once a second; each step is wanted here.
-        train.POLL_SECONDS = 0.0
-        run_fit(settings, Workers(), clocks)
-        options["waited"] = float(read_history(output)[-1]["data_wait"])
-    return times[: options["steps"] + WARM_UP]
+        fit(settings, Workers(), on_step=lambda *_: on_step())
+        return float(read_history(output)[-1]["data_wait"])
 
 
-def one(kind: str, options: dict[str, Any]) -> None:
-    """A run, in this process; prints seconds a step as JSON."""
-    times = (plain_loop if kind == "plain" else own_loop)(options)
-    first, last = times[WARM_UP - 1], times[-1]
-    wall, cpu = ((last[at] - first[at]) / (len(times) - WARM_UP) for at in (0, 1))
-    print(json.dumps({"wall": wall, "cpu": cpu, "waited": options.get("waited", 0.0)}))
+def in_turns(options: dict[str, Any]) -> dict[str, Any]:
+    """CPU seconds of both, a step of one after a step of the other: whatever else runs here disturbs both alike.
+
+    The tiles of `train` are prepared in a thread beside the plain loop's steps, so its share is all that the plain loop's
+    own thread did not take.
+    """
+    plain, times = PlainLoop(options), []
+
+    def on_step() -> None:
+        began = time.thread_time()
+        plain.step()
+        times.append((time.process_time(), time.thread_time() - began))
+
+    own_loop(options, on_step)
+    pairs = []
+    size = options["steps"] // options["pairs"]
+    for first in range(WARM_UP - 1, len(times) - size, size):
+        spent = sum(alone for _, alone in times[first + 1 : first + size + 1])
+        pairs.append((spent / size, (times[first + size][0] - times[first][0] - spent) / size))
+    return {"pairs": pairs}
 
 
-def measured(kind: str, options: dict[str, Any]) -> dict[str, float]:
+def alone(options: dict[str, Any]) -> dict[str, Any]:
+    """Seconds a step of one of the two by the clock on the wall, and what it waited for tiles."""
+    times: list[float] = []
+    waited = 0.0
+    if options["kind"] == "plain":
+        plain = PlainLoop(options)
+        for _ in range(options["steps"] + WARM_UP):
+            plain.step()
+            times.append(time.perf_counter())
+    else:
+        waited = own_loop(options, lambda: times.append(time.perf_counter()))
+    return {"wall": (times[-1] - times[WARM_UP - 1]) / (len(times) - WARM_UP), "waited": waited}
+
+
+def measured(options: dict[str, Any]) -> dict[str, Any]:
     """A run in a process of its own."""
-    command = [sys.executable, __file__, "--one", kind, json.dumps(options)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    done = subprocess.run(
+        [sys.executable, __file__, "--one", json.dumps(options)], check=True, capture_output=True, text=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def table(options: dict[str, Any], pairs: int, only: str) -> str:
+def table(options: dict[str, Any], only: str) -> str:
     """The rows, pair by pair."""
     columns = (
         *(
@@ -161,20 +186,19 @@ def table(options: dict[str, Any], pairs: int, only: str) -> str:
             "train, CPU s a step",
             "samples a CPU second: share of the plain loop's, by pair",
         ),
-        *("median", "samples a second (wall): share, median", "waited for tiles, ms a step"),
+        *("median", "samples a second by the wall clock: share, one run each", "waited for tiles, ms a step"),
     )
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for name, more in ROWS.items():
         if only not in name:
             continue
-        found = [(measured("plain", options), measured("train", {**options, **more})) for _ in range(pairs)]
-        cpu = [plain["cpu"] / own["cpu"] for plain, own in found]
-        wall = [plain["wall"] / own["wall"] for plain, own in found]
-        seconds = [", ".join(f"{run['cpu']:.3f}" for run in runs) for runs in zip(*found, strict=True)]
-        waited = max(own["waited"] for _, own in found)
+        pairs = measured({**options, **more, "kind": "turns"})["pairs"]
+        plain, own = (measured({**options, **more, "kind": kind}) for kind in ("plain", "train"))
+        shares = [first / second for first, second in pairs]
+        seconds = [", ".join(f"{value:.3f}" for value in part) for part in zip(*pairs, strict=True)]
         lines.append(
-            f"| {name} | {seconds[0]} | {seconds[1]} | {', '.join(f'{share:.3f}' for share in cpu)} | "
-            f"**{statistics.median(cpu):.3f}** | {statistics.median(wall):.3f} | {1000 * waited:.1f} |"
+            f"| {name} | {seconds[0]} | {seconds[1]} | {', '.join(f'{share:.3f}' for share in shares)} | "
+            f"**{statistics.median(shares):.3f}** | {plain['wall'] / own['wall']:.3f} | {1000 * own['waited']:.1f} |"
         )
         print(lines[-1], flush=True)
     return "\n".join(lines)
@@ -211,8 +235,8 @@ def curves(tiles: str, threads: int, epochs: int = 6, steps: int = 15) -> str:
 def main() -> None:
     """Print the table, or the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=16, help="in all pairs together")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
@@ -220,19 +244,20 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--curves", action="store_true")
-    parser.add_argument("--one", nargs=2, metavar=("KIND", "OPTIONS"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        one(arguments.one[0], json.loads(arguments.one[1]))
+        options = json.loads(arguments.one)
+        print(json.dumps((in_turns if options["kind"] == "turns" else alone)(options)))
         return
     with tempfile.TemporaryDirectory() as folder:
         make_store(Path(folder))
         if arguments.curves:
             print(curves(folder, arguments.threads))
             return
-        names = ("steps", "batch", "crop", "threads", "model", "precision")
+        names = ("steps", "pairs", "batch", "crop", "threads", "model", "precision")
         options = {"tiles": folder, **{name: getattr(arguments, name) for name in names}}
-        text = table(options, arguments.pairs, arguments.only)
+        text = table(options, arguments.only)
     print(
         f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}\n"
     )

@@ -25,7 +25,7 @@ from microseg_ray.runs.worker import ArchiveWorker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from microseg_ray.runs.drive import Progress
+    from microseg_ray.runs.drive import Pending, Progress
     from microseg_ray.runs.forecast import Forecast
     from microseg_ray.runs.segment import Segmented
     from microseg_ray.runs.worker import WorkerConfig
@@ -102,8 +102,8 @@ class ActorPool:
         self._spawn: Callable[[], Any] = lambda: remote.remote(worker_class, config)
         self._slots = [self._new_slot() for _ in range(workers)]
 
-    def run(self, pending: deque[Task]) -> Iterator[Outcome]:
-        """Yield one outcome per task; the consumer may append to `pending` between two outcomes."""
+    def run(self, pending: Pending) -> Iterator[Outcome]:
+        """Yield one outcome per task; the consumer may add to `pending` between two outcomes."""
         with waiting(f"one of {len(self._slots)} workers") as started:
             while True:
                 self._feed(pending)
@@ -129,7 +129,7 @@ class ActorPool:
         actor = self._spawn()
         return _Slot(actor, actor.ready.remote())
 
-    def _feed(self, pending: deque[Task]) -> None:
+    def _feed(self, pending: Pending) -> None:
         up = [slot for slot in self._slots if slot.up]
         for index, slot in enumerate(up):
             if self._suspects and not slot.tasks:

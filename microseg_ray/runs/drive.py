@@ -6,20 +6,24 @@ other. The order of tasks never shows in the bytes.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from microseg_ray.errors import MicrosegError, StoreError
 from microseg_ray.quarantine import Failure
+from microseg_ray.runs.queue import TaskQueue
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.tasks import FinishTask, Outcome, Prepared, PrepareTask, ShardTask, Task, noted_file_size
 from microseg_ray.sources import fingerprint
 from microseg_ray.sources.scale.provenance import OPTION, pixel_size_mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from microseg_ray.runs.folder import Run
     from microseg_ray.runs.worker import ArchiveWorker, WorkerConfig
@@ -28,12 +32,26 @@ if TYPE_CHECKING:
 __all__ = ["Executor", "Input", "Ledger", "PlainLoop", "Progress", "measured_already", "survey", "work"]
 
 LOOKERS = 4
+"""Threads that look at small files and headers: they wait for the disk or the network, mostly."""
+
+ItemT = TypeVar("ItemT")
+FoundT = TypeVar("FoundT")
+
+
+class Pending(Protocol):
+    """Where an executor takes its tasks from: a `TaskQueue`, or a deque."""
+
+    def __bool__(self) -> bool:
+        """Whether a task is left."""
+
+    def popleft(self) -> Task:
+        """The next task."""
 
 
 class Executor(Protocol):
-    """Runs tasks somewhere; the consumer may append to `pending` between two outcomes."""
+    """Runs tasks somewhere; the consumer may add to `pending` between two outcomes."""
 
-    def run(self, pending: deque[Task]) -> Iterator[Outcome]:
+    def run(self, pending: Pending) -> Iterator[Outcome]:
         """Yield one outcome for every task, in any order."""
 
     def close(self) -> None:
@@ -46,10 +64,14 @@ class PlainLoop:
 
     worker: ArchiveWorker
 
-    def run(self, pending: deque[Task]) -> Iterator[Outcome]:
-        """Yield outcomes in the order of the tasks."""
+    def run(self, pending: Pending) -> Iterator[Outcome]:
+        """Yield outcomes in the order of the tasks; headers are read in threads."""
         while pending:
-            yield self.worker.do(pending.popleft())
+            task = pending.popleft()
+            if isinstance(task, PrepareTask):
+                yield from in_threads(self.worker.do, chain([task], _taken(pending)))
+            else:
+                yield self.worker.do(task)
 
     def close(self) -> None:
         """Close the files that the worker holds open."""
@@ -144,19 +166,16 @@ def survey(
     """
     ledger = Ledger()
     progress = Progress(len(inputs))
-    # Waiting for small files, mostly: a few threads shorten the time that thousands of finished micrographs take.
-    with ThreadPoolExecutor(LOOKERS) as lookers:
-        found = list(lookers.map(lambda item: measured_already(run, item, config), inputs))
-    ledger.measured = {item.name: counts for item, counts in zip(inputs, found, strict=True) if counts is not None}
+    if any_masks(run):
+        found = in_threads(lambda item: measured_already(run, item, config), inputs)
+        ledger.measured = {item.name: counts for item, counts in zip(inputs, found, strict=True) if counts is not None}
     ledger.kept = sorted(ledger.measured)
     todo = [item for item in inputs if item.name not in ledger.measured]
     ledger.paths = {item.name: item.path for item in todo}
     progress.opened = progress.finished = len(ledger.kept)
     report(progress)
     if todo:
-        pending: deque[Task] = deque(
-            PrepareTask(item.name, item.path, str(run.store_path(item.name)), dry) for item in todo
-        )
+        pending = TaskQueue(PrepareTask(item.name, item.path, str(run.store_path(item.name)), dry) for item in todo)
         for outcome in executor().run(pending):
             progress.opened += 1
             if _noted(outcome, ledger, progress) and outcome.prepared is not None:
@@ -181,10 +200,10 @@ def work(
         StoreError: A task failed in a way that makes going on senseless (disk full).
     """
     left = {name: len(found.missing) for name, found in ledger.prepared.items()}
-    pending: deque[Task] = deque(_shards(run, ledger))
-    progress.shards = len(pending)
+    progress.shards = sum(left.values())
     idle = sorted(name for name in left if not left[name])
-    pending.extend(_finish(run, name, ledger) for name in idle if not ledger.prepared[name].finished)
+    last = (_finish(run, name, ledger) for name in idle if not ledger.prepared[name].finished)
+    pending = TaskQueue(chain(_shards(run, ledger), last))
     progress.finished += sum(1 for name in idle if ledger.prepared[name].finished)
     if not pending:
         return
@@ -200,6 +219,44 @@ def work(
             else:
                 progress.finished += 1
         report(progress)
+
+
+def in_threads(look: Callable[[ItemT], FoundT], items: Iterable[ItemT]) -> Iterator[FoundT]:
+    """What `look` finds, in the order of the items; a few at a time, so that a long list is never held.
+
+    Args:
+        look: Called in threads.
+        items: Asked for as they are needed.
+
+    Example:
+        >>> list(in_threads(abs, range(-9, 0))) == [9, 8, 7, 6, 5, 4, 3, 2, 1]
+        True
+    """
+    left = iter(items)
+    with ThreadPoolExecutor(LOOKERS) as lookers:
+        coming: deque[Future[FoundT]] = deque(lookers.submit(look, item) for item in islice(left, 2 * LOOKERS))
+        try:
+            while coming:
+                found = coming.popleft().result()
+                coming.extend(lookers.submit(look, item) for item in islice(left, 1))
+                yield found
+        finally:
+            for each in coming:
+                each.cancel()
+
+
+def _taken(pending: Pending) -> Iterator[Task]:
+    while pending:
+        yield pending.popleft()
+
+
+def any_masks(run: Run) -> bool:
+    """Whether there is a mask at all: where there is none, no micrograph is complete."""
+    try:
+        with os.scandir(run.folder / "masks") as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
 
 
 def _noted(outcome: Outcome, ledger: Ledger, progress: Progress) -> bool:
@@ -221,8 +278,9 @@ def _shards(run: Run, ledger: Ledger) -> Iterator[ShardTask]:
     """All missing shards, the largest micrographs first: a huge one begun last would keep one worker busy alone."""
     order = sorted(ledger.prepared.items(), key=lambda item: (-item[1].view.shape[0] * item[1].view.shape[1], item[0]))
     for name, found in order:
+        path, store = ledger.paths[name], str(run.store_path(name))
         for shard in found.missing:
-            yield ShardTask(name, ledger.paths[name], str(run.store_path(name)), found.view, found.limits, shard)
+            yield ShardTask(name, path, store, found.view, found.limits, shard)
 
 
 def _finish(run: Run, name: str, ledger: Ledger) -> FinishTask:

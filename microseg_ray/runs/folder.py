@@ -251,7 +251,7 @@ class Run:
         done = self._measured_of(names, known or {})
         rows = [row for measured in done.values() for row in area_rows(measured, self.classes)]
         self.claim(dict.fromkeys(TABLES, Kind.FILE))
-        worst = _worst([measured.seams for measured in done.values()])
+        worst = _worst(measured.seams for measured in done.values())
         said = promise(str(self.document.get("verdict", "")), str(self.document.get("verdict_reason", "")), worst)
         document = {**self.document, "seams": worst, "promise": said}
         write_json(self.folder / "run.json", document, sort_keys=True, default=asdict)
@@ -328,7 +328,7 @@ def _versions(older: Mapping[str, Any]) -> dict[str, Any]:
     return {"versions": first} | ({"continued_with": others} if others else {})
 
 
-def _worst(seams: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _worst(seams: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The seam measurements of all micrographs together: pixels and flips added up, the largest difference."""
     total = asdict(SeamAudit(0, 0.0, 0))
     for found in seams:

@@ -102,12 +102,18 @@ def forecast(
     """
     extra = {"none": 0, "margin": 1, "entropy": 1, "probabilities": 2 * classes}[plan.engine.extra]
     tiles = seen = kept = disk = 0.0
+    # Micrographs of one archive mostly have one size, and a grid of a large one takes a while to divide.
+    grids: dict[tuple[int, int], tuple[int, float]] = {}
     for found in prepared.values():
         share = len(found.missing) / found.shards
-        grid = engine_grid(found.view.specimen.shape, plan.engine)
+        shape = found.view.specimen.shape
+        if shape not in grids:
+            grid = engine_grid(shape, plan.engine)
+            grids[shape] = (len(grid), grid.halo_tax)
+        count, tax = grids[shape]
         pixels = found.view.shape[0] * found.view.shape[1] * share
-        tiles += len(grid) * share
-        seen += grid.halo_tax * pixels
+        tiles += count * share
+        seen += tax * pixels
         kept += pixels
         disk += pixels * (PYRAMID + extra)
     where = next(parent for parent in (folder, *folder.parents) if parent.exists())

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from microseg_ray.runs.store.masks import MaskStore
+    from microseg_ray.runs.store.shard_set import ShardSet
     from microseg_ray.sources import View
 
 __all__ = [
@@ -67,7 +68,6 @@ class Prepared:
         limits: Intensities (low, high).
         calibration: Pixel size, where it comes from, and what is to be said of it.
         missing: Shards to compute.
-        shards: Shards in all.
         finished: Whether pyramid and metadata stand.
         decoded_bytes: Memory that an open handle may hold.
     """
@@ -75,10 +75,14 @@ class Prepared:
     view: View
     limits: tuple[float, float]
     calibration: Calibration
-    missing: tuple[tuple[int, int], ...]
-    shards: int
+    missing: ShardSet
     finished: bool
     decoded_bytes: int
+
+    @property
+    def shards(self) -> int:
+        """Shards in all."""
+        return self.missing.grid[0] * self.missing.grid[1]
 
 
 @dataclass(frozen=True)

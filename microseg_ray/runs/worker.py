@@ -21,6 +21,7 @@ from microseg_ray.names import require_room
 from microseg_ray.runs.identity import RunIdentity, computed_with
 from microseg_ray.runs.memory import release_memory
 from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.runs.store.shard_set import ShardSet
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.runs.tasks import (
     Calibration,
@@ -181,15 +182,15 @@ class ArchiveWorker:
         identity = {**config.identity, "fingerprint": mark, "limits": list(limits), "view": view.record()}
         spec = MaskSpec(view.shape, config.classes, config.plan.shard, config.plan.extra)
         store = reusable_store(task.store, spec, identity)
+        # In a store that was made just now nothing need be looked for.
+        missing = ShardSet(spec.shards) if store is None else ShardSet.of(spec.shards, store.missing())
         if store is None and not task.dry:
             store = MaskStore.create(task.store, spec, identity)
-        missing = list(np.ndindex(*spec.shards)) if store is None else store.missing()
         found = Prepared(
             view=view,
             limits=limits,
             calibration=calibration,
-            missing=tuple(missing),
-            shards=spec.shards[0] * spec.shards[1],
+            missing=missing,
             finished=store is not None and not missing and store.finished and _calibrated(store, calibration),
             decoded_bytes=info.decoded_bytes,
         )

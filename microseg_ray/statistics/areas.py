@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from microseg_ray.settings import ClassSpec
 
 __all__ = ["AREA_SCHEMA", "AreaRow", "Measured", "area_rows", "write_areas"]
+
+BATCH_ROWS = 1 << 14
+"""Rows of the areas tables that are in memory at once while they are written."""
 
 AREA_SCHEMA = pa.schema(
     [
@@ -67,7 +71,7 @@ class Measured:
     pages: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AreaRow:
     """One class in one micrograph; the columns of areas.csv.
 
@@ -126,13 +130,24 @@ def write_areas(folder: Path, rows: Iterable[AreaRow]) -> None:
 
     Args:
         folder: The run folder.
-        rows: All rows, in the order of the table.
+        rows: All rows, in the order of the table; asked for as they are written, a batch at a time.
     """
-    table = pa.Table.from_pylist([in_table(asdict(row)) for row in rows], schema=AREA_SCHEMA)
+    left = iter(rows)
     # Both are written before either is renamed, so that a full disk leaves the older pair.
-    with whole(folder / "areas.csv") as csv, whole(folder / "areas.parquet") as parquet:
+    with (
+        whole(folder / "areas.csv") as csv,
+        whole(folder / "areas.parquet") as parquet,
         # Arrow takes paths in UTF-8 only.
-        with csv.open("wb") as file:
-            pa.csv.write_csv(table, file)
-        with parquet.open("wb") as file:
-            pq.write_table(table, file)
+        csv.open("wb") as csv_file,
+        parquet.open("wb") as parquet_file,
+        pa.csv.CSVWriter(csv_file, AREA_SCHEMA) as csv_writer,
+        pq.ParquetWriter(parquet_file, AREA_SCHEMA) as parquet_writer,
+    ):
+        more = True
+        while more:
+            # A batch without a row, too, so that there are tables with the columns.
+            batch = [in_table(asdict(row)) for row in islice(left, BATCH_ROWS)]
+            table = pa.Table.from_pylist(batch, schema=AREA_SCHEMA)
+            csv_writer.write_table(table)
+            parquet_writer.write_table(table)
+            more = len(batch) == BATCH_ROWS

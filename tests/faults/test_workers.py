@@ -84,7 +84,12 @@ def test_any_number_of_workers_and_any_order(
 ):
     class Shuffled(segmentation.ActorPool):
         def run(self, pending):
-            random.Random(workers).shuffle(pending)
+            waiting = []
+            while pending:
+                waiting.append(pending.popleft())
+            random.Random(workers).shuffle(waiting)
+            for task in waiting:
+                pending.appendleft(task)
             return super().run(pending)
 
     monkeypatch.setattr(segmentation, "ActorPool", Shuffled)

@@ -35,12 +35,14 @@ class Shuffled:
         self.worker, self.random, self.left = ArchiveWorker(config), random.Random(seed), tasks
 
     def run(self, pending):
-        while pending:
-            pending.rotate(-self.random.randrange(len(pending)))
+        waiting = []
+        while pending or waiting:
+            while pending:
+                waiting.append(pending.popleft())
             if self.left == 0:
                 raise KeyboardInterrupt
             self.left -= 1
-            yield self.worker.do(pending.popleft())
+            yield self.worker.do(waiting.pop(self.random.randrange(len(waiting))))
 
     def close(self):
         self.worker.close()

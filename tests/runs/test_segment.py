@@ -114,13 +114,11 @@ class Shuffled:
     seed: int
 
     def run(self, pending):
-        generator = random.Random(self.seed)
-        while pending:
-            index = generator.randrange(len(pending))
-            pending.rotate(-index)
-            task = pending.popleft()
-            pending.rotate(index)
-            yield self.worker.do(task)
+        generator, waiting = random.Random(self.seed), []
+        while pending or waiting:
+            while pending:
+                waiting.append(pending.popleft())
+            yield self.worker.do(waiting.pop(generator.randrange(len(waiting))))
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,7 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microseg_ray.settings import ClassSpec
+from microseg_ray.statistics import areas
 from microseg_ray.statistics.areas import AREA_SCHEMA, AreaRow, Measured, area_rows, write_areas
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CLASSES = (ClassSpec(name="matrix"), ClassSpec(name="pore, open"), ClassSpec(name='"grain"'))
 SIZES = st.none() | st.tuples(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
@@ -89,16 +92,26 @@ def test_equal_rows_make_equal_bytes_and_no_rows_make_a_table(tmp_path: Path) ->
     assert (tmp_path / "areas.csv").read_text(encoding="utf-8").startswith('"micrograph"')
 
 
+def test_batches_do_not_show(tmp_path: Path, monkeypatch) -> None:
+    rows = [row for number in range(9) for row in area_rows(measured([number, 2, 1]), CLASSES)]
+    written = []
+    for size in (1 << 14, 4, 9):
+        monkeypatch.setattr(areas, "BATCH_ROWS", size)
+        write_areas(tmp_path, iter(rows))
+        assert [AreaRow(**row) for row in pq.read_table(tmp_path / "areas.parquet").to_pylist()] == rows
+        written.append((tmp_path / "areas.csv").read_bytes())
+    assert len(set(written)) == 1
+
+
 def test_tables_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> None:
     write_areas(tmp_path, area_rows(measured([1, 2, 1]), CLASSES))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(before) == {"areas.csv", "areas.parquet"}
 
-    def killed(_table: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def killed(_writer: Any, _table: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", killed)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", killed)
     with pytest.raises(OSError, match="No space"):
         write_areas(tmp_path, area_rows(measured([5, 5, 5]), CLASSES))
     assert all((tmp_path / name).read_bytes() == raw for name, raw in before.items())

@@ -179,6 +179,9 @@ class MaskStore:
 
     def missing(self) -> list[tuple[int, int]]:
         """Shards without counts, or whose pixels are gone, in row-major order."""
+        # In a store of a million shards that was hardly begun, a look at every ledger entry would take minutes.
+        if not self._begun():
+            return self._shards()
         counted: NDArray[np.bool_] = np.all(self.counts >= 0, axis=-1)
         arrays = self._outputs()
         return [
@@ -186,6 +189,11 @@ class MaskStore:
             for shard in self._shards()
             if not (counted[shard] and all(self._file(array, shard).is_file() for array in arrays))
         ]
+
+    def _begun(self) -> bool:
+        """Whether the ledger has an entry at all."""
+        folder = self._file(self._counts, (0, 0)).parent.parent.parent
+        return folder.is_dir() and any(folder.iterdir())
 
     def commit(
         self, shard: tuple[int, int], mask: NDArray[np.uint8], extra: NDArray[Any] | None = None
