@@ -358,7 +358,7 @@ def test_cores_that_overlap_are_an_error_in_every_order(order: list[int], known:
     cores = [Box(0, 0, 1, 6), Box(0, 4, 1, 8), Box(0, 8, 1, 10)]
     tiles = [(Tile(Box(0, 0, 1, 10), cores[index], Box(0, 0, 1, 10)), np.zeros((1, 10), np.uint8)) for index in order]
     # As many pixels as the mask has, so that a shard may look complete before the overlap shows.
-    error = r"overlaps another tile's|do cores overlap|no tile covers 2 of 10 pixels"
+    error = r"overlaps another tile's|do cores overlap|no tile covers \d of 10 pixels"
     with pytest.raises(ValueError, match=error):
         stitch(tiles, (1, 10), origins=[tile for tile, _ in tiles] if known else None)
     with pytest.raises(ValueError, match=error):
