@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: install demo test check test-slow bench clean
+.PHONY: install demo test check test-slow bench bench-check clean
 
 # The first Python that is new enough; `python3` where none is, so that the message below names its version.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -42,8 +42,11 @@ check:
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
+bench-check: install
+	$(BIN)/python -m benchmarks check
+
 bench: install
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@for name in forward segment stitch archive tile train plan memory; do echo "== $$name"; $(BIN)/python -m benchmarks $$name; done
 
 # Leaves the environment and what `runs/` holds.
 clean:

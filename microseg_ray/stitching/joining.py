@@ -16,7 +16,10 @@ from microseg_ray.stitching.windows import Blend, argmax_first, window
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Job", "Piece"]
+__all__ = ["Job", "Piece", "check_cores"]
+
+_COMPARED = 1 << 22
+"""Pairs of cores that are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Job:
             raise ValueError(f"into: has type {self.result.dtype}, which does not hold the result's {dtype}")
         grid = getattr(self.result, "shards", None) or getattr(self.result, "chunks", None) or full
         self.shard = (int(grid[-2]), int(grid[-1]))
+        # Only an array on disk has shards that are better written whole.
+        self.in_memory = isinstance(self.result, np.ndarray)
 
     def weigh(self, piece: Piece) -> NDArray[np.floating]:
         """The weights of a whole tile."""
@@ -80,7 +85,10 @@ class Job:
     def join(self, box: Box, pieces: list[Piece]) -> NDArray[Any]:
         """The pixels of a shard from all of its pieces, the same in whatever order they are given."""
         pieces = _in_order(pieces)
-        joined = _own(self, box, pieces) if self.blend == "crop" else _average(self, box, pieces)
+        return self.judged(box, _own(self, box, pieces) if self.blend == "crop" else _average(self, box, pieces))
+
+    def judged(self, box: Box, joined: NDArray[Any]) -> NDArray[Any]:
+        """Joined pixels as they are stored: scores are checked and, where asked for, become class indices."""
         if self.classes and np.isnan(joined.max()):
             y, x = np.argwhere(np.isnan(joined).any(axis=0))[0]
             raise ValueError(f"the scores at y={box.y0 + int(y)}, x={box.x0 + int(x)} are NaN; NaN belongs to no class")
@@ -101,6 +109,48 @@ class Job:
                 f"y={box.y0}, x={box.x0}; give an array of type {pixels.dtype}"
             )
         self.result[(..., *box.slices)] = stored
+
+
+def check_cores(cores: NDArray[np.int64], frame: Box) -> None:
+    """Check that cores partition the result.
+
+    Args:
+        cores: (n, 4) corners y0, x0, y1, x1 of boxes inside `frame`.
+        frame: The result.
+
+    Raises:
+        CoverageError: A pixel lies in no core.
+        ValueError: Two cores share a pixel.
+
+    Example:
+        >>> check_cores(np.array([[0, 0, 2, 3], [0, 3, 2, 5]]), Box(0, 0, 2, 5))
+        >>> check_cores(np.array([[0, 0, 2, 3], [0, 2, 2, 4]]), Box(0, 0, 2, 5))
+        Traceback (most recent call last):
+            ...
+        ValueError: the core Box(y0=0, x0=2, y1=2, x1=4) overlaps another tile's, or the tile was given twice; ...
+    """
+    ordered = cores[np.lexsort((cores[:, 1], cores[:, 0]))]
+    y0, x0, y1, x1 = ordered.T
+    rows = max(1, _COMPARED // len(ordered))
+    for start in range(0, len(ordered), rows):
+        part = slice(start, start + rows)
+        shared = (np.minimum(y1[part, None], y1) > np.maximum(y0[part, None], y0)) & (
+            np.minimum(x1[part, None], x1) > np.maximum(x0[part, None], x0)
+        )
+        # Each core shares its pixels with itself.
+        shared[np.arange(shared.shape[0]), np.arange(start, start + shared.shape[0])] = False
+        if shared.any():
+            other = Box(*map(int, ordered[int(np.argwhere(shared)[0, 1])]))
+            raise ValueError(
+                f"the core {other} overlaps another tile's, or the tile was given twice; cores share no pixel"
+            )
+    area = int(((y1 - y0) * (x1 - x0)).sum())
+    if area != frame.area:
+        # An error is at hand, so that a plane of flags may be spent on naming the first hole.
+        holes = np.ones(frame.shape, np.bool_)
+        for core in ordered:
+            holes[Box(*map(int, core)).slices] = False
+        _refuse_holes(holes, frame)
 
 
 def _in_order(pieces: list[Piece]) -> list[Piece]:
