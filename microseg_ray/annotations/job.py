@@ -77,7 +77,7 @@ def annotate(
     chosen, files = _annotation_files(settings, images)
     beside: NotTaken = ()
     if chosen not in {*READERS, "thresholds"}:
-        # Annotations may lie beside the micrographs; they are none themselves.
+        # Annotations may be in the folder of the micrographs; they are not micrographs.
         alone = [image for image in images if image not in set(files)] or images
         beside = tuple((image.name, "annotation") for image in images if image not in set(alone))
         images = alone

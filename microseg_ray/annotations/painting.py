@@ -30,7 +30,7 @@ def rasterise(
     """Draw regions into a mask.
 
     A pixel in several regions belongs to the one that was drawn last. With `priority`, it belongs to the region whose
-    class stands first there; classes that are not named there are weaker than all that are, and among themselves the
+    class is first in that list; classes that are not named there are weaker than all that are, and among themselves the
     later region wins. What leaves the micrograph is cut off.
 
     Args:

@@ -45,7 +45,7 @@ def build_catalog(data: DataSettings, settled: Mapping[str, str] | None = None, 
     Args:
         data: The shared `data:` section.
         settled: The split of groups that have one already, as those in a store that grows.
-        outputs: Whether what jobs of ours wrote counts as micrographs: where masks are compared, they stand in their place.
+        outputs: Whether what jobs of ours wrote counts as micrographs: where masks are compared, they are the masks.
 
     Returns:
         Rows sorted by name; what was set aside: images without a mask, with two possible masks, that share a mask, or in no

@@ -38,7 +38,7 @@ TABLE = "catalog.csv"
 
 @dataclass
 class Divided:
-    """What the divide job came to.
+    """The result of the divide job.
 
     Attributes:
         folder: Where images, masks and the table are.
@@ -95,7 +95,7 @@ def divide(settings: DivideSettings, report: Callable[[int, int], None] = lambda
 
     Args:
         settings: The job's settings.
-        report: Told (done, total) in micrographs.
+        report: Called with (done, total) in micrographs.
 
     Returns:
         Rows in the order of the table. Each region is a group of its own: its symmetries stay together.

@@ -50,7 +50,7 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
         raise InputError(file, "the list is empty", "write a name a line")
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        raise InputError(file, f"{twice[0]} stands here twice", "keep one of the lines")
+        raise InputError(file, f"{twice[0]} is here twice", "keep one of the lines")
     return names
 
 

@@ -44,7 +44,7 @@ def pair(
 ) -> tuple[dict[Path, Path | None], list[Failure], set[Path]]:
     """The mask of each image, the images whose mask is not certain, and all masks that fit an image.
 
-    The rule stands in `build_catalog`.
+    `build_catalog` has the rule.
     """
     image_root, mask_root = listing_root(data.images or ""), listing_root(data.masks or "")
     near: dict[tuple[str, str], list[Path]] = defaultdict(list)

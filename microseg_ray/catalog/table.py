@@ -53,7 +53,7 @@ def read_table(path: str | os.PathLike[str]) -> list[CatalogRow]:
     for where, line in lines:
         row = _row(table, where, line)
         if row.image in seen:
-            raise InputError(table, f"{where}: {row.name} stands in {seen[row.image]} already", "keep one of the lines")
+            raise InputError(table, f"{where}: {row.name} is in {seen[row.image]} already", "keep one of the lines")
         seen[row.image] = where
         rows.append(row)
     if not rows:
@@ -156,7 +156,7 @@ def _check_header(table: Path, header: Sequence[str]) -> None:
     if unknown:
         raise InputError(table, f"line 1: there is no column {unknown[0]!r}", f"known are {known}")
     if len(set(header)) < len(header):
-        raise InputError(table, "line 1: a column stands there twice", "keep one of them")
+        raise InputError(table, "line 1: a column is there twice", "keep one of them")
 
 
 def _row(table: Path, where: str, line: Mapping[str, Any]) -> CatalogRow:

@@ -61,7 +61,7 @@ def classify(settings: ClassifySettings, report: Report = lambda *_: None) -> Cl
 
     Args:
         settings: The job's settings.
-        report: Told (done, total) micrographs.
+        report: Called with (done, total) micrographs.
 
     Raises:
         CheckpointError: No classifier.

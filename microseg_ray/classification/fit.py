@@ -84,7 +84,7 @@ def fit_classifier(settings: ClassifierJobSettings, report: Report = lambda *_: 
 
     Args:
         settings: The job's settings.
-        report: Told (epoch, epochs, a line about it).
+        report: Called with (epoch, epochs, a line about it).
 
     Raises:
         SettingsError: As `find_labelled`; the output holds a classifier and `overwrite` is not set.

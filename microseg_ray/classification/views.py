@@ -1,4 +1,4 @@
-"""What a classifier sees of a micrograph: views of one size, whatever the size, type and channels of the file."""
+"""The inputs of a classifier: views of one size, whatever the size, type and channels of the file."""
 
 from __future__ import annotations
 

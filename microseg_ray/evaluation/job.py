@@ -41,7 +41,7 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
 
     Args:
         settings: The job's settings.
-        report: Told (done, total).
+        report: Called with (done, total).
 
     Returns:
         All counts; docs/evaluation.md lists the files that are written to `settings.output`.

@@ -143,7 +143,7 @@ class Judge:
     Attributes:
         classes: Number of classes.
         tolerance: Of boundaries in pixels; `auto`: 0.75 % of the micrograph's diagonal, as Csurka et al. have it.
-        probabilities: Whether probabilities are looked at, where there are any.
+        probabilities: Whether probabilities are evaluated, where there are any.
         temperature: What was fitted on other micrographs, or None.
     """
 

@@ -203,7 +203,7 @@ def _pass_probabilities(path: str, guess: NDArray[np.uint8], sink: Sink) -> None
 
 
 def _unnamed_classes(settings: EvaluateSettings) -> tuple[ClassSpec, ...]:
-    """Classes by their number, as many as the masks hold: where nobody names them, figures are still figures."""
+    """Classes by their number, as many as the masks hold: without names the figures are computed all the same."""
     highest = 0
     for where in (settings.masks, settings.predictions):
         for path in list_files(where or ""):

@@ -35,7 +35,7 @@ class Evaluation:
         sections: By micrograph, which sections hold which class, where that was asked for.
         boundary_tolerance: As it was set.
         split: Which micrographs were judged; None: all.
-        notes: What to know before the figures are read: a named class without a true pixel, say.
+        notes: Notes on the figures: a named class without a true pixel, say.
         accounts: Files, masks and pixels: seen = used + set aside + not taken.
     """
 

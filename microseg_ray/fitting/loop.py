@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 _LOSSES_IN_FLIGHT = 50
-"""Steps on a GPU between looks at the loss; each look waits for it."""
+"""Steps on a GPU between reads of the loss; each read waits for the GPU."""
 _PARTS_AHEAD = 2
 """Parts that are prepared ahead: one more than needed, so that a slow one (a new shard, an elastic field) delays no step."""
 

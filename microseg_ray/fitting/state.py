@@ -119,7 +119,7 @@ def _deciding(settings: TrainSettings) -> dict[str, Any]:
     chosen = settled(settings, gpu=settings.gpu).resolved()
     for key in _NOT_DECIDING:
         chosen.pop(key)
-    # What the user left open counts as what it comes to.
+    # A setting that was left open counts with its resolved value.
     chosen["model"] |= settings.model.options
     return chosen
 

@@ -58,7 +58,7 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Where a fit stands, for a progress bar.
+    """The progress of a fit.
 
     Attributes:
         epoch: The running epoch, from 1.
@@ -96,7 +96,7 @@ class Trained:
     accounts: tuple[Account, ...] = ()
 
 
-class StopFit(Exception):  # noqa: N818 - it asks for an end, it is no error
+class StopFit(Exception):  # noqa: N818 - a request to stop, not an error
     """Raised by a `report` to end the fit after the running epoch; its state is kept, and the same settings resume it."""
 
 

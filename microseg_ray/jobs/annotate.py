@@ -54,7 +54,7 @@ def annotate(settings: AnnotateSettings, _start: StartRay) -> int:
 
 
 def _print_empty_classes(report: AnnotationReport, settings: AnnotateSettings) -> None:
-    """A note on classes without a pixel in annotation images: other numbers or colours may stand for them."""
+    """A note on classes without a pixel in annotation images: they may have other numbers or colours."""
     from microseg_ray.sources.agreement import empty_class_objection, empty_classes
 
     values = {**dict(enumerate(report.pixels)), 255: report.ignored}

@@ -76,9 +76,9 @@ def audit(settings: AuditSettings, _start: StartRay) -> int:
 
 
 def _rows(settings: AuditSettings) -> tuple[Catalog, NotTaken]:
-    """The micrographs, and which of them are not looked at.
+    """The micrographs, and the number that are not compared.
 
-    Where the splits are sub-folders called train, val and test, the files in these are looked at.
+    Where the splits are sub-folders called train, val and test, only the files in these are compared.
     """
     from microseg_ray.catalog import build_catalog
 
@@ -96,7 +96,7 @@ def _rows(settings: AuditSettings) -> tuple[Catalog, NotTaken]:
         return found, left
     inside = [replace(row, split=by_folder[row.name]) for row in rows if by_folder.get(row.name) in SPLITS]
     left += tuple((row.name, "outside train, val, test") for row in rows if by_folder.get(row.name) not in SPLITS)
-    # The rows keep their places: what is left out is told by name.
+    # The rows keep their places; excluded micrographs are listed by name.
     return found._replace(rows=[*inside, *(row for row in found.rows if row.name in dict(left))]), left
 
 

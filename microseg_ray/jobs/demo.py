@@ -87,7 +87,7 @@ def demonstrate(settings: DemoSettings, report: Report, start_ray: Callable[[], 
 
     Args:
         settings: The job's settings.
-        report: Told (stage, done, total, detail).
+        report: Called with (stage, done, total, detail).
         start_ray: Called before Ray is used.
 
     Raises:

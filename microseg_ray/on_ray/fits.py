@@ -34,7 +34,7 @@ def train(
 
     Args:
         settings: The job's settings.
-        report: Called with where the fit stands; it may raise `StopFit`.
+        report: Called with the progress of the fit; it may raise `StopFit`.
         start_ray: Called before Ray is used.
     """
     return without_ray.train(settings, report, partial(launch_fit, start_ray))

@@ -119,7 +119,7 @@ def _wait(demand: Demand, seconds: float) -> str:
 
 @contextmanager
 def waiting(what: str, seconds: float = LINE_SECONDS) -> Iterator[Callable[[], None]]:
-    """Write a line every 30 s until work has started, so that nobody waits in silence.
+    """Write a line every 30 s until work has started, so that a wait is visible.
 
     Args:
         what: What is waited for.

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Executor", "Input", "Ledger", "PlainLoop", "Progress", "measured_already", "survey", "work"]
 
-LOOKERS = 4
-"""Threads that look at small files and headers: they wait for the disk or the network, mostly."""
+SURVEY_THREADS = 4
+"""Threads that read headers and the records of earlier runs: mostly they wait for the disk or the network."""
 
 ItemT = TypeVar("ItemT")
 FoundT = TypeVar("FoundT")
@@ -88,7 +88,7 @@ class Input:
 
 @dataclass
 class Progress:
-    """Where a run stands; handed to the reporter after every outcome."""
+    """The progress of a run, passed to the callback after every outcome."""
 
     micrographs: int
     opened: int = 0
@@ -101,7 +101,7 @@ class Progress:
 
 @dataclass
 class Ledger:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         failures: Quarantined inputs.
@@ -156,9 +156,9 @@ def survey(
     Args:
         run: The run folder.
         inputs: The archive.
-        config: What workers are told.
+        config: The configuration of the workers.
         executor: Gives the executor; called only if something is not complete.
-        report: Told after every micrograph.
+        report: Called after every micrograph.
         dry: Change nothing on disk.
 
     Returns:
@@ -194,7 +194,7 @@ def work(
         ledger: The survey's.
         progress: The survey's.
         executor: Gives the executor; called only if there is something to do.
-        report: Told after every task.
+        report: Called after every task.
 
     Raises:
         StoreError: A task failed in a way that makes going on senseless (disk full).
@@ -233,12 +233,12 @@ def in_threads(look: Callable[[ItemT], FoundT], items: Iterable[ItemT]) -> Itera
         True
     """
     left = iter(items)
-    with ThreadPoolExecutor(LOOKERS) as lookers:
-        coming: deque[Future[FoundT]] = deque(lookers.submit(look, item) for item in islice(left, 2 * LOOKERS))
+    with ThreadPoolExecutor(SURVEY_THREADS) as pool:
+        coming: deque[Future[FoundT]] = deque(pool.submit(look, item) for item in islice(left, 2 * SURVEY_THREADS))
         try:
             while coming:
                 found = coming.popleft().result()
-                coming.extend(lookers.submit(look, item) for item in islice(left, 1))
+                coming.extend(pool.submit(look, item) for item in islice(left, 1))
                 yield found
         finally:
             for each in coming:

@@ -1,4 +1,4 @@
-"""The run folder: what it is bound to, and what it comes to.
+"""The run folder: its identity, and its tables.
 
 ```
 RUN/

@@ -39,7 +39,7 @@ _SUFFIXES = {"csv": ".csv", "npy": ".npy", "tiff": ".tif", "zarr": ".zarr"}
 
 @dataclass
 class WrittenMaps:
-    """What the probabilities job came to.
+    """The result of the probabilities job.
 
     Attributes:
         folder: Where the maps are.
@@ -64,7 +64,7 @@ def write_probabilities(
 
     Args:
         settings: The job's settings.
-        report: Told (done, total) in micrographs.
+        report: Called with (done, total) in micrographs.
 
     Raises:
         StoreError: There is no run, or it kept no probabilities.
@@ -109,7 +109,7 @@ def write_probabilities(
 def _claim(run: Run, output: Path, *, overwrite: bool) -> None:
     """Maps of two models are never mixed."""
     path = output / "probabilities.json"
-    told = {"run": str(run.folder), "identity": run.document["identity"]}
+    record = {"run": str(run.folder), "identity": run.document["identity"]}
     entries = {
         f"maps/{Path(name).with_suffix('')}_{_own(run, index)}{_SUFFIXES[kind]}": Kind.STORE
         if kind == "zarr"
@@ -125,9 +125,9 @@ def _claim(run: Run, output: Path, *, overwrite: bool) -> None:
         {**entries, **dict.fromkeys(files, Kind.FILE)},
         proven=is_record(path, "run", "identity"),
     )
-    if path.exists() and not overwrite and json.loads(path.read_text(encoding="utf-8")) != told:
+    if path.exists() and not overwrite and json.loads(path.read_text(encoding="utf-8")) != record:
         raise RunMismatchError(f"{output}: holds the maps of another run; give another output, or --overwrite")
-    write_json(path, told)
+    write_json(path, record)
 
 
 def _own(run: Run, index: int) -> str:

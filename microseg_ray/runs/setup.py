@@ -1,4 +1,4 @@
-"""From a job's settings to what is the same for the whole run: inputs, plan, identity, what workers are told."""
+"""From a job's settings to what is the same for the whole run: inputs, plan, identity, configuration of the workers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Job:
         inputs: The archive.
         not_taken: What else was met in it, by reason.
         plan: Tiles, halo, memory, verdict.
-        config: What workers are told.
+        config: The configuration of the workers.
         identity: What results are bound to.
         record: What goes into run.json beside the identity.
     """
@@ -63,7 +63,7 @@ def archive_inputs(archive: str) -> tuple[list[Input], dict[str, int]]:
 
 
 def worker_config(settings: EngineSettings, card: ModelCard, digest: str, plan: RunPlan) -> WorkerConfig:
-    """What workers of this run are told."""
+    """The configuration of this run's workers."""
     source = _source(settings)
     scale = ScaleRule(card.pixel_size_um, settings.scale_tolerance, settings.on_scale_mismatch)
     pixels = pixel_settings(settings, card, plan.engine, source, scale)

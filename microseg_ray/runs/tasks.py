@@ -46,7 +46,7 @@ class Calibration:
         file_pixel_size_um: (y, x) of a pixel of the file: another one where the micrograph is rescaled.
         info_bar_source: How the info bar is known.
         mark: What beside the file decided the pixel size; see `calibration_mark`.
-        notes: What a user should know: sources that disagree, a scale that could not be checked.
+        notes: Notes for the user: sources that disagree, a scale that could not be checked.
         pages: Pages of the file, of which one is read.
     """
 
@@ -68,7 +68,7 @@ class Prepared:
         limits: Intensities (low, high).
         calibration: Pixel size, where it comes from, and what is to be said of it.
         missing: Shards to compute.
-        finished: Whether pyramid and metadata stand.
+        finished: Whether pyramid and metadata are written.
         decoded_bytes: Memory that an open handle may hold.
     """
 

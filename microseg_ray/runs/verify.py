@@ -57,7 +57,7 @@ def verify(settings: VerifySettings, report: Report = lambda *_: None) -> Verifi
 
     Args:
         settings: The job's settings.
-        report: Told (done, total).
+        report: Called with (done, total).
 
     Returns:
         What was found; `problems` is empty where all is well.
@@ -126,7 +126,7 @@ def _job_of(run: Run, checkpoint: str | None) -> Job:
             **saved,
             "archive": run.document["source"],
             "checkpoint": checkpoint or run.document["checkpoint"],
-            # What `auto` came to then, whatever it would come to now.
+            # The value that `auto` had in that run; it may be another one now.
             **{key: pixels[key] for key in ("tile", "halo", "batch", "threads") if key in pixels},
             "memory": 1024.0,
             # Which grid each mask lies on is in its own identity; the table may be gone.

@@ -169,7 +169,7 @@ class AnnotateSettings(JobSettings):
                 raise ValueError(f"{color!r} is no colour; write it as '#rrggbb', in quotes")
         lower = {color.lower(): name for color, name in value.items()}
         if len(lower) < len(value):
-            raise ValueError("a colour stands here twice")
+            raise ValueError("a colour is here twice")
         return lower
 
     @model_validator(mode="after")
@@ -192,7 +192,7 @@ class AnnotateSettings(JobSettings):
             if wanted - names:
                 raise ValueError(f"{key}: no class {min(wanted - names)!r}; classes are {', '.join(sorted(names))}")
         if len(set(self.priority)) < len(self.priority):
-            raise ValueError("priority: a class stands here twice")
+            raise ValueError("priority: a class is here twice")
         if self.format == "thresholds" and not self.thresholds:
             raise ValueError("thresholds: missing; format thresholds needs rules such as {name: pore, below: 40}")
         if self.annotations is None and self.format != "thresholds" and not (self.format == "auto" and self.thresholds):

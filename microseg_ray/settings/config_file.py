@@ -97,6 +97,6 @@ def _refuse_odd_keys(node: yaml.Node | None, path: Path) -> None:
             if key.tag != "tag:yaml.org,2002:str":
                 raise SettingsError(f"{where}: the key {key.value!r} is not read as text; put it in quotes")
             if key.value in seen:
-                raise SettingsError(f"{where}: the key {key.value!r} stands here for the second time; keep one of them")
+                raise SettingsError(f"{where}: the key {key.value!r} is here for the second time; keep one of them")
             seen.add(key.value)
             _refuse_odd_keys(value, path)

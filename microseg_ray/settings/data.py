@@ -49,7 +49,7 @@ class DataSettings(Frozen):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.table is not None and (self.images is not None or self.masks is not None):
-            raise ValueError(f"data.table {self.table!r} stands in place of images and masks; give one or the other")
+            raise ValueError(f"data.table {self.table!r} replaces images and masks; give one or the other")
         return self
 
     @field_validator("group")

@@ -66,7 +66,7 @@ class DivideSettings(PairFields):
     def _apart(self) -> Self:
         for one, other in combinations(self.regions, 2):
             if one.name == other.name:
-                raise ValueError(f"regions: {one.name} stands here twice")
+                raise ValueError(f"regions: {one.name} is here twice")
             (a0, b0, a1, b1), (c0, d0, c1, d1) = one.box, other.box
             if max(a0, c0) < min(a1, c1) and max(b0, d0) < min(b1, d1):
                 raise ValueError(f"regions: {one.name} and {other.name} overlap, so that one would leak into the other")

@@ -85,7 +85,7 @@ class FitSettings(JobSettings):
 
     @property
     def augmentation(self) -> AugmentSettings:
-        """The ranges that `augment` stands for."""
+        """The ranges that `augment` selects."""
         if isinstance(self.augment, AugmentSettings):
             return self.augment
         return AugmentSettings() if self.augment else NO_AUGMENTATION

@@ -124,7 +124,7 @@ class ModelSettings(Frozen):
     @field_validator("weights")
     @classmethod
     def _findable(cls, value: str | None) -> str | None:
-        # A worker may stand in another folder.
+        # A worker may run in another folder.
         return value if value is None or "://" in value else str(Path(value).absolute())
 
     @model_validator(mode="after")

@@ -31,7 +31,9 @@ class ThresholdSettings(JobSettings):
         default=None, ge=0, description="of maps that hold several, (channel, y, x), the one to use"
     )
     threshold: float = Field(ge=-1, le=1, description="probabilities above it are of the class")
-    scale: float = Field(default=1.0, gt=0, description="what in a map stands for probability 1: 255 for 8-bit maps")
+    scale: float = Field(
+        default=1.0, gt=0, description="the value in a map that means probability 1: 255 for 8-bit maps"
+    )
     pixel_size_um: PixelSize = Field(default=None, description="(y, x) or one number; overrides the files' own")
     output: str = Field(description="folder for masks and areas.csv; of a run, the folder of the new run")
     format: Literal["png", "tiff", "zarr"] = Field(default="png", description="of the masks of maps; runs are zarr")

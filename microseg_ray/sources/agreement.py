@@ -260,7 +260,7 @@ def class_order_objection(named: Sequence[ClassSpec], known: Sequence[ClassSpec]
         return ""
     return (
         f"{_names(named)} are not the classes in order of {where}, which has {_names(known)}; masks hold indices, so that "
-        "pixels and figures would stand under other names"
+        "pixels and figures would get other class names"
     )
 
 

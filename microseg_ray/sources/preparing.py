@@ -29,7 +29,7 @@ _AGREE = 2  # rows: an info bar in the pixels is the stated one
 
 @dataclass(frozen=True)
 class View:
-    """What was decided about a micrograph when it was first looked at; a mask lies on this grid.
+    """What was decided about a micrograph when it was first opened; a mask lies on this grid.
 
     Attributes:
         shape: (height, width) of the grid, info bar included.

@@ -1,4 +1,4 @@
-"""Where bytes lie: local paths and URLs alike. URLs go through fsspec (http, s3, memory and whatever is installed)."""
+"""Reads bytes of local paths and of URLs. URLs go through fsspec (http, s3, memory and whatever is installed)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are looked at: those of formats that are read, and those of known formats that are not.
+"""Which files of a folder are opened: those of formats that are read, and those of known formats that are not.
 
 A file of a known format that is not read is listed all the same, so that opening it says what it is and what to do.
 """
@@ -35,7 +35,7 @@ def is_listed(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
     """Whether a file of a folder or a glob is one that is meant.
 
     A file without a suffix, or with a number in its place, is one where its first bytes are those of an image. A TIA `.emi`
-    is none where the `.ser` that holds its pixels lies beside it.
+    is none where the `.ser` with its pixels is in the same folder.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""The entries of a folder: links are followed once, hidden files and our own outputs are told apart from micrographs."""
+"""The entries of a folder: links are followed once, hidden files and our own outputs are excluded."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Piece:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Row-major by where the tile stands: the one order in which pieces are joined."""
+        """Row-major by the position of the tile: the only order in which pieces are joined."""
         return self.tile.y0, self.tile.x0, self.tile.y1, self.tile.x1
 
 

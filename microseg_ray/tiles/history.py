@@ -129,7 +129,7 @@ def differences(store: TileStore, rows: list[CatalogRow], settings: TileSettings
     before, now = _filled(made.get("settings", {})), deciding(settings)
     keys = tuple(sorted(key for key in now if key not in _WHERE and before.get(key) != now[key]))
     inputs = {name: entry for name, entry in made.get("inputs", {}).items() if isinstance(entry, dict)}
-    # An input that was set aside may have been mended since: an append tries it again.
+    # An input that was set aside may have been repaired since: an append tries it again.
     known = inputs if settings.append else {**inputs, **made.get("set_aside", {})}
     refused = {
         row.name: what for row in rows if row.name in known if (what := _changed(row, known[row.name], settings))

@@ -3,7 +3,7 @@
 zarr-python 3.1 turns a list of tiles into coordinates of single pixels: 14 ms of CPU time for each tile of 512 px, and more
 for longer lists (docs/results/training_throughput.md). A shard of the zarr format is its chunks one after the other with
 a table of offset and length behind them, so each shard is opened once, and each of its tiles that are wanted is read and decoded
-into its place. Checksums are looked at as zarr does. Arrays that are laid out otherwise are left to zarr.
+into its place. Checksums are verified as zarr does. Arrays that are laid out otherwise are left to zarr.
 """
 
 from __future__ import annotations

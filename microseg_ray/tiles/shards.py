@@ -74,8 +74,8 @@ def _empty_to_drop(rows: Sequence[TileRow], settings: TileSettings) -> set[int]:
         return set()
 
     def draw(row: TileRow) -> bytes:
-        told = f"{settings.seed}\0{row.micrograph}\0{row.y0}\0{row.x0}"
-        return hashlib.sha256(told.encode("utf-8", "surrogateescape")).digest()
+        key = f"{settings.seed}\0{row.micrograph}\0{row.y0}\0{row.x0}"
+        return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
     empty = [place for place, row in enumerate(rows) if row.split == TRAINED_ON and not any(row.counts[1:])]
     empty.sort(key=lambda place: draw(rows[place]))

@@ -185,7 +185,7 @@ class TileStore:
     def stale(self) -> dict[str, str]:
         """Which inputs are not what the store was made from any more.
 
-        Sizes and times of change are looked at, or every byte where the tile job ran with `fingerprint: content`.
+        Sizes and modification times are compared, or every byte where the tile job ran with `fingerprint: content`.
 
         Returns:
             What is wrong ("the image changed", "the mask is gone" ...) by micrograph; empty where nothing is.
@@ -304,7 +304,7 @@ class TileStore:
     def tile_counts(self, split: str) -> NDArray[np.int64]:
         """(tile, class) int64 pixels of each class in each tile of a split, in the order of `rows`.
 
-        They stand in the table, so no tile is read: what sampling and class weights are made from.
+        They are columns of the table, so no tile is read. Sampling and class weights use them.
         """
         rows = self.rows(split)
         table = self._rows()

@@ -355,7 +355,7 @@ def test_a_jpeg_or_a_missing_partner_is_named(images: Path, tmp_path: Path) -> N
         ({"class_values": {"i": "x"}}, "class_values: no class 'x'"),
         ({"other": "x"}, "other: no class 'x'"),
         ({"colors": {"red": "i"}}, "'red' is no colour"),
-        ({"colors": {"#ff0000": "i", "#FF0000": "t"}}, "stands here twice"),
+        ({"colors": {"#ff0000": "i", "#FF0000": "t"}}, "is here twice"),
         ({"format": "thresholds"}, "thresholds: missing"),
         ({"annotations": None}, "annotations: missing"),
         ({"thresholds": [{"name": "i", "above": 3, "at_least": 2}]}, "not both of a pair"),

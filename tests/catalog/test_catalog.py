@@ -319,7 +319,7 @@ def test_what_a_table_leaves_open_is_settled_as_without_one(tmp_path):
         ("micrograph,split\na.tif\n", "line 2: 1 cells, but the header has 2"),
         ("micrograph,pixel_size_um\na.tif,1\nb.tif,0.5 um\n", "line 3: pixel_size_um is '0.5 um'"),
         ("micrograph,pixel_size_um\na.tif,nan\n", "line 2: pixel_size_um is 'nan'"),
-        ("micrograph\na.tif\n./a.tif\n", "line 3: a.tif stands in line 2 already"),
+        ("micrograph\na.tif\n./a.tif\n", "line 3: a.tif is in line 2 already"),
         ("micrograph,mask\na.tif,a.tif\n", "line 2: a.tif is its own mask"),
         ('micrograph\n"a.tif\n', "not a CSV"),
         ("micrograph,group,split\na.tif,1,x\nb.tif,1,y\n", "group '1' is in two splits: a.tif in x, b.tif in y"),
@@ -342,7 +342,7 @@ def test_a_missing_file_of_a_table_is_set_aside(tmp_path):
 
 
 def test_a_table_excludes_patterns():
-    with pytest.raises(ValueError, match="stands in place of images and masks"):
+    with pytest.raises(ValueError, match="replaces images and masks"):
         DataSettings(table="c.csv", images="i")
 
 

@@ -192,7 +192,7 @@ def test_hand_made_architecture_files_are_built(name):
     ("type:convolution|kernel|filters:4|input tensors:0", "'kernel' is not of the form key:value"),
     ("type:convolution|kernel:3,3|filters:4|colour:red|input tensors:0", "has no key 'colour'"),
     ("type:dense|size:4|activation function:gelu|input tensors:0", "unknown activation function 'gelu'"),
-    ("type:dense|size:4|size:5|input tensors:0", "the key 'size' stands there twice"),
+    ("type:dense|size:4|size:5|input tensors:0", "the key 'size' is there twice"),
     ("type:max pool|kernel:2,2|strides:3|input tensors:0", "make the two equal"),
     ("type:max pool|kernel:2,2|strides:2|input tensors:1", "the last layer is a max pool"),
     ("type:convolution|kernel:3,3|strides:2,2|filters:1|input tensors:1", "not as large as the image"),

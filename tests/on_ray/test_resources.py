@@ -1,4 +1,4 @@
-"""A job asks the cluster before it works: what is missing is named, and nobody waits in silence."""
+"""A job asks the cluster before it works: what is missing is named, and a wait is announced."""
 
 from __future__ import annotations
 

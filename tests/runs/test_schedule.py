@@ -13,7 +13,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microseg_ray.runs.drive import LOOKERS, PlainLoop, in_threads, survey, work
+from microseg_ray.runs.drive import SURVEY_THREADS, PlainLoop, in_threads, survey, work
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.forecast import forecast
 from microseg_ray.runs.queue import TaskQueue
@@ -109,11 +109,11 @@ def test_tasks_are_made_when_they_are_asked_for():
 
 
 def test_looks_are_parallel_in_order_and_few_at_a_time():
-    together = threading.Barrier(LOOKERS, timeout=60)
+    together = threading.Barrier(SURVEY_THREADS, timeout=60)
     asked: list[int] = []
 
     def look(number: int) -> int:
-        if number < LOOKERS:
+        if number < SURVEY_THREADS:
             together.wait()  # passes only if the first ones run at the same time
         return -number
 
@@ -124,7 +124,7 @@ def test_looks_are_parallel_in_order_and_few_at_a_time():
 
     found = in_threads(look, items())
     assert [next(found) for _ in range(20)] == [-number for number in range(20)]
-    assert len(asked) <= 20 + 2 * LOOKERS
+    assert len(asked) <= 20 + 2 * SURVEY_THREADS
     found.close()
     with pytest.raises(ZeroDivisionError):
         list(in_threads(lambda number: 1 // number, [1, 0]))

@@ -174,7 +174,7 @@ def _pairs(line: str, place: str) -> dict[str, str]:
         if not (key and colon and value):
             raise InputError(place, f"{part!r} is not of the form key:value", "part the pairs by |")
         if key in values:
-            raise InputError(place, f"the key {key!r} stands there twice", "keep one of them")
+            raise InputError(place, f"the key {key!r} is there twice", "keep one of them")
         values[key] = value
     return values
 

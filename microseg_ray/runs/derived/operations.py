@@ -206,7 +206,7 @@ def majority_filter(mask: da.Array, classes: int, radius: int) -> da.Array:
         raise ValueError(f"radius {radius}: the majority filter takes 0 to {LARGEST_RADIUS} px")
     if radius == 0:
         return mask
-    # No further than the mask reaches: beyond it nobody votes, and dask takes no depth larger than an axis.
+    # No further than the mask reaches: beyond it there are no votes, and dask takes no depth larger than an axis.
     tall, wide = (2 * min(radius, side - 1) + 1 for side in mask.shape)
     votes = []
     for index in range(classes):

@@ -199,7 +199,7 @@ class _Derived:
         return counts
 
     def finish(self) -> None:
-        """Pyramid, metadata, and what the parent knows of the micrograph."""
+        """Pyramid, metadata, and the parent's notes on the micrograph."""
         size = self.note.get("pixel_size_um")
         self.target.finish(None if size is None else (float(size[0]), float(size[1])), self.note)
 

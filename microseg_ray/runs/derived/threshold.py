@@ -79,7 +79,7 @@ def threshold_mask(
     Args:
         probabilities: Of any shape. Half precision is compared in single precision.
         threshold: Compared strictly: a probability equal to it is not above it.
-        scale: What stands for probability 1.
+        scale: The value that means probability 1.
 
     Returns:
         uint8 of the same shape.
@@ -108,7 +108,7 @@ def threshold(settings: ThresholdSettings, report: Report = lambda *_: None) -> 
 
     Args:
         settings: The job's settings.
-        report: Told (done, total) in maps, or in shards of a run.
+        report: Called with (done, total) in maps, or in shards of a run.
 
     Raises:
         InputError: There is no map.
@@ -178,8 +178,10 @@ def _targets(files: Iterable[Path], root: Path, output: Path, settings: Threshol
 def _claim(settings: ThresholdSettings, output: Path) -> None:
     """Results of two thresholds are never mixed."""
     path = output / "threshold.json"
-    told = settings.resolved()
-    kept = {key: told[key] for key in ("probabilities", "class_name", "channel", "threshold", "scale", "pixel_size_um")}
+    resolved = settings.resolved()
+    kept = {
+        key: resolved[key] for key in ("probabilities", "class_name", "channel", "threshold", "scale", "pixel_size_um")
+    }
     if (output / "run.json").exists():
         raise RunMismatchError(f"{output}: holds a run; give another output for the masks of maps")
     files = ("threshold.json", "areas.csv", "areas.parquet", "failures.csv", ACCOUNTS_FILE)

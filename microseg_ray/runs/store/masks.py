@@ -280,7 +280,7 @@ class MaskStore:
                 f"{self.path}: shards {damaged} are damaged on disk ({error}); run the same command again to compute them anew"
             ) from error
         for partial in Path(self.path).rglob("*.partial"):
-            delete_file(partial)  # left by killed writers; nobody writes here any more
+            delete_file(partial)  # left by killed writers; no process writes here any more
         self._record = {**self._record, "note": dict(note)}
         ome = label_metadata(Path(self.path).stem, self.spec, levels, pixel_size_um)
         self._group.attrs.put({"microseg": self._record, "ome": ome})
@@ -307,7 +307,7 @@ class MaskStore:
 
     @property
     def note(self) -> dict[str, Any]:
-        """What `finish` was told."""
+        """The note that was given to `finish`."""
         return dict(self._record.get("note", {}))
 
     def _unfinish(self) -> None:

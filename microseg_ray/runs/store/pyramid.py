@@ -26,7 +26,7 @@ SMALLEST_LEVEL = 512
 def mode_downsample(mask: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
     """Halve a mask: the most frequent class of each 2 x 2 square, the lowest on a tie.
 
-    A square without any measured pixel stays `IGNORE_INDEX`; an odd last row or column stands for itself.
+    A square without any measured pixel stays `IGNORE_INDEX`; an odd last row or column is kept as it is.
 
     Args:
         mask: (y, x) uint8.

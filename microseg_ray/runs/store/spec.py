@@ -90,7 +90,7 @@ class MaskSpec:
         if self.box(shard) != box:
             raise StoreError(
                 f"{box} is not one whole shard of {self.shard} px: several writers of one shard lose data silently and a "
-                "partial write cannot be told from a finished one; stitch the shard first, then write "
+                "partial write cannot be distinguished from a finished one; stitch the shard first, then write "
                 f"{self.box(shard)}"
             )
         return shard

@@ -90,7 +90,7 @@ class Nd2Pixels:
 
 
 def _pixel_size(file: Any) -> PixelSize | None:
-    """The voxel size, where the file says that it was calibrated; 1.0 stands there else."""
+    """The voxel size, where the file says that it was calibrated; without calibration it is 1.0."""
     try:
         calibrated = file.metadata.channels[0].volume.axesCalibrated[:2]
         voxel = file.voxel_size()

@@ -170,7 +170,7 @@ def orientation_of(image: ImageFile) -> int:
     """The Exif orientation of an open image, 1 where it has none; its pixels are not decoded.
 
     Args:
-        image: Of Pillow; of a PNG only what stands before the pixels is looked at.
+        image: Of Pillow; of a PNG only the chunks before the pixels are read.
     """
     if not ({"exif", "Raw profile type exif"} & set(image.info)):
         return 1

@@ -176,9 +176,9 @@ def _close_files(signals: Sequence[dict[str, Any]]) -> None:
     """
     for signal in signals:
         for part in getattr(signal["data"], "dask", {}).values():
-            file = getattr(part, "file", None)
-            if file is not None:
-                file.close()
+            # Datasets of one file are closed together: the others are then not valid any more.
+            if getattr(getattr(part, "id", None), "valid", False):
+                part.file.close()
 
 
 def _pages(signals: Sequence[dict[str, Any]]) -> Any:

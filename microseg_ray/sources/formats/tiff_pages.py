@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "find_page", "ome_image"]
 
-_MAX_DIRECTORIES = 4096  # above it a file is a movie: its directories are counted, not looked at
+_MAX_DIRECTORIES = 4096  # above it a file is a movie: its directories are counted, not read
 _MAX_XML = 16 << 20
 _DAMAGED = "the file is damaged; copy it again"
 

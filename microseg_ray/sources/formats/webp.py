@@ -22,7 +22,7 @@ _MAX_RATIO = 1e5
 
 
 def open_webp(path: str, wanted: Wanted) -> WholePixels:
-    """A still WebP; alpha is dropped, and gray is told from colour by the pixels.
+    """A still WebP; alpha is dropped; the pixels decide between gray and colour.
 
     Raises:
         InputError: Damaged, an animation, or it is to be a mask.

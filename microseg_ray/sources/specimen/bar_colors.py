@@ -73,7 +73,7 @@ def _is_gray(pixels: Pixels, y0: int, y1: int) -> bool:
 
 
 class GrayAboveBar:
-    """An RGB file as one gray channel; in its info bar, where colours are, the first channel stands for all.
+    """An RGB file as one gray channel; in its info bar, where colours are, the first channel is used.
 
     Args:
         path: The file, for messages.

@@ -99,7 +99,7 @@ def estimate_flat_field(micrograph: Micrograph, mode: Literal["divide", "subtrac
     """The background of a micrograph: medians of a regular subsample, smoothed.
 
     The micrograph is cut into at most 32 x 32 equal cells of at least 32 px. The median of up to 128 x 128 px in the
-    middle of each cell stands for it, and a Gaussian of an eighth of the micrograph's side smooths the grid. At most
+    centre of each cell represents it, and a Gaussian of an eighth of the micrograph's side smooths the grid. At most
     16 Mpx are read, a window at a time. What is larger than about a quarter of the micrograph counts as background: a
     micrograph with few large objects is better left uncorrected.
 
