@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
+import errno
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from microseg_ray.errors import StoreError
 from microseg_ray.files import write_csv
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
-__all__ = ["FAILURES_FILE", "Failure", "read_failures", "write_failures"]
+__all__ = ["FAILURES_FILE", "Failure", "is_full", "read_failures", "stop_if_full", "write_failures"]
 
 FAILURES_FILE = "failures.csv"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 @dataclass(frozen=True)
@@ -64,3 +67,33 @@ def read_failures(path: str | os.PathLike[str]) -> list[Failure]:
         return []
     with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
         return [Failure(**row) for row in csv.DictReader(handle)]
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full or cannot be written; Ray hides the cause in an attribute.
+
+    Example:
+        >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full(ValueError())
+        (True, False)
+    """
+    causes = (error, getattr(error, "cause", None), error.__cause__)
+    return any(isinstance(inner, OSError) and inner.errno in _FULL for inner in causes)
+
+
+def stop_if_full(error: BaseException, output: Path) -> None:
+    """Raise where a disk is full, which would fail every input that follows and is the fault of none.
+
+    Args:
+        error: What was raised for one input.
+        output: Folder of the results.
+
+    Raises:
+        StoreError: The disk is full or cannot be written.
+    """
+    if is_full(error):
+        first = next(
+            each for each in (error, getattr(error, "cause", None), error.__cause__) if isinstance(each, OSError)
+        )
+        raise StoreError(
+            f"{output}: {first.strerror}; the job stops here and can be resumed with the same command"
+        ) from error

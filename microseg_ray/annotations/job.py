@@ -12,7 +12,7 @@ from microseg_ray.annotations.detect import BY_STEM, LABEL_MAP, READERS, detect_
 from microseg_ray.annotations.matching import ImageIndex, NoMatchError, RefusedNameError
 from microseg_ray.annotations.painting import rasterise
 from microseg_ray.annotations.regions import Drawing, ReadOptions, Region
-from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, write_report
+from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, holds_masks, write_report
 from microseg_ray.annotations.writing import write_mask
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.files import delete_file
@@ -410,7 +410,7 @@ def _protect(settings: AnnotateSettings, output: Path, inputs: list[Path]) -> No
             f"annotate.output: {output} lies in the folder of images, so masks would be taken for images next time; "
             "give another folder, or name the images by a glob"
         )
-    if not output.is_dir() or not any(output.iterdir()):
+    if not holds_masks(output):
         return
     if not settings.overwrite:
         raise SettingsError(f"annotate.output: {output} is not empty; give another folder, or --overwrite")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.accounts import Account
 from microseg_ray.annotations.pixels import IndexLabels
-from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, write_report
+from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, holds_masks, write_report
 from microseg_ray.annotations.writing import write_mask
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.files import whole
@@ -55,7 +55,7 @@ def unpack_records(settings: AnnotateSettings, progress: Callable[[str, int, int
     """
     files = list_files(settings.annotations or "", _SUFFIXES)
     output = Path(settings.output).absolute()
-    if output.is_dir() and any(output.iterdir()) and not settings.overwrite:
+    if holds_masks(output) and not settings.overwrite:
         raise SettingsError(f"annotate.output: {output} is not empty; give another folder, or --overwrite")
     report = AnnotationReport("tfrecord", tuple(item.name for item in settings.classes))
     claim(output, "annotate", dict.fromkeys((REPORT_NAME, "failures.csv"), Kind.FILE))

@@ -7,14 +7,17 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.files import write_text
+from microseg_ray.accounts import ACCOUNTS_FILE
+from microseg_ray.files import LOCK_FILE, write_text
+from microseg_ray.outputs import MANIFEST, foreign_in, has_manifest
+from microseg_ray.quarantine import FAILURES_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from microseg_ray.accounts import Account
 
-__all__ = ["REPORT_NAME", "AnnotationReport", "MaskLine", "write_report"]
+__all__ = ["REPORT_NAME", "AnnotationReport", "MaskLine", "holds_masks", "write_report"]
 
 REPORT_NAME = "report.json"
 
@@ -139,6 +142,22 @@ class AnnotationReport:
             "ignored_pixels": self.ignored,
             "problems": self.problems,
         }
+
+
+def holds_masks(folder: Path) -> bool:
+    """Whether a folder holds anything but the tables of an attempt that made no mask, which binds nothing.
+
+    Example:
+        >>> from pathlib import Path
+        >>> holds_masks(Path("/nowhere"))
+        False
+    """
+    tables = {REPORT_NAME, FAILURES_FILE, ACCOUNTS_FILE}
+    books = {MANIFEST, LOCK_FILE}
+    if not folder.is_dir():
+        return False
+    proven = has_manifest(folder) and not foreign_in(folder)
+    return any(each.name not in books and not (proven and each.name in tables) for each in folder.iterdir())
 
 
 def write_report(folder: Path, report: AnnotationReport, settings: dict[str, Any]) -> Path:

@@ -18,7 +18,7 @@ from microseg_ray.files import whole
 from microseg_ray.geometry import Box
 from microseg_ray.names import below
 from microseg_ray.outputs import Kind, claim, drop, settle
-from microseg_ray.quarantine import Failure, write_failures
+from microseg_ray.quarantine import Failure, stop_if_full, write_failures
 from microseg_ray.settings import Scaling
 from microseg_ray.sources import open_prepared, read_mask
 
@@ -121,6 +121,7 @@ def divide(settings: DivideSettings, report: Callable[[int, int], None] = lambda
             done.rows += _divide_one(row, stem, output, settings)
             used.append(row)
         except (InputError, OSError) as error:
+            stop_if_full(error, output)
             done.failures.append(Failure(str(row.image), "divide", str(error).removeprefix(f"{row.image}: ")))
         report(number, len(rows))
     if not done.rows:

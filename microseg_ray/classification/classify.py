@@ -123,6 +123,14 @@ def _read(
             yield from zip((name for name, _ in part), pool.map(read, part), strict=True)
 
 
+def _classified(table: Path) -> bool:
+    """Whether a table has a row: an attempt that classified nothing binds nothing."""
+    if not table.exists():
+        return False
+    with table.open("rb") as file:
+        return sum(1 for _, _ in zip(range(2), file, strict=False)) > 1
+
+
 def _truth(name: str, classes: Sequence[str]) -> int | None:
     _, folder = class_folder(name)
     return classes.index(folder) if folder in classes else None
@@ -134,7 +142,7 @@ def _claim(folder: Path, settings: ClassifySettings, digest: str) -> None:
     path = folder / RECORD
     files = (RECORD, "failures.csv", ACCOUNTS_FILE, *VERDICT_FILES)
     claim(folder, "classify", dict.fromkeys(files, Kind.FILE), proven=is_record(path, "model_digest", "settings"))
-    if path.exists() and not settings.overwrite:
+    if path.exists() and not settings.overwrite and _classified(folder / "classes.csv"):
         older = json.loads(path.read_text(encoding="utf-8"))
         if older.get("model_digest") != digest or older.get("settings", {}).get("archive") != settings.archive:
             raise SettingsError(

@@ -16,7 +16,7 @@ from microseg_ray.files import whole
 from microseg_ray.geometry import Box
 from microseg_ray.names import below
 from microseg_ray.outputs import Kind, claim, drop, is_record
-from microseg_ray.quarantine import Failure
+from microseg_ray.quarantine import Failure, stop_if_full
 from microseg_ray.settings import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Drawing:
             if pair.open_image is not None and truth.size <= OVERLAY_PIXELS:
                 self._overlays(pair, truth, prediction)
         except (MicrosegError, ValueError, OSError) as error:
+            stop_if_full(error, self._output)
             return [Failure(pair.name, "draw", str(error))]
         return []
 

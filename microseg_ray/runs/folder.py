@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, file_account, write_accounts
-from microseg_ray.errors import RunMismatchError, StoreError
+from microseg_ray.errors import MicrosegError, RunMismatchError, StoreError
 from microseg_ray.files import read_parquet, sole_writer, versions, write_json
 from microseg_ray.names import text
 from microseg_ray.outputs import Kind, claim, drop, has_manifest, is_record
@@ -64,8 +64,9 @@ class Run:
         """
         folder = Path(folder).absolute()
         if (folder / "run.json").exists():
-            differing = cls.open(folder).identity.differences(identity)
-            if differing and not overwrite:
+            older = cls.open(folder)
+            differing = older.identity.differences(identity)
+            if differing and not overwrite and older.begun():
                 raise RunMismatchError(
                     f"{folder}: this run was made otherwise ({'; '.join(differing)}), and results are never mixed; "
                     f"{_versions_advice(differing)}give another output, or --overwrite to start afresh"
@@ -97,6 +98,9 @@ class Run:
             RunMismatchError: The folder holds results of another model or of other settings.
         """
         folder = cls.at(folder, identity, overwrite=overwrite).folder
+        if not overwrite and (folder / "run.json").exists():
+            # Another run is only let through where it computed nothing.
+            overwrite = bool(cls.open(folder).identity.differences(identity))
         older = cls.open(folder).document if (folder / "run.json").exists() and not overwrite else {}
         folder.mkdir(parents=True, exist_ok=True)
         document = {
@@ -170,6 +174,14 @@ class Run:
             found += [(Path(parent) / name).relative_to(root).as_posix().removesuffix(".zarr") for name in inner]
             folders[:] = [name for name in folders if name not in inner]
         return sorted(found)
+
+    def begun(self) -> bool:
+        """Whether any shard is computed; a run without one binds nothing."""
+        try:
+            return any((MaskStore.open(self.store_path(name)).counts >= 0).any() for name in self.names())
+        except MicrosegError:
+            # What cannot be read is not taken for nothing.
+            return True
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from microseg_ray.accounts import ACCOUNTS_FILE, Account, file_account, write_ac
 from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError, StoreError
 from microseg_ray.files import sole_writer, whole, whole_folder, write_json
 from microseg_ray.outputs import Kind, claim, is_record, is_zarr, settle
-from microseg_ray.quarantine import Failure, write_failures
+from microseg_ray.quarantine import Failure, stop_if_full, write_failures
 from microseg_ray.runs.derived.threshold import class_of_run
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
@@ -96,6 +96,7 @@ def write_probabilities(
                 done.maps += _write_one(run, name, wanted, stem, settings)
                 used.append(name)
             except (MicrosegError, OSError, ValueError) as error:
+                stop_if_full(error, output)
                 done.failures.append(Failure(name, "probabilities", str(error)))
             report(number, len(listed))
         write_failures(output / "failures.csv", done.failures)
@@ -125,7 +126,8 @@ def _claim(run: Run, output: Path, *, overwrite: bool) -> None:
         {**entries, **dict.fromkeys(files, Kind.FILE)},
         proven=is_record(path, "run", "identity"),
     )
-    if path.exists() and not overwrite and json.loads(path.read_text(encoding="utf-8")) != record:
+    made = (output / "maps").is_dir() and any(each.is_file() for each in (output / "maps").rglob("*"))
+    if path.exists() and made and not overwrite and json.loads(path.read_text(encoding="utf-8")) != record:
         raise RunMismatchError(f"{output}: holds the maps of another run; give another output, or --overwrite")
     write_json(path, record)
 
@@ -172,14 +174,16 @@ def _write_map(
 ) -> None:
     match kind:
         case "csv":
-            with path.open("w", encoding="ascii") as file:
+            with path.open("w", encoding="ascii") as lines:
                 for _, rows in bands:
-                    np.savetxt(file, rows.astype(np.float64), fmt="%.17g")
+                    np.savetxt(lines, rows.astype(np.float64), fmt="%.17g")
         case "npy":
-            held = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-            for y0, rows in bands:
-                held[y0 : y0 + len(rows)] = rows
-            held.flush()
+            # Not through mapped memory: on a full disk that ends the process without a word.
+            with path.open("wb") as file:
+                header = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for _, rows in bands:
+                    file.write(np.ascontiguousarray(rows, np.float16).tobytes())
         case "tiff":
             _write_tiff(path, shape, bands, size)
         case _:

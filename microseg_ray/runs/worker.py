@@ -6,7 +6,6 @@ more than the task that caused it.
 
 from __future__ import annotations
 
-import errno
 import threading
 import traceback
 from collections import OrderedDict
@@ -18,6 +17,7 @@ import numpy as np
 
 from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
 from microseg_ray.names import require_room
+from microseg_ray.quarantine import is_full
 from microseg_ray.runs.identity import RunIdentity, computed_with
 from microseg_ray.runs.memory import release_memory
 from microseg_ray.runs.store.masks import MaskStore
@@ -154,9 +154,8 @@ class ArchiveWorker:
         except MicrosegError as error:
             return Outcome(task, ok=False, reason=_without_path(error, task.path))
         except OSError as error:
-            full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
             return Outcome(
-                task, ok=False, reason=f"{error.strerror or error}: {error.filename or task.path}", fatal=full
+                task, ok=False, reason=f"{error.strerror or error}: {error.filename or task.path}", fatal=is_full(error)
             )
         except Exception as error:  # noqa: BLE001 - whatever a library raises on one input must not cost the others
             return Outcome(task, ok=False, reason=f"{type(error).__name__}: {error}", detail=traceback.format_exc())

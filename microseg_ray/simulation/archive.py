@@ -154,18 +154,18 @@ def _write_pair(bands: Bands, image: Path, mask: Path, file_options: _FileOption
         return counts
 
     held_at = mask.with_name(f".{mask.name}.rows")
-    held = np.lib.format.open_memmap(held_at, mode="w+", dtype=np.uint8, shape=bands.shape)
 
     def drawn() -> Iterator[NDArray[Any]]:
-        y0 = 0
-        for pixels, labels in bands.rows:
-            held[y0 : y0 + len(labels)] = labels
-            counts[:] += count_classes(labels, len(counts))[: len(counts)]
-            y0 += len(labels)
-            yield pixels
+        # Not through mapped memory: on a full disk that ends the process without a word.
+        with held_at.open("wb") as held:
+            for pixels, labels in bands.rows:
+                held.write(np.ascontiguousarray(labels, np.uint8).tobytes())
+                counts[:] += count_classes(labels, len(counts))[: len(counts)]
+                yield pixels
 
     try:
         _write_image(bands, image, drawn(), file_options, seed)
+        held = np.memmap(held_at, np.uint8, mode="r", shape=bands.shape)
         rows = (held[y0 : y0 + 2 * _TILE] for y0 in range(0, bands.shape[0], 2 * _TILE))
         with whole(mask) as partial:
             _write_tiff(partial, rows, bands.shape, np.dtype(np.uint8), {"metadata": None})

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from microseg_ray.geometry import Box
     from microseg_ray.sources.base import Micrograph
 
-__all__ = ["MAP_SUFFIXES", "ProbabilityMap", "open_map"]
+__all__ = ["MAP_SUFFIXES", "PROBABILITY_SLACK", "ProbabilityMap", "open_map"]
 
+PROBABILITY_SLACK = 1e-3  # averaged probabilities in half precision leave 0 to 1 by less
 MAP_SUFFIXES = (".csv", ".txt", ".npy", ".tif", ".tiff", ".btf", ".zarr")
 """Suffixes that a folder of maps is searched for."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.catalog import build_catalog
-from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.errors import InputError, SettingsError, StoreError
 from microseg_ray.outputs import Kind, check, claim, is_store, settle
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.settings import IGNORE_INDEX
@@ -242,9 +242,13 @@ class _Making:
         write_failures(self.output / "failures.csv", failures)
         start = 0 if self.old is None else self.old.spec.shards
         tasks = [shard_task(store, shard, tiles, good) for shard in range(start, store.spec.shards)]
-        broken = [found.reason for found in self.mapper(write_shard, tasks, "write") if found.reason]
+        broken = [found for found in self.mapper(write_shard, tasks, "write") if found.reason]
+        full = next((found for found in broken if found.full), None)
+        if full is not None:
+            raise StoreError(f"{self.output}: {full.reason}; free some space and run the same command again")
         if broken:
-            raise InputError(self.where, f"an input changed while it was tiled ({broken[0]})", "run the tile job again")
+            reason = f"an input changed while it was tiled ({broken[0].reason})"
+            raise InputError(self.where, reason, "run the tile job again")
 
     def _grown(self, old: TileStore, good: Sequence[Surveyed], tiles: int) -> TileStore:
         """The old store with room for more, if what is added fits it."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.geometry import Box
+from microseg_ray.quarantine import is_full
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.sources import open_prepared
 from microseg_ray.tiles.store import TileStore
@@ -109,7 +110,7 @@ def write_shard(task: ShardTask) -> ShardResult:
     try:
         _write_shard(task)
     except (MicrosegError, OSError) as error:
-        return ShardResult(str(error))
+        return ShardResult(str(error), full=is_full(error))
     return ShardResult()
 
 

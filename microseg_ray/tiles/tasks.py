@@ -227,6 +227,7 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """Whether a shard was written: `reason` is empty, or says why not."""
+    """Whether a shard was written: `reason` is empty, or says why not; `full`: the disk is."""
 
     reason: str = ""
+    full: bool = False

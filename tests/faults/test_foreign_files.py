@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from microseg_ray.errors import RunMismatchError
+from microseg_ray.fitting.search.binding import ENTRIES
+from microseg_ray.jobs.demo import MARKER
 from microseg_ray.outputs import MANIFEST, Kind, claim, drop, foreign_in
 
 CLASSES = "--classes", '["matrix","grain","pore"]'
@@ -51,6 +53,11 @@ def made(study, checkpoint, microseg):
             segmented = ("segment", "--archive", data / "images", "--checkpoint", checkpoint, "--output", study / name)
             assert microseg(*segmented, "--workers", 0, "--extra", extra).code == 0
         assert microseg("tile", *tiling(data), "--output", study / "tiles").code == 0
+        for number, name in enumerate(("0_a", "1_a", "2_a", "3_a")):
+            folder = study / "labelled" / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.png").write_bytes((data / "images" / f"{name}.png").read_bytes())
+        assert microseg(*arguments("classifier", study, checkpoint, study / "classifier")).code == 0
     return study
 
 
@@ -103,6 +110,11 @@ def arguments(job, study, checkpoint, output):
             return "divide", "--images", images, "--masks", masks, "--regions", regions, "--output", output
         case "export":
             return "export", "--checkpoint", checkpoint, "--format", "torch", "--output", output / "model.pt2"
+        case "classifier":
+            given = "--images", study / "labelled", "--output", output, "--epochs", 1, "--batch", 4, "--audit", "off"
+            return "classifier", *given, "--model.height", 48, "--model.width", 48
+        case "classify":
+            return "classify", "--archive", images, "--checkpoint", study / "classifier/best", "--output", output
         case "measure":
             return "measure", "--run", output, "--sections", 16, "--overlays", 2
         case "report":
@@ -112,7 +124,7 @@ def arguments(job, study, checkpoint, output):
 
 JOBS = (
     "segment", "postprocess", "threshold of a run", "threshold of maps", "probabilities", "tile", "train", "evaluate",
-    "annotate", "simulate", "catalog", "divide", "export",
+    "annotate", "simulate", "catalog", "divide", "export", "classifier", "classify",
 )  # fmt: skip
 KEEPS = {"evaluate", "simulate"}  # these have no --overwrite
 
@@ -199,6 +211,47 @@ def test_overwrite_still_replaces_what_is_ours(job, prepared, checkpoint, micros
         ran = microseg(*arguments(job, prepared, checkpoint, output), *again)
         assert ran.code in {0, 3}, ran
     assert not foreign_in(output)
+
+
+def searching(study, output):
+    space = '{"optimizer.learning_rate": [0.001, 0.01]}'
+    given = "--tiles", study / "tiles", "--output", output, "--search", space, "--trials", 2, "--epochs", 1
+    return "tune", *given, "--model.name", "unet", "--model.width", 4, "--model.depth", 2, "--algorithm", "grid"
+
+
+@pytest.mark.parametrize("more", [(), ("--overwrite", "true")])
+def test_a_search_keeps_what_is_not_its_own(more, made, microseg, tmp_path):
+    """Refused before Ray is started, in a folder of somebody else and in one of an older search."""
+    output = tmp_path / "output"
+    plant(output)
+    before = theirs(output)
+    assert microseg(*searching(made, output), *more).code == 1
+    assert theirs(output) == before
+    older = tmp_path / "older"
+    claim(older, "tune", ENTRIES)
+    for name in ("trials/a/metrics.csv", "trials/a/notes.txt", "ray/panel.png", "best/mine.tif"):
+        (older / name).parent.mkdir(parents=True, exist_ok=True)
+        (older / name).write_bytes(b"by hand")
+    (older / "sweep.json").write_text(json.dumps({"identity": "another", "settings": {}}))
+    before = theirs(older)
+    assert len(before) == 5
+    assert microseg(*searching(made, older), *more).code == 1
+    assert theirs(older) == before
+
+
+@pytest.mark.parametrize("more", [(), ("--overwrite", "true")])
+def test_the_demo_keeps_what_is_not_its_own(more, microseg, tmp_path):
+    output = tmp_path / "output"
+    plant(output)
+    before = theirs(output)
+    assert microseg("demo", "--output", output, *more).code == 2
+    assert theirs(output) == before
+    claim(output, "demo", {MARKER: Kind.FILE}, proven=True)
+    (output / MARKER).touch()
+    ran = microseg("demo", "--output", output, *more)
+    assert ran.code == 2
+    assert "empty folder" in ran.err
+    assert theirs(output) == before
 
 
 @pytest.mark.parametrize("job", ["measure", "report"])

@@ -221,3 +221,25 @@ def test_a_config_is_told_from_a_map(microseg, tmp_path, values):
     )
     assert microseg("threshold", tmp_path / "c.yaml").code == 0
     assert (tmp_path / "o/masks/a.png").is_file()
+
+
+def test_rows_without_a_probability_never_become_a_class(tmp_path, checkpoint, microseg):
+    """Below an info bar no run has a probability, whichever side of the threshold 0 or NaN would be on."""
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 48), np.uint8)
+    (tmp_path / "a").mkdir()
+    tifffile.imwrite(tmp_path / "a" / "x.tif", pixels)
+    named = "--archive", tmp_path / "a", "--checkpoint", checkpoint, "--output", tmp_path / "run", "--workers", 0
+    assert microseg("segment", *named, "--extra", "probabilities", "--source.info_bar", 10).code == 0
+    for number, limit in enumerate((-0.5, 0.5)):
+        chosen = "--class_name", "pore", "--threshold", limit
+        assert microseg("threshold", "--run", tmp_path / "run", *chosen, "--output", tmp_path / f"r{number}").code == 0
+        mask = MaskStore.open(tmp_path / f"r{number}" / "masks" / "x.tif.zarr").mask[:]
+        assert (mask[54:] == 255).all()
+        assert not (mask[:54] == 255).any()
+        maps = tmp_path / f"maps{number}"
+        written = microseg("probabilities", "--run", tmp_path / "run", "--output", maps, "--class_name", "pore")
+        assert written.code == 0
+        cut = "--probabilities", maps / "maps", "--threshold", limit, "--output", tmp_path / f"m{number}"
+        assert microseg("threshold", *cut).code == 0
+        (image,) = (tmp_path / f"m{number}" / "masks").iterdir()
+        np.testing.assert_array_equal(np.asarray(Image.open(image)), mask)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from microseg_ray.settings import IGNORE_INDEX
+from microseg_ray.sources.probability_maps import PROBABILITY_SLACK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +26,6 @@ CRITERIA: tuple[Criterion, ...] = ("f1", "f2", "f0.5", "iou")
 """Criteria for the best threshold. F2 weighs recall, F0.5 precision (van Rijsbergen, 1979)."""
 
 BINS = 4096
-_TOLERANCE = 1e-3  # averaged half-precision probabilities exceed the range 0 to 1 by less than this
 _EVERYTHING = -1.0  # a threshold below all probabilities
 _CHUNK = 1 << 20
 
@@ -271,8 +271,8 @@ def score_statistics(curve: ThresholdCurve) -> dict[str, Any]:
 
 
 def _bins_of(values: NDArray[np.float32], bins: int) -> NDArray[np.intp]:
-    if not bool(((values >= -_TOLERANCE) & (values <= 1 + _TOLERANCE)).all()):
-        wrong = values[~((values >= -_TOLERANCE) & (values <= 1 + _TOLERANCE))][0]
+    if not bool(((values >= -PROBABILITY_SLACK) & (values <= 1 + PROBABILITY_SLACK)).all()):
+        wrong = values[~((values >= -PROBABILITY_SLACK) & (values <= 1 + PROBABILITY_SLACK))][0]
         raise ValueError(f"a probability is {wrong}; probabilities are from 0 to 1 (of {IGNORE_INDEX} no one asks)")
     placed: NDArray[np.intp] = np.ceil(values * np.float32(bins)).astype(np.intp)
     return np.clip(placed, 0, bins, out=placed)

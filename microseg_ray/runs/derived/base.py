@@ -1,8 +1,7 @@
-"""What the runs that are made from a run share: their folder, their document, their masks, and a full disk."""
+"""What the runs that are made from a run share: their folder, their document and their masks."""
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import SettingsError, StoreError
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.runs.folder import Run
 
-__all__ = ["PARENT_KEYS", "open_masks", "parent_record", "refuse_harm", "stop_if_full"]
+__all__ = ["PARENT_KEYS", "open_masks", "parent_record", "refuse_harm"]
 
 PARENT_KEYS = (
     "settings",
@@ -31,8 +30,6 @@ PARENT_KEYS = (
     "not_taken",
 )
 """Keys of run.json that a run made from another takes over."""
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def refuse_harm(parent: Run, output: Path, job: str) -> None:
@@ -83,20 +80,3 @@ def open_masks(run: Run, parent: Run, name: str) -> tuple[MaskStore, MaskStore]:
     spec = MaskSpec(source.spec.shape, run.classes, source.spec.shard)
     path = str(run.store_path(name))
     return source, reusable_store(path, spec, identity) or MaskStore.create(path, spec, identity)
-
-
-def stop_if_full(error: BaseException, output: Path) -> None:
-    """Raise where a disk is full, which would fail every mask that follows; Ray hides the cause in an attribute.
-
-    Args:
-        error: What was raised for one mask.
-        output: Folder of the new run.
-
-    Raises:
-        StoreError: The disk is full or cannot be written.
-    """
-    for inner in (error, getattr(error, "cause", None), error.__cause__):
-        if isinstance(inner, OSError) and inner.errno in _FULL:
-            raise StoreError(
-                f"{output}: {inner.strerror}; the job stops here and can be resumed with the same command"
-            ) from error

@@ -14,8 +14,8 @@ from dask.base import compute
 from microseg_ray.errors import SettingsError, StoreError
 from microseg_ray.files import sole_writer
 from microseg_ray.geometry import Box
-from microseg_ray.quarantine import Failure
-from microseg_ray.runs.derived.base import open_masks, parent_record, refuse_harm, stop_if_full
+from microseg_ray.quarantine import Failure, stop_if_full
+from microseg_ray.runs.derived.base import open_masks, parent_record, refuse_harm
 from microseg_ray.runs.derived.operations import Steps
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.identity import RunIdentity

@@ -21,16 +21,16 @@ from microseg_ray.catalog import relative_name
 from microseg_ray.errors import InputError, MicrosegError, RunMismatchError, SettingsError, StoreError
 from microseg_ray.files import sole_writer, whole, write_json
 from microseg_ray.outputs import Kind, claim, is_record, settle
-from microseg_ray.quarantine import Failure, write_failures
+from microseg_ray.quarantine import Failure, stop_if_full, write_failures
 from microseg_ray.runs.calibration import require_same_grid
-from microseg_ray.runs.derived.base import open_masks, parent_record, refuse_harm, stop_if_full
+from microseg_ray.runs.derived.base import open_masks, parent_record, refuse_harm
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, default_color
 from microseg_ray.sources import listing_root, survey_files
-from microseg_ray.sources.probability_maps import MAP_SUFFIXES, open_map
+from microseg_ray.sources.probability_maps import MAP_SUFFIXES, PROBABILITY_SLACK, open_map
 from microseg_ray.sources.scale.provenance import OPTION
 from microseg_ray.statistics.areas import AreaRow, Measured, area_rows, write_areas
 from microseg_ray.statistics.counts import count_classes
@@ -45,7 +45,6 @@ __all__ = ["Thresholded", "class_of_run", "threshold", "threshold_mask"]
 
 Report = Callable[[int, int], None]
 
-_TOLERANCE = 1e-3  # averaged probabilities in half precision leave 0 to 1 by less
 _REST, _ABOVE = "rest", "above"
 _SHARD = 2048
 
@@ -96,7 +95,7 @@ def threshold_mask(
     values: NDArray[Any] = probabilities.astype(np.float32) if probabilities.dtype == np.float16 else probabilities
     values = values if scale == 1 else values / scale  # numpy divides integers into float64
     unknown = np.isnan(values)
-    inside = (values >= -_TOLERANCE) & (values <= 1 + _TOLERANCE) | unknown
+    inside = (values >= -PROBABILITY_SLACK) & (values <= 1 + PROBABILITY_SLACK) | unknown
     if not inside.all():
         wrong = probabilities[~inside].ravel()[0].item()
         raise ValueError(f"holds {wrong!r}, which is no probability from 0 to 1 (times scale {scale:g})")
@@ -187,7 +186,8 @@ def _claim(settings: ThresholdSettings, output: Path) -> None:
     files = ("threshold.json", "areas.csv", "areas.parquet", "failures.csv", ACCOUNTS_FILE)
     proven = is_record(path, "threshold", "scale")
     claim(output, "threshold", dict.fromkeys(files, Kind.FILE), proven=proven)
-    if path.exists() and not settings.overwrite:
+    made = (output / "masks").is_dir() and any(each.is_file() for each in (output / "masks").rglob("*"))
+    if path.exists() and made and not settings.overwrite:
         older = json.loads(path.read_text(encoding="utf-8"))
         differing = [key for key in kept if older.get(key) != kept[key]]
         if differing:
