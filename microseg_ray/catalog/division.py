@@ -21,6 +21,7 @@ from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.quarantine import Failure, stop_if_full, write_failures
 from microseg_ray.settings import Scaling
 from microseg_ray.sources import open_prepared, read_mask
+from microseg_ray.symmetry import SYMMETRIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Divided", "divide", "region_box", "symmetry_of"]
 
-_SYMMETRIES = 8
 TABLE = "catalog.csv"
 
 
@@ -77,7 +77,7 @@ def region_box(region: Region, whole: Box) -> Box:
 
 
 def symmetry_of(pixels: NDArray[Any], symmetry: int) -> NDArray[Any]:
-    """One of the 8 symmetries of the square, numbered as in `augmentation.apply_symmetry`.
+    """One of the 8 symmetries of the square, numbered as in `SYMMETRIES`.
 
     Args:
         pixels: (..., y, x) of any type.
@@ -87,7 +87,7 @@ def symmetry_of(pixels: NDArray[Any], symmetry: int) -> NDArray[Any]:
         >>> symmetry_of(np.array([[1, 2], [3, 4]]), 1).tolist()
         [[2, 4], [1, 3]]
     """
-    return np.rot90(pixels[..., ::-1] if symmetry >= 4 else pixels, symmetry % 4, axes=(-2, -1))
+    return SYMMETRIES[symmetry].apply(pixels)
 
 
 def divide(settings: DivideSettings, report: Callable[[int, int], None] = lambda *_: None) -> Divided:
@@ -140,7 +140,7 @@ def _stem(row: CatalogRow) -> str:
 
 def _copies(region: Region, settings: DivideSettings) -> list[str]:
     """What the names of a region's symmetries end in."""
-    every = _SYMMETRIES if settings.symmetries and region.split == "train" else 1
+    every = len(SYMMETRIES) if settings.symmetries and region.split == "train" else 1
     return [f"_s{symmetry}" for symmetry in range(every)] if every > 1 else [""]
 
 

@@ -17,6 +17,7 @@ from microseg_ray.geometry import Box, Tile, TileGrid, ceil_to
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.stitching.extra import Extra, extra_output
 from microseg_ray.stitching.windows import Blend, argmax_first, window
+from microseg_ray.symmetry import SYMMETRIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -320,14 +321,12 @@ def _scores(predictor: Predictor, batch: NDArray[Any], plan: EnginePlan, limits:
 def _symmetric_scores(predictor: Predictor, batch: NDArray[Any], limits: Limits) -> NDArray[np.float32]:
     """The mean of the scores over the 8 symmetries of the square, each turned back."""
     total = np.zeros((len(batch), predictor.classes, *batch.shape[-2:]), np.float32)
-    for turns in range(4):
-        for mirror in (False, True):
-            seen = np.rot90(batch, turns, axes=(-2, -1))
-            seen = seen[..., ::-1] if mirror else seen
-            scores = predictor.scores(np.ascontiguousarray(seen), limits)
-            scores = scores[..., ::-1] if mirror else scores
-            total += np.rot90(scores, -turns, axes=(-2, -1))
-            del seen, scores
+    # The order of the sum is part of the bytes of a mask.
+    for number in (0, 4, 1, 7, 2, 6, 3, 5):
+        symmetry = SYMMETRIES[number]
+        scores = predictor.scores(np.ascontiguousarray(symmetry.apply(batch)), limits)
+        total += symmetry.inverse.apply(scores)
+        del scores
     total /= np.float32(8)
     return total
 

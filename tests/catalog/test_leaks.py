@@ -15,9 +15,9 @@ from PIL import Image
 from scipy import ndimage
 
 from microseg_ray.catalog import CatalogRow, Reducer, find_leaks, reduce_micrograph
-from microseg_ray.catalog.leaks.symmetry import SYMMETRIES
 from microseg_ray.geometry import Box
 from microseg_ray.settings import SourceSettings
+from microseg_ray.symmetry import SYMMETRIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,11 +24,11 @@ import numpy as np
 
 from microseg_ray.catalog.leaks.geometric import geometric_pairs
 from microseg_ray.catalog.leaks.reduced import SIDE, Reduced, Reducer
-from microseg_ray.catalog.leaks.symmetry import SYMMETRIES, Symmetry, same_pixels
 from microseg_ray.files import write_csv
 from microseg_ray.geometry import Box
 from microseg_ray.settings import Scaling
 from microseg_ray.sources import fingerprint, open_micrograph, open_prepared
+from microseg_ray.symmetry import SYMMETRIES
 
 if TYPE_CHECKING:
     import os
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from microseg_ray.catalog.rows import CatalogRow
     from microseg_ray.settings import SourceSettings
+    from microseg_ray.sources import Micrograph
+    from microseg_ray.symmetry import Symmetry
 
 __all__ = ["NEAR", "Leak", "find_leaks", "hashes", "reduce_micrograph", "write_leaks"]
 
@@ -49,6 +51,7 @@ NOISY = 0.75
 
 _BETTER = 4.0
 
+_PLAINEST_FIRST = tuple(SYMMETRIES[number] for number in (0, 4, 6, 2, 5, 3, 1, 7))
 _BITS_APART = 12  # of 64; recompressed mirrors differ by up to 10, pictures of different places by 12 and more
 _SHADING = 2.0  # px of the reduced micrograph: standard deviation of the Gaussian that is taken away
 _BLOCK = 2048
@@ -169,7 +172,7 @@ def reduce_micrograph(
 
 
 def hashes(reduced: Reduced) -> NDArray[np.uint64]:
-    """(8,) uint64: the perceptual hashes of a micrograph and its 7 other symmetries, in the order of `SYMMETRIES`.
+    """(8,) uint64: the perceptual hashes of a micrograph and its 7 other symmetries, in the order of `_PLAINEST_FIRST`.
 
     Example:
         >>> means = np.random.default_rng(0).random((SIDE, SIDE), np.float32)
@@ -183,7 +186,7 @@ def hashes(reduced: Reduced) -> NDArray[np.uint64]:
     levels = np.rint(reduced.means * 255).astype(np.uint8)
     bits = [
         imagehash.phash(Image.fromarray(np.ascontiguousarray(symmetry.apply(levels)))).hash.ravel()
-        for symmetry in SYMMETRIES
+        for symmetry in _PLAINEST_FIRST
     ]
     return np.packbits(np.array(bits), axis=1).view(np.uint64).ravel()
 
@@ -224,7 +227,7 @@ def _near_hashes(reduced: Sequence[Reduced]) -> Iterator[tuple[int, int]]:
     for start in range(0, len(every), _HASH_ROWS):
         block = every[start : start + _HASH_ROWS, 0]
         apart = np.full((len(block), len(every)), 64, np.uint8)
-        for symmetry in range(len(SYMMETRIES)):
+        for symmetry in range(len(_PLAINEST_FIRST)):
             np.minimum(apart, np.bitwise_count(block[:, None] ^ every[None, :, symmetry]), out=apart)
         for one, two in np.argwhere(apart <= _BITS_APART):
             if start + one < two:
@@ -244,7 +247,7 @@ def _compare(
         return None
     with open_micrograph(rows[first].image, source) as one, open_micrograph(rows[second].image, source) as two:
         for correlation, symmetry in fits:
-            if same_pixels(one, two, symmetry):
+            if _same_pixels(one, two, symmetry):
                 return _leak(rows, first, second, (symmetry.kind, symmetry.name, min(1.0, correlation)))
     correlation, symmetry = fits[0]
     if not reduced[first].means.any():
@@ -258,14 +261,14 @@ def _fits(
 ) -> list[tuple[float, Symmetry]]:
     """The symmetries by which the second is near the first, with their correlations, best first."""
     if not first.means.any() and not second.means.any():
-        every = [1.0] * len(SYMMETRIES)
+        every = [1.0] * len(_PLAINEST_FIRST)
     else:
-        every = [float((sharp[0] * symmetry.apply(sharp[1])).mean()) for symmetry in SYMMETRIES]
+        every = [float((sharp[0] * symmetry.apply(sharp[1])).mean()) for symmetry in _PLAINEST_FIRST]
     ranked = sorted(every, reverse=True)
     stands_out = ranked[0] >= NOISY and 1 - ranked[0] <= (1 - ranked[1]) / _BETTER
     fits = [
         (correlation, symmetry)
-        for correlation, symmetry in zip(every, SYMMETRIES, strict=True)
+        for correlation, symmetry in zip(every, _PLAINEST_FIRST, strict=True)
         if (correlation >= NEAR or (stands_out and correlation == ranked[0]))
         and _alike(first.shape, symmetry.shape(second.shape))
     ]
@@ -297,3 +300,21 @@ def _without_shading(means: NDArray[np.float32]) -> NDArray[np.float32]:
     if spread < 1e-7:
         return np.zeros((SIDE, SIDE), np.float32)
     return np.asarray((sharp - sharp.mean()) / spread, dtype=np.float32)
+
+
+def _same_pixels(first: Micrograph, second: Micrograph, symmetry: Symmetry) -> bool:
+    """Whether `first` is `second` after the symmetry, pixel by pixel; read block by block, up to the first difference.
+
+    Raises:
+        InputError: One of them is damaged.
+    """
+    shape = first.info.shape
+    if symmetry.shape(second.info.shape) != shape or first.info.channels != second.info.channels:
+        return False
+    for y0 in range(0, shape[0], _BLOCK):
+        for x0 in range(0, shape[1], _BLOCK):
+            box = Box(y0, x0, min(y0 + _BLOCK, shape[0]), min(x0 + _BLOCK, shape[1]))
+            other = symmetry.apply(second.read(symmetry.origin(box, second.info.shape)))
+            if not np.array_equal(first.read(box), other):
+                return False
+    return True

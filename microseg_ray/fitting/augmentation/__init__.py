@@ -11,6 +11,6 @@ from __future__ import annotations
 from microseg_ray.fitting.augmentation.applying import augment
 from microseg_ray.fitting.augmentation.draws import Draw, draw
 from microseg_ray.fitting.augmentation.movement import aim, move
-from microseg_ray.fitting.augmentation.symmetries import SYMMETRIES, apply_symmetry, inverse_symmetry
+from microseg_ray.fitting.augmentation.symmetries import apply_symmetry
 
-__all__ = ["SYMMETRIES", "Draw", "aim", "apply_symmetry", "augment", "draw", "inverse_symmetry", "move"]
+__all__ = ["Draw", "aim", "apply_symmetry", "augment", "draw", "move"]

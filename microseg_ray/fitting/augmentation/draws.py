@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microseg_ray.fitting.augmentation.symmetries import SYMMETRIES
 from microseg_ray.settings import AugmentSettings
+from microseg_ray.symmetry import SYMMETRIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,9 +128,9 @@ def draw(
         inverted,
     ) = rest.T[:12]
     applied = rest.T[12:] < chosen.chance
-    symmetries = (first[:, 0] * SYMMETRIES).astype(np.int64) if chosen.symmetries else np.zeros(count, np.int64)
+    symmetries = (first[:, 0] * len(SYMMETRIES)).astype(np.int64) if chosen.symmetries else np.zeros(count, np.int64)
     if chosen.symmetries == "mirror":
-        symmetries = np.where(symmetries >= SYMMETRIES // 2, _MIRRORED, 0)
+        symmetries = np.where(symmetries >= len(SYMMETRIES) // 2, _MIRRORED, 0)
     return Draw(
         symmetries=symmetries,
         gains=np.where(applied[0], 1 + chosen.contrast * (2 * first[:, 1] - 1), 1).astype(np.float32),

@@ -1,22 +1,16 @@
-"""The 8 ways to lay a rectangle on another: turned by quarters, mirrored, both."""
+"""The 8 symmetries of the square, for pixels and for boxes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from microseg_ray.geometry import Box
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from microseg_ray.sources import Micrograph
-
-__all__ = ["SYMMETRIES", "Symmetry", "same_pixels"]
-
-_BLOCK = 2048  # px: side of the regions that two micrographs are compared by
+__all__ = ["SYMMETRIES", "Symmetry"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +25,8 @@ class Symmetry:
         left_right: Mirrored along x.
 
     Example:
-        >>> SYMMETRIES[1].name, SYMMETRIES[1].apply(np.array([[1, 2], [3, 4]])).tolist()
+        >>> import numpy as np
+        >>> SYMMETRIES[4].name, SYMMETRIES[4].apply(np.array([[1, 2], [3, 4]])).tolist()
         ('mirrored left-right', [[2, 1], [4, 3]])
     """
 
@@ -46,6 +41,19 @@ class Symmetry:
         turned = pixels.swapaxes(-1, -2) if self.transposed else pixels
         return turned[..., :: -1 if self.up_down else 1, :: -1 if self.left_right else 1]
 
+    @property
+    def inverse(self) -> Symmetry:
+        """The symmetry that undoes this one.
+
+        Example:
+            >>> SYMMETRIES[1].inverse.name
+            'rotated by 90 degrees clockwise'
+        """
+        if not self.transposed:
+            return self
+        swapped = (True, self.left_right, self.up_down)
+        return next(each for each in SYMMETRIES if (each.transposed, each.up_down, each.left_right) == swapped)
+
     def shape(self, shape: tuple[int, int]) -> tuple[int, int]:
         """(height, width) after it."""
         return (shape[1], shape[0]) if self.transposed else shape
@@ -54,7 +62,7 @@ class Symmetry:
         """Where the pixels of `box` come from in a rectangle of `shape` (before it).
 
         Example:
-            >>> SYMMETRIES[1].origin(Box(0, 0, 2, 3), (4, 10))
+            >>> SYMMETRIES[4].origin(Box(0, 0, 2, 3), (4, 10))
             Box(y0=0, x0=7, y1=2, x1=10)
         """
         height, width = self.shape(shape)
@@ -65,30 +73,12 @@ class Symmetry:
 
 SYMMETRIES = (
     Symmetry("the same pixels", "equal", transposed=False, up_down=False, left_right=False),
-    Symmetry("mirrored left-right", "mirrored", transposed=False, up_down=False, left_right=True),
-    Symmetry("mirrored up-down", "mirrored", transposed=False, up_down=True, left_right=False),
-    Symmetry("rotated by 180 degrees", "rotated", transposed=False, up_down=True, left_right=True),
-    Symmetry("mirrored along the diagonal", "mirrored", transposed=True, up_down=False, left_right=False),
-    Symmetry("rotated by 90 degrees clockwise", "rotated", transposed=True, up_down=False, left_right=True),
     Symmetry("rotated by 90 degrees counter-clockwise", "rotated", transposed=True, up_down=True, left_right=False),
+    Symmetry("rotated by 180 degrees", "rotated", transposed=False, up_down=True, left_right=True),
+    Symmetry("rotated by 90 degrees clockwise", "rotated", transposed=True, up_down=False, left_right=True),
+    Symmetry("mirrored left-right", "mirrored", transposed=False, up_down=False, left_right=True),
+    Symmetry("mirrored along the diagonal", "mirrored", transposed=True, up_down=False, left_right=False),
+    Symmetry("mirrored up-down", "mirrored", transposed=False, up_down=True, left_right=False),
     Symmetry("mirrored along the other diagonal", "mirrored", transposed=True, up_down=True, left_right=True),
 )
-"""All 8; the first changes nothing."""
-
-
-def same_pixels(first: Micrograph, second: Micrograph, symmetry: Symmetry) -> bool:
-    """Whether `first` is `second` after the symmetry, pixel by pixel; read block by block, up to the first difference.
-
-    Raises:
-        InputError: One of them is damaged.
-    """
-    shape = first.info.shape
-    if symmetry.shape(second.info.shape) != shape or first.info.channels != second.info.channels:
-        return False
-    for y0 in range(0, shape[0], _BLOCK):
-        for x0 in range(0, shape[1], _BLOCK):
-            box = Box(y0, x0, min(y0 + _BLOCK, shape[0]), min(x0 + _BLOCK, shape[1]))
-            other = symmetry.apply(second.read(symmetry.origin(box, second.info.shape)))
-            if not np.array_equal(first.read(box), other):
-                return False
-    return True
+"""All 8; number `s` mirrors left and right where s >= 4, then rotates by (s % 4) quarter turns counter-clockwise."""
