@@ -128,7 +128,7 @@ def own_loop(options: dict[str, Any], on_step: Callable[[], None]) -> float:
             model={"name": options["model"]},
             **{key: options[key] for key in given if key in options},
         )
-        fit(settings, Workers(), on_step=lambda *_: on_step())
+        fit(settings, Workers(), lambda _: False, lambda *_: on_step())
         return float(read_history(output)[-1]["data_wait"])
 
 

@@ -54,7 +54,7 @@ def _gpu_has_bf16() -> bool:
 
 
 def _capabilities() -> dict[str, Any]:
-    """What torch says of this CPU's instructions; empty before torch 2.11."""
+    """What torch says of this CPU's instructions; empty where it says nothing."""
     found = getattr(torch.cpu, "get_capabilities", dict)
     return dict(found())
 
