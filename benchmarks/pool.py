@@ -143,6 +143,7 @@ def main() -> int:
     spec = MaskSpec((chosen.side, chosen.side), CLASSES, chosen.shard)
     plan = EnginePlan(tile=min(1024, chosen.shard), halo=0, stride=1, shard=chosen.shard)
     config = WorkerConfig(
+        runtime="torch",
         checkpoint="none",
         precision="fp32",
         device="cpu",

@@ -13,6 +13,7 @@ from microseg_ray.errors import CheckpointError
 from microseg_ray.models import CLASSIFIERS
 from microseg_ray.models.card import read_card_and_digest
 from microseg_ray.models.checkpoint import load_checkpoint
+from microseg_ray.models.computing import Computing, decide_runtime
 from microseg_ray.models.predictor import Predictor
 from microseg_ray.settings import ViewSettings
 from microseg_ray.sources import ScaleRule
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.classification.views import Views
     from microseg_ray.models.card import ModelCard
-    from microseg_ray.models.predictor import Precision
+    from microseg_ray.models.runtimes import Precision, RuntimeChoice
     from microseg_ray.settings import SourceSettings
 
 __all__ = ["VIEWS_KEY", "Classifier", "load_classifier", "seeing_of"]
@@ -43,12 +44,14 @@ class Classifier:
         seeing: What it sees of a micrograph.
         card: Its card.
         digest: The `model_digest` of the checkpoint.
+        computing: What computes, where it was loaded from a checkpoint.
     """
 
     predictor: Predictor
     seeing: Seeing
     card: ModelCard
     digest: str = ""
+    computing: Computing | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -78,6 +81,7 @@ def load_classifier(
     precision: Precision = "fp32",
     threads: int | None = None,
     device: str = "cpu",
+    runtime: RuntimeChoice = "torch",
 ) -> Classifier:
     """The classifier of a checkpoint.
 
@@ -86,9 +90,11 @@ def load_classifier(
         precision: bf16 or fp32.
         threads: Threads that torch uses in this process from now on; None leaves them.
         device: `cpu`, `cuda` ...
+        runtime: `torch`, `openvino`, or `auto`.
 
     Raises:
         CheckpointError: As `load_checkpoint`; the model is one of pixels.
+        SettingsError: OpenVINO is asked for and cannot be used.
 
     Example:
         >>> load_classifier("/nowhere")
@@ -108,7 +114,9 @@ def load_classifier(
         raise CheckpointError(
             f"{folder}: model.json does not say what the classifier sees (training.{VIEWS_KEY}: {error}); train it again"
         ) from error
-    return Classifier(Predictor(model, card, precision, device, threads), seeing, card, read_card_and_digest(folder)[1])
+    computing = decide_runtime(folder, card, runtime, precision, device, "classify.runtime")
+    predictor = Predictor(model, card, precision, device, threads, computing.runtime)
+    return Classifier(predictor, seeing, card, read_card_and_digest(folder)[1], computing)
 
 
 def seeing_of(card: ModelCard) -> Seeing:

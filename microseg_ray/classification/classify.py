@@ -70,12 +70,16 @@ def classify(settings: ClassifySettings, report: Report = lambda *_: None) -> Cl
     """
     device = "cuda" if settings.gpu else "cpu"
     classifier = load_classifier(
-        settings.checkpoint, precision=settings.precision, threads=settings.threads, device=device
+        settings.checkpoint,
+        precision=settings.precision,
+        threads=settings.threads,
+        device=device,
+        runtime=settings.runtime,
     )
     listing = survey_inputs(settings.archive)
     inputs = listing.entries
     folder = Path(settings.output).absolute()
-    _claim(folder, settings, classifier.digest)
+    _claim(folder, settings, classifier)
     done = Classified(folder, classifier.classes)
     for number, (name, views) in enumerate(_read(inputs, classifier, settings), 1):
         if isinstance(views, Failure):
@@ -136,9 +140,11 @@ def _truth(name: str, classes: Sequence[str]) -> int | None:
     return classes.index(folder) if folder in classes else None
 
 
-def _claim(folder: Path, settings: ClassifySettings, digest: str) -> None:
+def _claim(folder: Path, settings: ClassifySettings, classifier: Classifier) -> None:
     """Classes of two models are never mixed."""
-    record = {"model_digest": digest, "settings": settings.resolved()}
+    digest = classifier.digest
+    computed_with = {} if classifier.computing is None else dict(classifier.computing.record)
+    record = {"model_digest": digest, "settings": settings.resolved(), "computed_with": computed_with}
     path = folder / RECORD
     files = (RECORD, "failures.csv", ACCOUNTS_FILE, *VERDICT_FILES)
     claim(folder, "classify", dict.fromkeys(files, Kind.FILE), proven=is_record(path, "model_digest", "settings"))

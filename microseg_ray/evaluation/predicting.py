@@ -42,6 +42,7 @@ _ENGINE = (
     "overlap",
     "tta",
     "precision",
+    "runtime",
     "gpu",
     "threads",
     "memory",

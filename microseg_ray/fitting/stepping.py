@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from microseg_ray.evaluation.metrics import ConfusionMatrix
-from microseg_ray.models.predictor import largest
+from microseg_ray.models.largest import largest
 from microseg_ray.settings import IGNORE_INDEX
 
 if TYPE_CHECKING:

@@ -27,15 +27,21 @@ def info(settings: InfoSettings, _start: StartRay) -> int:
     from microseg_ray.accounts import Account
     from microseg_ray.errors import InputError
     from microseg_ray.models.card import read_card
+    from microseg_ray.models.computing import decide_runtime
 
     card = None if settings.checkpoint is None else read_card(settings.checkpoint)
+    # What `runtime: auto` comes to here, with segment's precision.
+    computing = None if card is None else decide_runtime(str(settings.checkpoint), card, "auto", "bf16")
     failed, used = False, 0
     for path in settings.files:
         try:
             with _stdout_on_stderr():
                 seen = _description(path, settings.source)
-                if card is not None:
-                    seen |= _against(path, card, settings)
+                if card is not None and computing is not None:
+                    seen |= _against(path, card, settings) | {
+                        "runtime": computing.words,
+                        "runtime_note": computing.note,
+                    }
         except InputError as error:
             failed = True
             if settings.as_json:
@@ -128,6 +134,9 @@ def _print_info(seen: dict[str, Any]) -> None:
         lines += [f"note: {note}" for note in seen["checkpoint_notes"]]
         if not seen["objections"]:
             lines.append(f"fits {seen['checkpoint']}")
+        lines.append(
+            f"would be computed by {seen['runtime']}" + f"; {seen['runtime_note']}" * bool(seen["runtime_note"])
+        )
     console.print(f"[bold]{escape(seen['path'])}[/]")
     for line in lines:
         console.print(f"  {escape(line)}")

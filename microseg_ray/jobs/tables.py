@@ -39,6 +39,10 @@ def joined(engine: EnginePlan) -> str:
     return f"halo {engine.halo}" if engine.blend == "crop" else f"blend {engine.blend}, overlap {engine.overlap:g}"
 
 
+def _noted(note: str) -> str:
+    return f"; {note}" if note else ""
+
+
 def print_dropped(names: Sequence[str]) -> None:
     """Print which files showed older masks and were removed."""
     if names:
@@ -64,6 +68,7 @@ def print_forecast(cost: Forecast) -> None:
             "specimen",
             f"{cost.info_bars} with an info bar, which is left out; {cost.rescaled} rescaled to the model's pixel size",
         ),
+        ("runtime", f"{cost.plan.computing.words}{_noted(cost.plan.computing.note)}"),
         ("halo tax", f"{cost.halo_tax:.2f} pixels computed for each pixel kept"),
         ("seams", f"{cost.plan.verdict}{reason or ' up to kernel rounding'}"),
         ("memory", f"{cost.worker_bytes / 1024**3:.2f} GiB per worker, projected peak"),

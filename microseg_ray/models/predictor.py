@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
-from typing import TYPE_CHECKING, Literal
+from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from microseg_ray.errors import MicrosegError
+from microseg_ray.models import CLASSIFIERS
 from microseg_ray.models.card import ModelCard, read_card_and_digest, require_pixel_model
 from microseg_ray.models.checkpoint import load_checkpoint
+from microseg_ray.models.largest import finite, largest
+from microseg_ray.models.probing import check_pixels, check_same_logits, largest_pixel
+from microseg_ray.models.runtimes import load_runtime
+from microseg_ray.models.runtimes.eager import TorchRuntime
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Precision", "Predictor", "load_predictor", "model_input", "scale_intensities"]
+    from microseg_ray.models.runtimes import Precision, Runtime
+    from microseg_ray.models.runtimes.images import ImageNetwork
 
-Precision = Literal["bf16", "fp32"]
+__all__ = ["Predictor", "load_predictor", "model_input", "scale_intensities"]
 
 _DTYPES = (np.uint8, np.int16, np.uint16, np.uint32, np.float32)
+_CONVERTED: OrderedDict[str, tuple[ImageNetwork, float]] = OrderedDict()
+"""The last converted models of this process by digest, each with its `largest_pixel`; nothing is compiled in them."""
+_CONVERTED_KEPT = 4
 _WIDE = (torch.uint32, torch.int32, torch.int64, torch.float64)
-_STRIP_PIXELS = 1 << 16
-"""Pixels whose logits are compared at once on the CPU: few enough to stay in its cache."""
 
 
 class Predictor:
@@ -47,14 +53,20 @@ class Predictor:
         precision: `bf16` runs the convolutions in bfloat16 (autocast) and the head in float32; `fp32` runs all in float32.
         device: `cpu`, `cuda`, `cuda:1` ...
         threads: Threads that torch uses in this process from now on; None leaves them as they are.
+        runtime: `torch` or `openvino`, which computes one tile at a time.
+        digest: The `model_digest` of the checkpoint that the model comes from; a process converts it for OpenVINO once.
 
     Attributes:
         classes: Number of classes K.
         stride: Pixels that the sides of a tile must be multiples of.
-        digest: The `model_digest` of the checkpoint, or "" where the model was not loaded by `load_predictor`.
+        digest: The `model_digest` of the checkpoint, or "".
+        runtime: What computes; its `precision` is fp32 where bf16 was asked for and the processor has no such units.
 
     Raises:
-        ValueError: Unknown precision or fewer than one thread.
+        ValueError: Unknown precision or runtime, or fewer than one thread.
+        ImportError: OpenVINO is not installed.
+        RuntimeUnfitError: OpenVINO cannot compute this model.
+        MicrosegError: The model gives infinite logits; with OpenVINO this is found here.
 
     Example:
         >>> from microseg_ray.models import build_model
@@ -81,25 +93,48 @@ class Predictor:
         precision: Precision = "bf16",
         device: str = "cpu",
         threads: int | None = None,
+        runtime: str = "torch",
+        digest: str = "",
     ) -> None:
-        if precision not in ("bf16", "fp32"):
-            raise ValueError(f"precision {precision!r} is unknown; known are bf16, fp32")
-        if threads is not None:
-            if threads < 1:
-                raise ValueError(f"threads {threads} is not possible; it must be at least 1")
-            torch.set_num_threads(threads)
+        # torch's own part (scaling, softmax) keeps to the threads in any case.
+        eager = TorchRuntime(precision, device, threads)
+        self.runtime: Runtime = eager if runtime == "torch" else load_runtime(runtime, precision, device, threads)
         self.card = card
         self.classes = len(card.classes)
         self.stride = card.receptive_field.stride
-        self.digest = ""
-        self.precision = precision
+        self.digest = digest
         self.device = torch.device(device)
+        self._eager = eager
         # A wrapper, so that a model that is one layer can be moved and folded like any other.
         prepared = fold_norms(nn.Sequential(copy.deepcopy(model)).eval()).requires_grad_(requires_grad=False)
         self._model = prepared.to(self.device)
-        for parameter in self._model.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self._network: ImageNetwork | None = None
+        self._largest_pixel = float("inf")
+        if isinstance(self.runtime, TorchRuntime):
+            for parameter in self._model.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        else:
+            self._compile()
+
+    def _compile(self) -> None:
+        from microseg_ray.models.runtimes.images import ImageNetwork
+        from microseg_ray.models.runtimes.vino import OpenVinoRuntime
+
+        card, runtime = self.card, self.runtime
+        if not isinstance(runtime, OpenVinoRuntime):
+            raise TypeError(f"runtime {runtime.name} compiles no images")
+        if not self.digest or self.digest not in _CONVERTED:
+            size = (card.options["height"], card.options["width"]) if card.architecture in CLASSIFIERS else None
+            network = ImageNetwork(runtime, self._model, card.in_channels, self.stride, size)
+            largest = largest_pixel(self._model, network.small)
+            check_same_logits(self._model, network.by(OpenVinoRuntime("fp32", runtime.threads)), network.small)
+            while len(_CONVERTED) >= _CONVERTED_KEPT:
+                _CONVERTED.popitem(last=False)
+            _CONVERTED[self.digest] = network, largest
+        network, self._largest_pixel = _CONVERTED[self.digest]
+        # The converted model has no state; what is compiled from it has, and belongs to this predictor.
+        self._network = network.by(runtime)
 
     def masks(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> NDArray[np.uint8]:
         """The class of each pixel: that of the largest logit, the lower class on a tie.
@@ -115,8 +150,13 @@ class Predictor:
             ValueError: Wrong shape, type or channels, or low not below high.
             MicrosegError: A logit is NaN or infinite.
         """
-        with self._context():
-            return largest(self._forward(batch, limits)).cpu().numpy()
+        if self._network is None:
+            with self._eager.context():
+                return largest(self._forward(batch, limits)).cpu().numpy()
+        masks = np.empty((len(batch), *batch.shape[-2:]), np.uint8)
+        for slot, image in enumerate(self._each(batch, limits)):
+            masks[slot] = self._network.classes(image)[0].numpy()[0]
+        return masks
 
     def scores(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> NDArray[np.float32]:
         """Probabilities of the classes: the softmax of the logits.
@@ -126,8 +166,10 @@ class Predictor:
         Returns:
             float32 (n, K, y, x), contiguous.
         """
-        with self._context():
-            return self._forward(batch, limits).contiguous().softmax(dim=1).cpu().numpy()
+        if self._network is None:
+            with self._eager.context():
+                return self._forward(batch, limits).contiguous().softmax(dim=1).cpu().numpy()
+        return _stacked(finite(logits).softmax(dim=1) for logits in self._logits(batch, limits))
 
     def logits(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> NDArray[np.float32]:
         """The model's output before the softmax.
@@ -137,8 +179,10 @@ class Predictor:
         Returns:
             float32 (n, K, y, x), contiguous.
         """
-        with self._context():
-            return self._forward(batch, limits).contiguous().cpu().numpy()
+        if self._network is None:
+            with self._eager.context():
+                return self._forward(batch, limits).contiguous().cpu().numpy()
+        return _stacked(finite(logits) for logits in self._logits(batch, limits))
 
     def masks_and_scores(
         self, batch: NDArray[np.generic], limits: tuple[float, float]
@@ -147,52 +191,52 @@ class Predictor:
 
         Args and errors are those of `masks`.
         """
-        with self._context():
-            logits = self._forward(batch, limits)
-            return largest(logits).cpu().numpy(), logits.contiguous().softmax(dim=1).cpu().numpy()
+        if self._network is None:
+            with self._eager.context():
+                logits = self._forward(batch, limits)
+                return largest(logits).cpu().numpy(), logits.contiguous().softmax(dim=1).cpu().numpy()
+        masks = np.empty((len(batch), *batch.shape[-2:]), np.uint8)
+        scores = np.empty((len(batch), self.classes, *batch.shape[-2:]), np.float32)
+        for slot, image in enumerate(self._each(batch, limits)):
+            classes, found = self._network.classes(image)
+            masks[slot], scores[slot] = classes.numpy()[0], found.softmax(dim=1).numpy()[0]
+        return masks, scores
 
-    @contextlib.contextmanager
-    def _context(self) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            if self.device.type == "cuda":
-                # One algorithm for one shape; and fp32 means float32, not TF32.
-                flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-                stack.enter_context(flags)
-            if self.precision == "bf16":
-                stack.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
-            yield
+    def _logits(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> Iterator[Tensor]:
+        """One tile after the other, from OpenVINO; a buffer that the next one overwrites."""
+        if self._network is not None:
+            yield from map(self._network.logits, self._each(batch, limits))
 
-    def _forward(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> Tensor:
+    def _each(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> Iterator[Tensor]:
+        """The tiles as the model sees them, one at a time, so that their number decides no byte."""
+        images = self._checked(batch)
+        for slot in range(len(images)):
+            scaled = model_input(images[slot : slot + 1], limits, self.card.scaling.clahe)
+            check_pixels(scaled, self._largest_pixel)
+            yield scaled
+
+    def _checked(self, batch: NDArray[np.generic]) -> Tensor:
         channels = self.card.in_channels
         if batch.ndim != 4 or batch.shape[1] != channels:
             raise ValueError(f"batch of shape {batch.shape}: the model needs (n, {channels}, y, x)")
         if batch.dtype.newbyteorder("=") not in _DTYPES:
             raise ValueError(f"batch of {batch.dtype}: tiles are uint8, int16, uint16, uint32 or float32")
         native = np.require(batch, dtype=batch.dtype.newbyteorder("="), requirements=["C", "W"])
-        images = _uploaded(native, self.device)
+        return _uploaded(native, self.device)
+
+    def _forward(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> Tensor:
+        images = self._checked(batch)
         logits: Tensor = self._model(
             model_input(images, limits, self.card.scaling.clahe).contiguous(memory_format=torch.channels_last)
         )
         if logits.shape[1] != self.classes:
             raise ValueError(f"the model gives {logits.shape[1]} classes, its card names {self.classes}")
-        return _finite(logits.float())
+        return finite(logits.float())
 
 
-def _finite(logits: Tensor) -> Tensor:
-    """The logits, which are all finite: NaN is larger than nothing, so that it would become class 0.
-
-    Raises:
-        MicrosegError: One is not.
-    """
-    # One sum in place of a mask of all logits; a finite sum has finite terms only.
-    if not bool(torch.isfinite(logits.sum())) and not bool(torch.isfinite(logits).all()):
-        bad = int((~torch.isfinite(logits)).any(dim=1).sum())
-        raise MicrosegError(
-            f"the model's output is NaN or infinite in {bad} pixels of a batch, which belong to no class: the micrograph "
-            "holds such values, or values too large for the model; look at it with `microseg info`"
-        )
-    return logits
+def _stacked(tensors: Iterable[Tensor]) -> NDArray[np.float32]:
+    """One array of tensors (1, ...) that may be overwritten when the next one comes."""
+    return np.concatenate([tensor.numpy().copy() for tensor in tensors])
 
 
 def load_predictor(
@@ -201,6 +245,7 @@ def load_predictor(
     precision: Precision = "bf16",
     threads: int | None = None,
     device: str = "cpu",
+    runtime: str = "torch",
 ) -> Predictor:
     """The predictor of a checkpoint, with the checkpoint's digest.
 
@@ -209,9 +254,12 @@ def load_predictor(
         precision: As in `Predictor`.
         threads: As in `Predictor`.
         device: As in `Predictor`.
+        runtime: As in `Predictor`.
 
     Raises:
         CheckpointError: As `load_checkpoint`; the model is a classifier.
+        ImportError: As `Predictor`.
+        RuntimeUnfitError: As `Predictor`.
 
     Example:
         >>> load_predictor("/nowhere")
@@ -221,9 +269,7 @@ def load_predictor(
     """
     model, card = load_checkpoint(folder)
     require_pixel_model(folder, card)
-    predictor = Predictor(model, card, precision, device, threads)
-    predictor.digest = read_card_and_digest(folder)[1]
-    return predictor
+    return Predictor(model, card, precision, device, threads, runtime, read_card_and_digest(folder)[1])
 
 
 def scale_intensities(images: Tensor, limits: tuple[float, float] | Tensor) -> Tensor:
@@ -293,34 +339,6 @@ def model_input(images: Tensor, limits: tuple[float, float] | Tensor, clahe: flo
     for place in np.ndindex(*planes.shape[:2]):
         equalised[place] = equalize_adapthist(planes[place], clip_limit=clahe)
     return torch.from_numpy(equalised).to(scaled.device)
-
-
-def largest(logits: Tensor) -> Tensor:
-    """The class with the largest logit, uint8 (n, y, x); the lower class on a tie.
-
-    On the CPU a running maximum over strips that stay in the cache, 3 to 30 times faster than `argmax`
-    (class-first argmax: 110 ms a megapixel of 4 classes; this: 5).
-
-    Example:
-        >>> largest(torch.tensor([1.0, 3.0, 3.0]).reshape(1, 3, 1, 1)).item()
-        1
-    """
-    if logits.device.type != "cpu":
-        return logits.argmax(dim=1).to(torch.uint8)
-    count, classes, height, width = logits.shape
-    masks = torch.zeros((count, height, width), dtype=torch.uint8)
-    rows = max(1, _STRIP_PIXELS // max(width, 1))
-    for image, mask in zip(logits, masks, strict=True):
-        for top in range(0, height, rows):
-            strip = image[:, top : top + rows].contiguous()
-            best, chosen = strip[0].clone(), mask[top : top + rows]
-            larger = torch.empty_like(best, dtype=torch.bool)
-            for index in range(1, classes):
-                torch.gt(strip[index], best, out=larger)
-                # Classes only rise here, so the larger number is the later winner.
-                torch.maximum(chosen, larger.view(torch.uint8).mul(index), out=chosen)
-                torch.maximum(best, strip[index], out=best)
-    return masks
 
 
 def fold_norms(model: nn.Module) -> nn.Module:

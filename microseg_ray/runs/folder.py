@@ -326,6 +326,9 @@ class Run:
 
 
 def _versions_advice(differing: list[str]) -> str:
+    for each in differing:
+        if each.startswith("computed_with.runtime:"):
+            return f"set runtime: {each.split()[1]} to go on with it, "
     versions_differ = any(each.startswith("computed_with") for each in differing)
     return "install the versions that it was made with, " if versions_differ else ""
 

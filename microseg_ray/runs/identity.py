@@ -67,16 +67,18 @@ def _shown(value: object) -> str:
     return "not recorded" if value is None else str(value)
 
 
-def computed_with(card: ModelCard) -> dict[str, Any]:
+def computed_with(card: ModelCard, runtime: Mapping[str, str]) -> dict[str, Any]:
     """Versions of what computes pixels; a run is not continued under others.
 
-    torch chooses other kernels, and so other roundings, from one version to the next. What numpy does here (weighted sums,
-    resampling) is elementwise float arithmetic that IEEE 754 fixes, so its version is noted in run.json but does not bind.
+    torch and OpenVINO choose other kernels, and so other roundings, from one version to the next. What numpy does here
+    (weighted sums, resampling) is elementwise float arithmetic that IEEE 754 fixes, so its version is noted in run.json but
+    does not bind.
 
     Args:
         card: The model's card: only what this model passes through counts.
+        runtime: What computes the network, as `models.runtimes.runtime_record`.
     """
-    found: dict[str, Any] = {"pixel_format": PIXEL_FORMAT, "runtime": "torch", "torch": version("torch")}
+    found: dict[str, Any] = {"pixel_format": PIXEL_FORMAT, **runtime}
     if card.scaling.clahe is not None:
         found["scikit-image"] = version("scikit-image")
     if card.scaling.flat_field != "none":
@@ -85,7 +87,12 @@ def computed_with(card: ModelCard) -> dict[str, Any]:
 
 
 def pixel_settings(
-    settings: EngineSettings, card: ModelCard, plan: EnginePlan, source: SourceSettings, scale: ScaleRule
+    settings: EngineSettings,
+    card: ModelCard,
+    plan: EnginePlan,
+    source: SourceSettings,
+    scale: ScaleRule,
+    runtime: Mapping[str, str],
 ) -> dict[str, Any]:
     """All settings that decide pixels and are used, as plain JSON types.
 
@@ -95,6 +102,7 @@ def pixel_settings(
         plan: The engine's plan.
         source: How micrographs are opened.
         scale: What happens to a micrograph of another pixel size than the model's.
+        runtime: What computes the network, as `models.runtimes.runtime_record`.
     """
     return {
         **plan.used,
@@ -104,7 +112,7 @@ def pixel_settings(
         # The pixel size itself belongs to the identity of each mask, where it decides pixels.
         "source": source.model_dump(exclude={"pixel_size_um", "pixel_sizes"}, mode="json"),
         "scale": _scale(scale, source),
-        "computed_with": computed_with(card),
+        "computed_with": computed_with(card, runtime),
     } | ({"intensity_mismatch": settings.on_intensity_mismatch} if card.scaling.kind == "dtype" else {})
 
 

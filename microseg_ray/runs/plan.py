@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.geometry import ceil_to, floor_to
+from microseg_ray.models.computing import Computing
+from microseg_ray.models.runtimes import FREE_PIXELS
 from microseg_ray.runs.store.spec import CHUNK
 from microseg_ray.stitching import EnginePlan
 from microseg_ray.stitching.shards import shard_bytes
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Projection", "RunPlan", "Verdict", "engine_plan", "project_memory", "verdict_of"]
 
 GIB = 1024**3
+TORCH = Computing("torch", {})
 Verdict = Literal["exact", "bounded", "unsafe"]
 
 # Resident memory of a worker before its first shard (interpreter, torch, zarr, Ray's own): measured in
@@ -25,6 +28,11 @@ Verdict = Literal["exact", "bounded", "unsafe"]
 BASE_BYTES = 560 * 1024**2
 # Convolution libraries keep scratch and reordered copies beside the tensors that PyTorch knows of; measured likewise.
 SCRATCH = 1.6
+# The same for OpenVINO (`resunet` bf16: 130 bytes a pixel of tile, where PyTorch's tensors take 128), and its libraries with
+# the graph that it keeps to compile for other sizes from.
+OPENVINO_SCRATCH = 1.15
+OPENVINO_BYTES = 128 * 1024**2
+AUDITED = 1 + 0.75**2
 # One shard is read or written while another is computed.
 SHARDS_IN_FLIGHT = 2
 # Of the GPU's memory; the rest is for its libraries and for fragmentation.
@@ -44,12 +52,14 @@ class RunPlan:
             sees the whole tile.
         reason: Why not `exact`, in one sentence; empty otherwise.
         worker_bytes: Projected peak memory of one worker, without decoded sources.
+        computing: What computes.
     """
 
     engine: EnginePlan
     verdict: Verdict
     reason: str
     worker_bytes: int
+    computing: Computing
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,9 @@ class Projection:
     device: int
 
 
-def project_memory(plan: EnginePlan, card: ModelCard, precision: str, *, gpu: bool = False) -> Projection:
+def project_memory(
+    plan: EnginePlan, card: ModelCard, precision: str, *, gpu: bool = False, computing: Computing = TORCH
+) -> Projection:
     """What one worker will take at most; compared with measurements in benchmarks/memory.py.
 
     Args:
@@ -73,21 +85,31 @@ def project_memory(plan: EnginePlan, card: ModelCard, precision: str, *, gpu: bo
         card: The model's card.
         precision: `bf16` or `fp32`.
         gpu: Whether the model and its activations lie on a GPU.
+        computing: What computes.
     """
-    per_pixel = card.footprint.bf16 if precision == "bf16" else card.footprint.fp32
-    model = int(2 * card.footprint.parameter_bytes + per_pixel * plan.tile**2 * plan.batch * SCRATCH)
+    used = computing.record.get("runtime_precision", precision)
+    per_pixel = card.footprint.bf16 if used == "bf16" else card.footprint.fp32
+    if computing.runtime == "openvino":
+        # One tile at a time, whatever the batch; the second shape of the seam audit stays compiled beside a small one.
+        pixels_held = max(plan.tile**2, min(AUDITED * plan.tile**2, FREE_PIXELS))
+        model = int(OPENVINO_BYTES + 3 * card.footprint.parameter_bytes + per_pixel * pixels_held * OPENVINO_SCRATCH)
+    else:
+        model = int(2 * card.footprint.parameter_bytes + per_pixel * plan.tile**2 * plan.batch * SCRATCH)
     pixels = shard_bytes(plan, card.in_channels, 4 if card.scaling.kind != "dtype" else 2, len(card.classes))
     host = BASE_BYTES + SHARDS_IN_FLIGHT * pixels
     return Projection(host, model) if gpu else Projection(host + model, 0)
 
 
-def engine_plan(settings: EngineSettings, card: ModelCard, device_bytes: int | None = None) -> RunPlan:
+def engine_plan(
+    settings: EngineSettings, card: ModelCard, device_bytes: int | None = None, computing: Computing = TORCH
+) -> RunPlan:
     """Turn `auto` into numbers and say what the run promises.
 
     Args:
         settings: The job's settings.
         card: The model's card.
         device_bytes: Memory of the GPU, where one is used and known.
+        computing: What computes.
 
     Raises:
         SettingsError: The chosen values cannot work, or do not fit the memory; the message says which to change.
@@ -112,9 +134,9 @@ def engine_plan(settings: EngineSettings, card: ModelCard, device_bytes: int | N
     budget = Projection(int(settings.memory * GIB), int((device_bytes or 0) * DEVICE_SHARE))
     for side in fitting:
         engine = _engine(settings, side, halo, stride)
-        needs = project_memory(engine, card, settings.precision, gpu=settings.gpu)
+        needs = project_memory(engine, card, settings.precision, gpu=settings.gpu, computing=computing)
         if needs.host <= budget.host and (not budget.device or needs.device <= budget.device):
-            return RunPlan(engine, *verdict_of(engine, card), needs.host)
+            return RunPlan(engine, *verdict_of(engine, card), needs.host, computing)
     needed = (needs.host + needs.device) / GIB
     raise SettingsError(
         f"memory {settings.memory:g} GiB: a worker needs about {needed:.2f} GiB at tile {engine.tile}, "

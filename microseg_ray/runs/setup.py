@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from microseg_ray.accounts import counted
 from microseg_ray.errors import SettingsError
 from microseg_ray.models.card import ModelCard, read_card_and_digest, require_pixel_model
+from microseg_ray.models.computing import Computing, decide_runtime
 from microseg_ray.runs.calibration import calibration_record
 from microseg_ray.runs.drive import Input
 from microseg_ray.runs.identity import RunIdentity, pixel_settings
@@ -62,14 +63,17 @@ def archive_inputs(archive: str) -> tuple[list[Input], dict[str, int]]:
     return [Input(name, path) for name, path in found.entries], counted(found.not_taken)
 
 
-def worker_config(settings: EngineSettings, card: ModelCard, digest: str, plan: RunPlan) -> WorkerConfig:
+def worker_config(
+    settings: EngineSettings, card: ModelCard, digest: str, plan: RunPlan, computing: Computing
+) -> WorkerConfig:
     """The configuration of this run's workers."""
     source = _source(settings)
     scale = ScaleRule(card.pixel_size_um, settings.scale_tolerance, settings.on_scale_mismatch)
-    pixels = pixel_settings(settings, card, plan.engine, source, scale)
+    pixels = pixel_settings(settings, card, plan.engine, source, scale, computing.record)
     return WorkerConfig(
         checkpoint=str(Path(settings.checkpoint).absolute()),
         precision=settings.precision,
+        runtime=computing.runtime,
         device=pixels["device"],
         threads=pixels["threads"],
         plan=plan.engine,
@@ -124,12 +128,14 @@ class Engine:
         digest: Its `model_digest`.
         plan: Tiles, halo, memory, verdict.
         config: What workers are given.
+        computing: What computes.
     """
 
     card: ModelCard
     digest: str
     plan: RunPlan
     config: WorkerConfig
+    computing: Computing
 
 
 def prepare_engine(settings: EngineSettings) -> Engine:
@@ -145,8 +151,16 @@ def prepare_engine(settings: EngineSettings) -> Engine:
     reason = class_order_objection(settings.classes, card.classes, str(settings.checkpoint))
     if reason:
         raise SettingsError(f"{settings.job}.classes: {reason}; correct `classes`, or give another checkpoint")
-    plan = engine_plan(settings, card, gpu_memory() if settings.gpu else None)
-    return Engine(card, digest, plan, worker_config(settings, card, digest, plan))
+    computing = decide_runtime(
+        settings.checkpoint,
+        card,
+        settings.runtime,
+        settings.precision,
+        "cuda" if settings.gpu else "cpu",
+        f"{settings.job}.runtime",
+    )
+    plan = engine_plan(settings, card, gpu_memory() if settings.gpu else None, computing)
+    return Engine(card, digest, plan, worker_config(settings, card, digest, plan, computing), computing)
 
 
 def prepare_job(settings: EngineSettings) -> Job:
@@ -169,6 +183,8 @@ def prepare_job(settings: EngineSettings) -> Job:
         "model_pixel_size_um": None if card.pixel_size_um is None else list(card.pixel_size_um),
         "verdict": plan.verdict,
         "verdict_reason": plan.reason,
+        "runtime": engine.computing.words,
+        "runtime_note": engine.computing.note,
         "fingerprint": config.fingerprint,
         "calibration": calibration_record(settings),
         "not_taken": not_taken,

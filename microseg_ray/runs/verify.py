@@ -129,6 +129,7 @@ def _job_of(run: Run, checkpoint: str | None) -> Job:
             # The value that `auto` had in that run; it may be another one now.
             **{key: pixels[key] for key in ("tile", "halo", "batch", "threads") if key in pixels},
             "memory": 1024.0,
+            "runtime": pixels.get("computed_with", {}).get("runtime", "auto"),
             # Which grid each mask lies on is in its own identity; the table may be gone.
             "source": {**saved.get("source", {}), "pixel_sizes": None},
         },

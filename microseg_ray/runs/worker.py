@@ -11,11 +11,13 @@ import traceback
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from platform import node
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
+from microseg_ray.errors import CheckpointError, InputError, MicrosegError, RuntimeUnfitError, StoreError
+from microseg_ray.models.runtimes import runtime_record
 from microseg_ray.names import require_room
 from microseg_ray.quarantine import is_full
 from microseg_ray.runs.identity import RunIdentity, computed_with
@@ -76,6 +78,7 @@ class WorkerConfig:
     Attributes:
         checkpoint: Folder of the model.
         precision: `bf16` or `fp32`.
+        runtime: `torch` or `openvino`.
         device: torch device.
         threads: torch threads; part of what decides the bytes.
         plan: The engine's plan.
@@ -94,6 +97,7 @@ class WorkerConfig:
 
     checkpoint: str
     precision: Literal["bf16", "fp32"]
+    runtime: str
     device: str
     threads: int
     plan: EnginePlan
@@ -125,8 +129,8 @@ class WorkerConfig:
         differing = bound.differences(RunIdentity(digest, {"computed_with": dict(found)}))
         if differing:
             raise CheckpointError(
-                f"{self.checkpoint}: not what the run was prepared with ({'; '.join(differing)}); do not change a checkpoint "
-                "while a run uses it, and install the same versions on all nodes"
+                f"{self.checkpoint}: not what the run was prepared with ({'; '.join(differing)}) on the node {node()}; do not "
+                "change a checkpoint while a run uses it, and install the same versions on all nodes, of equal processors"
             )
 
 
@@ -337,8 +341,24 @@ def load_own_predictor(config: WorkerConfig) -> ModelPredictor:
     """
     from microseg_ray.models.predictor import load_predictor
 
-    loaded = load_predictor(config.checkpoint, precision=config.precision, threads=config.threads, device=config.device)
-    config.require_own(loaded.digest, computed_with(loaded.card))
+    try:
+        # First, because loading takes seconds: another version here is found at once.
+        record = runtime_record(config.runtime, config.precision)
+        loaded = load_predictor(
+            config.checkpoint,
+            precision=config.precision,
+            threads=config.threads,
+            device=config.device,
+            runtime=config.runtime,
+        )
+    except ImportError as error:
+        raise CheckpointError(
+            f"the run is computed by {config.runtime}, which is missing on the node {node()} ({error}); install "
+            f"'microseg_ray[{config.runtime}]' there, or give another output and set runtime: torch"
+        ) from error
+    except RuntimeUnfitError as error:
+        raise CheckpointError(f"{config.checkpoint}: {error} on the node {node()}; set runtime: torch") from error
+    config.require_own(loaded.digest, computed_with(loaded.card, record))
     return loaded
 
 

@@ -41,6 +41,9 @@ class EngineSettings(JobSettings):
     )
     tta: bool = Field(default=False, description="average over the 8 symmetries of the square")
     precision: Literal["bf16", "fp32"] = "bf16"
+    runtime: Literal["auto", "torch", "openvino"] = Field(
+        default="auto", description="what computes; auto: OpenVINO where it is installed and no GPU is used, else torch"
+    )
     workers: Workers = Field(default=1, description="0 runs in this process, without Ray")
     gpu: bool = False
     threads: Threads | None = Field(

@@ -15,8 +15,8 @@ __all__ = ["EvaluateSettings"]
 
 
 _OF_CHECKPOINT = (
-    *("tile", "halo", "shard", "batch", "blend", "overlap", "tta", "precision", "gpu", "scale_tolerance"),
-    *("on_scale_mismatch", "on_intensity_mismatch"),
+    *("tile", "halo", "shard", "batch", "blend", "overlap", "tta", "precision", "runtime", "gpu"),
+    *("scale_tolerance", "on_scale_mismatch", "on_intensity_mismatch"),
 )
 
 
@@ -46,6 +46,7 @@ class EvaluateSettings(SplitFields):
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="of neighbouring tiles for blend, as of segment")
     tta: bool = Field(default=False, description="average over the 8 symmetries of the square")
     precision: Literal["bf16", "fp32"] = "bf16"
+    runtime: Literal["auto", "torch", "openvino"] = Field(default="auto", description="what computes, as of segment")
     gpu: bool = False
     threads: Threads | None = None
     memory: GiB = Field(default=1.5, description="GiB that predicting may use, as of segment")

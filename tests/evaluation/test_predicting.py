@@ -68,7 +68,20 @@ def test_evaluate_judges_the_masks_that_segment_writes(pair, checkpoint, tmp_pat
 
 
 def test_evaluate_has_every_setting_of_the_engine_that_decides_pixels():
-    fields = {"tile", "halo", "shard", "batch", "blend", "overlap", "tta", "precision", "gpu", "threads", "memory"}
+    fields = {
+        "tile",
+        "halo",
+        "shard",
+        "batch",
+        "blend",
+        "overlap",
+        "tta",
+        "precision",
+        "runtime",
+        "gpu",
+        "threads",
+        "memory",
+    }
     for name in fields:
         assert EvaluateSettings.model_fields[name].default == SegmentSettings.model_fields[name].default, name
 

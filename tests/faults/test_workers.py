@@ -338,3 +338,25 @@ def test_a_driver_told_to_stop(driver, many, checkpoint, many_whole, tree_of, tm
     assert 0 < result.ledger.computed <= 256 - done + 4
     assert tree_of(tmp_path / "run/masks") == many_whole
     shutil.rmtree(tmp_path / "run")
+
+
+def test_openvino_missing_on_one_of_two_workers_stops_the_run(archive, checkpoint, tmp_path, ray_session):
+    flag = tmp_path / "first"
+
+    class Lacks(ArchiveWorker):
+        def __init__(self, config):
+            super().__init__(config)
+            try:
+                flag.touch(exist_ok=False)
+            except FileExistsError:
+                return
+            # As if it were not installed on this node.
+            sys.modules["openvino"] = None
+
+        def _shard(self, task):
+            # The other worker leaves work for it.
+            time.sleep(0 if sys.modules.get("openvino", 1) is None else 1)
+            return super()._shard(task)
+
+    with pytest.raises(MicrosegError, match=r"computed by openvino, which is missing on the node .+; install"):
+        segment(settings(archive, checkpoint, tmp_path / "run", runtime="openvino"), worker_class=Lacks)

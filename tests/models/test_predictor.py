@@ -12,7 +12,8 @@ from torch import nn
 from microseg_ray.models import build_model
 from microseg_ray.models.card import ModelCard, ReceptiveField, read_card_and_digest
 from microseg_ray.models.checkpoint import save_checkpoint
-from microseg_ray.models.predictor import Predictor, fold_norms, largest, load_predictor, model_input, scale_intensities
+from microseg_ray.models.largest import largest
+from microseg_ray.models.predictor import Predictor, fold_norms, load_predictor, model_input, scale_intensities
 from microseg_ray.settings import ClassSpec
 
 OPTIONS = {"width": 4, "depth": 2}

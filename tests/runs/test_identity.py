@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.metadata import version
 
 import pytest
 
@@ -17,8 +18,8 @@ from microseg_ray.models.card import (
     read_card,
     read_card_and_digest,
 )
+from microseg_ray.models.runtimes import choose, runtime_record
 from microseg_ray.runs import folder as folders
-from microseg_ray.runs import identity as identities
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.identity import computed_with
 from microseg_ray.runs.setup import prepare_job
@@ -96,12 +97,13 @@ def test_a_run_is_not_continued_after_its_card_was_edited(archive, checkpoint, t
 def test_a_checkpoint_that_changes_under_a_run_stops_it(archive, checkpoint, new_checkpoint, tmp_path):
     job = prepare_job(settings(archive, checkpoint, tmp_path / "run"))
     card, digest = read_card_and_digest(checkpoint)
-    job.config.require_own(digest, computed_with(card))
+    record = runtime_record(job.config.runtime, job.config.precision)
+    job.config.require_own(digest, computed_with(card, record))
     other = read_card_and_digest(new_checkpoint(tmp_path / "other", seed=9))[1]
     with pytest.raises(CheckpointError, match="model: "):
-        job.config.require_own(other, computed_with(card))
+        job.config.require_own(other, computed_with(card, record))
     with pytest.raises(CheckpointError, match=r"torch: .* 0\.1 now"):
-        job.config.require_own(digest, {**computed_with(card), "torch": "0.1"})
+        job.config.require_own(digest, {**computed_with(card, record), "torch": "0.1"})
 
 
 # Settings of the first run, settings of the second, and whether the second goes on with the first.
@@ -120,6 +122,8 @@ KNOBS = {
     "threads": ({"threads": 1}, {"threads": 2}, False),
     "threads by default": ({}, {"threads": 1}, True),
     "precision": ({}, {"precision": "fp32"}, False),
+    "runtime": ({"runtime": "openvino"}, {"runtime": "torch"}, False),
+    "runtime by default": ({}, {"runtime": "openvino"}, True),
     "extra": ({}, {"extra": "margin"}, False),
     "page": ({}, {"source": {"page": 1}}, False),
     "memory with tile given": ({"tile": 256, "batch": 1}, {"tile": 256, "batch": 1, "memory": 3.0}, True),
@@ -172,11 +176,21 @@ def test_another_version_of_torch_is_refused_and_named(archive, checkpoint, tmp_
     job = prepare_job(settings(archive, checkpoint, tmp_path / "run"))
     Run.create(tmp_path / "run", job.identity, job.record)
     before = (tmp_path / "run" / "run.json").read_text()
-    monkeypatch.setattr(identities, "version", lambda name: "99.1" if name == "torch" else "1.0")
+    monkeypatch.setattr(choose, "version", lambda name: "99.1" if name == "torch" else version(name))
     again = prepare_job(settings(archive, checkpoint, tmp_path / "run"))
     with pytest.raises(RunMismatchError, match=r"computed_with\.torch: .* there, 99\.1 now.*install the versions"):
         Run.create(tmp_path / "run", again.identity, again.record)
     assert (tmp_path / "run" / "run.json").read_text() == before
+
+
+def test_a_run_of_another_runtime_is_refused_with_the_setting_that_goes_on_with_it(archive, checkpoint, tmp_path):
+    job = prepare_job(settings(archive, checkpoint, tmp_path / "run", runtime="torch"))
+    Run.create(tmp_path / "run", job.identity, job.record)
+    again = prepare_job(settings(archive, checkpoint, tmp_path / "run"))
+    with pytest.raises(
+        RunMismatchError, match=r"computed_with\.runtime: torch there, openvino now.*set runtime: torch to go on"
+    ):
+        Run.create(tmp_path / "run", again.identity, again.record)
 
 
 def test_versions_that_compute_no_pixel_are_added_and_never_overwritten(archive, checkpoint, tmp_path, monkeypatch):

@@ -9,9 +9,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = ["Compiled", "Precision", "Runtime", "check_inputs"]
+__all__ = ["FREE_PIXELS", "Compiled", "Precision", "Runtime", "check_inputs"]
 
 Precision = Literal["bf16", "fp32"]
+
+FREE_PIXELS = 4 << 20
+"""A network stays compiled for several sizes while these have no more pixels than this together; else for the last one only."""
 
 
 class Compiled(Protocol):

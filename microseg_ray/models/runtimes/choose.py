@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["RuntimeChoice", "load_runtime", "runtime_name", "runtime_record"]
 
 RuntimeChoice = Literal["auto", "torch", "openvino"]
+
+CONVERTED = ("unet", "resunet", "vgg16_unet", "deeplabv3plus", "resnet_unet", "defectsegnet", "coarse_fine")
+"""Architectures that OpenVINO computes as torch does, with all their options; tests/models/runtimes/test_parity.py."""
 
 
 def runtime_name(choice: RuntimeChoice, device: str, key: str = "runtime") -> str:
@@ -77,22 +80,24 @@ def load_runtime(name: str, precision: Precision = "bf16", device: str = "cpu", 
     return TorchRuntime(precision, device, threads)
 
 
-def runtime_record(runtime: Runtime) -> dict[str, str]:
-    """What of a runtime decides bytes, by name: its own version, that of torch, and what precision it has here.
+def runtime_record(name: str, precision: Precision) -> dict[str, str]:
+    """What of a runtime decides bytes here, by name: its own version, that of torch, and the precision that it has.
+
+    Args:
+        name: `torch` or `openvino`.
+        precision: The setting.
+
+    Raises:
+        ImportError: OpenVINO is not installed, or does not load.
 
     Example:
-        >>> sorted(runtime_record(load_runtime("torch")))
+        >>> sorted(runtime_record("torch", "bf16"))
         ['runtime', 'torch']
     """
-    found = {"runtime": runtime.name, "torch": _installed("torch")}
-    if runtime.name != "torch":
+    found = {"runtime": name, "torch": version("torch")}
+    if name == "openvino":
+        from microseg_ray.models.runtimes.package import precision_here
+
         # torch turns the module into a graph first. What precision comes out depends on the processor.
-        found |= {runtime.name: runtime.version, "runtime_precision": runtime.precision}
+        found |= {"runtime_precision": precision_here(precision), name: version(name)}
     return found
-
-
-def _installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

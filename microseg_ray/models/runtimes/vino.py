@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import warnings
-from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +16,20 @@ import torch
 
 from microseg_ray.errors import RuntimeUnfitError
 from microseg_ray.models.runtimes.base import check_inputs
+from microseg_ray.models.runtimes.package import core, openvino_package, precision_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import ModuleType
 
     from torch import Tensor, nn
 
     from microseg_ray.models.runtimes.base import Precision
 
-__all__ = ["OpenVinoRuntime"]
+__all__ = ["Graph", "OpenVinoRuntime"]
 
 # torch types that numpy lacks, or that torch.export lacks: the type of the same size by which their bytes are seen.
 _SEEN_AS = {torch.bfloat16: torch.int16, torch.uint16: torch.int16}
 _HINTS: dict[Precision, str] = {"bf16": "bf16", "fp32": "f32"}
-_TELEMETRY = "openvino_telemetry"
 _SETS = 2
 """Sets of output buffers that take turns."""
 
@@ -58,23 +55,59 @@ class OpenVinoRuntime:
             raise ValueError(f"threads {threads} is not possible; it must be at least 1")
         self.version = version("openvino")
         self.threads = threads or torch.get_num_threads()
-        capable = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        # Without the units OpenVINO silently computes in f32.
-        self.precision: Precision = precision if capable else "fp32"
+        self.precision: Precision = precision_here(precision)
 
-    def compile(self, module: nn.Module, examples: Sequence[Tensor], *, exact: bool = False) -> _Graph:
+    def compile(self, module: nn.Module, examples: Sequence[Tensor], *, exact: bool = False) -> Graph:
         """As `Runtime.compile`."""
+        return self._compiled(self.convert(module, examples), examples, _SETS, exact=exact)
+
+    def convert(self, module: nn.Module, examples: Sequence[Tensor], shapes: Sequence[Any] | None = None) -> Any:
+        """The module as an OpenVINO model. Nothing is computed: torch.export sees shapes only.
+
+        Args:
+            module: As in `compile`.
+            examples: As in `compile`.
+            shapes: `dynamic_shapes` of torch.export, where sizes are to stay open.
+
+        Raises:
+            RuntimeUnfitError: OpenVINO has no equal for something in the module.
+        """
+        with self._unfit():
+            return _converted(module, examples, shapes)
+
+    def resized(self, model: Any, example: Tensor) -> Graph:
+        """A model of one input, from `convert` with open sizes, compiled for one size. It has one set of output buffers.
+
+        Args:
+            model: It stays as it is.
+            example: Of the shape to compile for.
+
+        Raises:
+            RuntimeUnfitError: OpenVINO cannot compile it for this size.
+        """
+        with self._unfit():
+            sized = model.clone()
+            sized.reshape(list(example.shape))
+        return self._compiled(sized, [example], 1)
+
+    def _compiled(self, model: Any, examples: Sequence[Tensor], sets: int, *, exact: bool = False) -> Graph:
+        with self._unfit():
+            compiled = core().compile_model(model, "CPU", self._options("fp32" if exact else self.precision))
+        used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if not exact and used != _HINTS[self.precision]:
+            raise RuntimeUnfitError(f"OpenVINO {self.version} computes in {used} where {self.precision} was asked for")
+        return Graph(compiled, examples, sets)
+
+    @contextlib.contextmanager
+    def _unfit(self) -> Iterator[None]:
         try:
-            graph = _converted(module, examples)
-            compiled = _core().compile_model(graph, "CPU", self._options("fp32" if exact else self.precision))
+            yield
+        except RuntimeUnfitError:
+            raise
         except Exception as error:
             # torch.export and OpenVINO raise their own and many builtin exceptions.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise RuntimeUnfitError(f"OpenVINO {self.version} cannot compute this network ({reason})") from error
-        used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if not exact and used != _HINTS[self.precision]:
-            raise RuntimeUnfitError(f"OpenVINO {self.version} computes in {used} where {self.precision} was asked for")
-        return _Graph(compiled, examples)
 
     def _options(self, precision: Precision) -> dict[str, Any]:
         return {
@@ -87,63 +120,50 @@ class OpenVinoRuntime:
         }
 
 
-class _Graph:
-    """A compiled graph with two sets of output buffers, which take turns."""
+class Graph:
+    """A compiled graph with one or more sets of output buffers, which take turns.
 
-    def __init__(self, compiled: Any, examples: Sequence[Tensor]) -> None:
+    Args:
+        compiled: OpenVINO's compiled model.
+        examples: Inputs are like these.
+        sets: Number of sets.
+    """
+
+    def __init__(self, compiled: Any, examples: Sequence[Tensor], sets: int) -> None:
         self._examples = [example.to("meta") for example in examples]
         self._request = compiled.create_infer_request()
         self._compiled = compiled
         shapes = [(tuple(port.shape), _torch_type(port.element_type.get_type_name())) for port in compiled.outputs]
-        self._sets = [[torch.empty(shape, dtype=kind) for shape, kind in shapes] for _ in range(_SETS)]
+        self._sets = [[torch.empty(shape, dtype=kind) for shape, kind in shapes] for _ in range(sets)]
         self._seen = [[_shared(tensor) for tensor in one] for one in self._sets]
         self._turn = 0
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """As `Compiled.__call__`."""
         check_inputs(inputs, self._examples)
         held = [tensor.contiguous() for tensor in inputs]
         for number, tensor in enumerate(held):
             self._request.set_input_tensor(number, _shared(tensor))
-        self._turn = (self._turn + 1) % _SETS
+        self._turn = (self._turn + 1) % len(self._sets)
         for number, tensor in enumerate(self._seen[self._turn]):
             self._request.set_output_tensor(number, tensor)
         self._request.infer()
         return tuple(self._sets[self._turn])
 
 
-@lru_cache(maxsize=1)
-def _core() -> Any:
-    return _openvino().Core()
-
-
-def _openvino() -> ModuleType:
-    """The package; without its telemetry, which would report each import and conversion to its makers."""
-    if "openvino" not in sys.modules:
-        kept = sys.modules.get(_TELEMETRY)
-        # None makes an import of it fail, as if it were not installed.
-        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
-        try:
-            import openvino.tools.ovc
-        finally:
-            del sys.modules[_TELEMETRY]
-            if kept is not None:
-                sys.modules[_TELEMETRY] = kept
-    import openvino
-
-    module: ModuleType = openvino
-    return module
-
-
-def _converted(module: nn.Module, examples: Sequence[Tensor]) -> Any:
-    """The module as an OpenVINO model of the examples' shapes. Nothing is computed: torch.export sees shapes only."""
-    openvino = _openvino()
+def _converted(module: nn.Module, examples: Sequence[Tensor], shapes: Sequence[Any] | None) -> Any:
+    openvino = openvino_package()
     seen = tuple(_example(example) for example in examples)
     with _quiet(), torch.no_grad():
-        graph = openvino.convert_model(torch.export.export(module, seen, strict=False))
+        program = torch.export.export(
+            module, seen, dynamic_shapes=None if shapes is None else tuple(shapes), strict=False
+        )
+        graph = openvino.convert_model(program)
     if len(graph.inputs) != len(examples):
         raise RuntimeUnfitError(f"of {len(examples)} inputs the network uses {len(graph.inputs)}")
     for port, example in zip(graph.inputs, examples, strict=True):
-        port.get_node().set_partial_shape(openvino.PartialShape(list(example.shape)))
+        if shapes is None:
+            port.get_node().set_partial_shape(openvino.PartialShape(list(example.shape)))
         if example.dtype == torch.uint16:
             port.get_node().set_element_type(openvino.Type.u16)
     graph.validate_nodes_and_infer_types()
@@ -188,7 +208,7 @@ def _torch_type(name: str) -> torch.dtype:
 
 def _shared(tensor: Tensor) -> Any:
     """The tensor's own memory as OpenVINO sees it; nothing is copied."""
-    openvino = _openvino()
+    openvino = openvino_package()
     array: np.ndarray[Any, Any] = tensor.view(_SEEN_AS.get(tensor.dtype, tensor.dtype)).numpy()
     if tensor.dtype == torch.bfloat16:
         return openvino.Tensor(array, list(tensor.shape), openvino.Type.bf16)

@@ -22,8 +22,8 @@ def test_openvino_that_is_missing_is_said(monkeypatch):
 
 def test_the_record_names_what_decides_bytes():
     pytest.importorskip("openvino")
-    assert set(runtime_record(load_runtime("torch"))) == {"runtime", "torch"}
-    assert set(runtime_record(load_runtime("openvino"))) == {"runtime", "torch", "openvino", "runtime_precision"}
+    assert set(runtime_record("torch", "bf16")) == {"runtime", "torch"}
+    assert set(runtime_record("openvino", "bf16")) == {"runtime", "torch", "openvino", "runtime_precision"}
 
 
 def test_an_unknown_runtime_is_refused():

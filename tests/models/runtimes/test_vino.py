@@ -100,14 +100,14 @@ def test_what_openvino_lacks_is_said():
 
 
 def test_its_precision_is_what_the_processor_has(monkeypatch):
-    from microseg_ray.models.runtimes import vino
+    from microseg_ray.models.runtimes import package
 
     class Old:
         def get_property(self, _device, _name):
             return ["FP32"]
 
     assert load_runtime("openvino", "fp32").precision == "fp32"
-    monkeypatch.setattr(vino, "_core", Old)
+    monkeypatch.setattr(package, "core", Old)
     assert load_runtime("openvino", "bf16").precision == "fp32"
 
 
