@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from microseg_ray.errors import MicrosegError
+from microseg_ray.evaluation.metrics.undefined import none_if_undefined
 from microseg_ray.fitting.batches import Preparation, Tiles, prepared
 from microseg_ray.fitting.history import EpochReport
 from microseg_ray.fitting.precision import precision_of, settled
@@ -282,17 +283,13 @@ def _row(
         epoch=state.epoch + 1,
         loss=loss,
         val_loss=val_loss,
-        train_mean_iou=_plain(seen.mean_iou),
-        val_mean_iou=None if val_loss is None else _plain(judged.mean_iou),
-        pixel_accuracy=_plain(judged.pixel_accuracy),
-        class_iou=tuple(_plain(value) for value in ious),
+        train_mean_iou=none_if_undefined(seen.mean_iou),
+        val_mean_iou=None if val_loss is None else none_if_undefined(judged.mean_iou),
+        pixel_accuracy=none_if_undefined(judged.pixel_accuracy),
+        class_iou=tuple(none_if_undefined(value) for value in ious),
         learning_rate=float(state.optimizer.param_groups[0]["lr"]),
         seconds=times[0],
         score=score,
         best=score > state.best_score or not state.history,
         data_wait=times[1],
     )
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microseg_ray.evaluation.metrics.undefined import none_if_undefined
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -85,11 +87,12 @@ class AreaErrors:
             "limit_high": high,
         }
         figures = {
-            name: {key: _plain(values[index]) for key, values in columns.items()} for index, name in enumerate(classes)
+            name: {key: none_if_undefined(values[index]) for key, values in columns.items()}
+            for index, name in enumerate(classes)
         }
         return {
             "micrographs": len(self.names),
-            "mean_absolute_error": _plain(self.mean_absolute_error),
+            "mean_absolute_error": none_if_undefined(self.mean_absolute_error),
             "classes": figures,
         }
 
@@ -159,7 +162,3 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.full(values.shape[1], np.nan)
     means: NDArray[np.float64] = values.mean(axis=0)
     return means
-
-
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

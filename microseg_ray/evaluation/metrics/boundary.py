@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from microseg_ray.evaluation.metrics.undefined import ratio
 from microseg_ray.geometry import Box
 from microseg_ray.settings import IGNORE_INDEX
 
@@ -64,12 +65,12 @@ class BoundaryCounts:
     @property
     def precision(self) -> NDArray[np.float64]:
         """(K,) float64; nan for classes without a predicted boundary."""
-        return _ratio(self.predicted_near, self.predicted)
+        return ratio(self.predicted_near, self.predicted)
 
     @property
     def recall(self) -> NDArray[np.float64]:
         """(K,) float64; nan for classes without a true boundary."""
-        return _ratio(self.true_near, self.true)
+        return ratio(self.true_near, self.true)
 
     @property
     def f1(self) -> NDArray[np.float64]:
@@ -164,9 +165,3 @@ def _near(boundary: NDArray[np.bool_], tolerance: float) -> NDArray[np.bool_]:
 
     near: NDArray[np.bool_] = distance_transform_edt(~boundary) <= tolerance
     return near
-
-
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    ratio = np.full(len(whole), np.nan)
-    np.divide(part, whole, out=ratio, where=whole > 0)
-    return ratio

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microseg_ray.evaluation.metrics.undefined import ratio
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -94,12 +96,12 @@ class Reliability:
     def confidence(self, group: int) -> NDArray[np.float64]:
         """Mean probability in each bin, (bins,); nan for an empty bin."""
         pixels, _, sums = self.counts[group]
-        return _ratio(sums, pixels) / _SCALE
+        return ratio(sums, pixels) / _SCALE
 
     def observed(self, group: int) -> NDArray[np.float64]:
         """Observed frequency in each bin, (bins,); nan for an empty bin."""
         pixels, hits, _ = self.counts[group]
-        return _ratio(hits, pixels)
+        return ratio(hits, pixels)
 
     def expected_error(self, group: int) -> float:
         """Expected calibration error: mean |confidence - observed|, weighted by the pixels of the bins; nan without pixels."""
@@ -242,9 +244,3 @@ def tempered(probabilities: NDArray[np.floating[Any]], temperature: float) -> ND
     np.exp(powers, out=powers)
     powers /= powers.sum(axis=0)
     return powers
-
-
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    ratio = np.full(len(whole), np.nan)
-    np.divide(part, whole, out=ratio, where=whole > 0)
-    return ratio

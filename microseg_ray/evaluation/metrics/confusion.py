@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from microseg_ray.evaluation.metrics.undefined import none_if_undefined, ratio
 from microseg_ray.settings import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -169,22 +170,22 @@ class ConfusionMatrix:
     @property
     def iou(self) -> NDArray[np.float64]:
         """Intersection over union (Jaccard index) of each class, float64 (K,)."""
-        return _ratio(self._hits, self.support + self._predicted - self._hits)
+        return ratio(self._hits, self.support + self._predicted - self._hits)
 
     @property
     def precision(self) -> NDArray[np.float64]:
         """Precision of each class, float64 (K,); nan if it is never predicted."""
-        return _ratio(self._hits, self._predicted)
+        return ratio(self._hits, self._predicted)
 
     @property
     def recall(self) -> NDArray[np.float64]:
         """Recall of each class, float64 (K,); nan if it does not occur in the truth."""
-        return _ratio(self._hits, self.support)
+        return ratio(self._hits, self.support)
 
     @property
     def f1(self) -> NDArray[np.float64]:
         """F1 score (Dice coefficient) of each class, float64 (K,)."""
-        return _ratio(2 * self._hits, self.support + self._predicted)
+        return ratio(2 * self._hits, self.support + self._predicted)
 
     @property
     def mean_iou(self) -> float:
@@ -227,11 +228,11 @@ class ConfusionMatrix:
         _check_names(self, class_names)
         columns = {name: getattr(self, name) for name in _CLASS_METRICS}
         classes = {
-            name: {key: _plain(values[index]) for key, values in columns.items()}
+            name: {key: none_if_undefined(values[index]) for key, values in columns.items()}
             | {"support": int(self.support[index])}
             for index, name in enumerate(class_names)
         }
-        overall = {key: _plain(getattr(self, key)) for key in _OVERALL_METRICS}
+        overall = {key: none_if_undefined(getattr(self, key)) for key in _OVERALL_METRICS}
         return overall | {"classes": classes}
 
     def with_coverage(self, class_names: Sequence[str]) -> dict[str, Any]:
@@ -247,7 +248,7 @@ class ConfusionMatrix:
             name: figures | {"withheld": int(count)}
             for (name, figures), count in zip(metrics["classes"].items(), self.withheld, strict=True)
         }
-        covered = {"coverage": _plain(self.coverage), "withheld": int(self.withheld.sum())}
+        covered = {"coverage": none_if_undefined(self.coverage), "withheld": int(self.withheld.sum())}
         return metrics | covered | {"classes": classes}
 
 
@@ -327,12 +328,6 @@ def _check_names(matrix: ConfusionMatrix, names: Sequence[str]) -> None:
         raise ValueError(f"{len(names)} class names for {matrix.classes} classes")
 
 
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    ratio = np.full(len(whole), np.nan)
-    np.divide(part, whole, out=ratio, where=whole > 0)
-    return ratio
-
-
 def _mean(values: NDArray[np.float64], weights: NDArray[np.int64] | None = None) -> float:
     """Mean of the defined values, or nan. Unweighted if all weights are zero, as in scikit-learn."""
     defined = ~np.isnan(values)
@@ -345,10 +340,6 @@ def _mean(values: NDArray[np.float64], weights: NDArray[np.int64] | None = None)
 def _mean_defined(values: Sequence[float | None]) -> float | None:
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None
-
-
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _shown(value: float) -> str:
