@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["SeamAudit", "audit_seams", "promise"]
 
 BAND = 16
+MANY_TILES = 128
+"""From this size of a grid on two seams are compared: each costs 3.6 tiles, 22 % of the work of a grid of 16."""
 Limits = tuple[float, float]
 
 
@@ -106,7 +108,7 @@ def audit_seams(
     limits: Limits,
     *,
     plan: EnginePlan | None = None,
-    samples: int = 2,
+    samples: int | None = None,
 ) -> SeamAudit:
     """Compare stitched scores with those of tiles centred on the seams.
 
@@ -116,7 +118,7 @@ def audit_seams(
         grid: The tiles that were used.
         limits: Intensities (low, high) of the scaling.
         plan: How the run joins tiles; None: cores are cropped.
-        samples: Seams that are compared, spread evenly and always the same ones.
+        samples: Seams that are compared, spread evenly and always the same ones; None: 2, or 1 in a small grid.
 
     Returns:
         The largest differences found.
@@ -124,8 +126,11 @@ def audit_seams(
     pairs = _seams(grid)
     if not pairs:
         return SeamAudit(0, 0.0, 0)
+    if samples is None:
+        samples = 2 if len(grid) >= MANY_TILES else 1
     plan = plan or EnginePlan(tile=max(grid.tile_shape), halo=0, stride=grid.stride, shard=max(grid.shape))
-    chosen = [pairs[round(index)] for index in np.linspace(0, len(pairs) - 1, min(samples, len(pairs)))]
+    spread = np.linspace(0, len(pairs) - 1, min(samples, len(pairs))) if samples > 1 else [len(pairs) // 2]
+    chosen = [pairs[round(index)] for index in spread]
     seams, shapes = _Difference(), _Difference()
     for left, right in chosen:
         box, middle = _band(left, right, plan)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from microseg_ray.geometry import Box, TileGrid
 from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window
-from microseg_ray.stitching.seams import SeamAudit, audit_seams
+from microseg_ray.stitching.seams import MANY_TILES, SeamAudit, audit_seams
 from microseg_ray.stitching.shards import padded_tile, stitched_scores
 from tests.strategies import grids
 
@@ -161,3 +161,12 @@ def test_the_audit_costs_four_tiles_a_seam_and_is_repeatable() -> None:
     assert predictor.tiles == 16
     assert audit_seams(reader(bright((400, 400))), BoxFilter(), grid, LIMITS, samples=4) == first
     assert first.seam_max_abs > 0
+
+
+@pytest.mark.parametrize(("side", "seams"), [(400, 1), (1600, 2)])
+def test_the_audit_of_a_small_grid_costs_few_tiles(side, seams):
+    predictor, grid = BoxFilter(), TileGrid((side, side), 100, 4)
+    assert (len(grid) >= MANY_TILES) == (seams == 2)
+    assert audit_seams(reader(bright((side, side))), predictor, grid, LIMITS).pixels
+    # For each seam its two tiles, a centred one, and one of the second shape; a band may touch two more.
+    assert predictor.tiles <= 6 * seams
