@@ -177,29 +177,31 @@ def measured(options: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def table(options: dict[str, Any], only: str) -> str:
+def table(options: dict[str, Any], only: str, *, wall: bool) -> str:
     """The rows, pair by pair."""
-    columns = (
+    columns = [
         *(
             "`train`",
             "plain, CPU s a step",
             "train, CPU s a step",
             "samples a CPU second: share of the plain loop's, by pair",
         ),
-        *("median", "samples a second by the wall clock: share, one run each", "waited for tiles, ms a step"),
-    )
+        "median",
+    ]
+    if wall:
+        columns += ["samples a second by the wall clock: share, one run each", "waited for tiles, ms a step"]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for name, more in ROWS.items():
         if only not in name:
             continue
         pairs = measured({**options, **more, "kind": "turns"})["pairs"]
-        plain, own = (measured({**options, **more, "kind": kind}) for kind in ("plain", "train"))
         shares = [first / second for first, second in pairs]
         seconds = [", ".join(f"{value:.3f}" for value in part) for part in zip(*pairs, strict=True)]
-        lines.append(
-            f"| {name} | {seconds[0]} | {seconds[1]} | {', '.join(f'{share:.3f}' for share in shares)} | "
-            f"**{statistics.median(shares):.3f}** | {plain['wall'] / own['wall']:.3f} | {1000 * own['waited']:.1f} |"
-        )
+        cells = [name, *seconds, ", ".join(f"{share:.3f}" for share in shares), f"**{statistics.median(shares):.3f}**"]
+        if wall:
+            plain, own = (measured({**options, **more, "kind": kind}) for kind in ("plain", "train"))
+            cells += [f"{plain['wall'] / own['wall']:.3f}", f"{1000 * own['waited']:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     return "\n".join(lines)
 
@@ -243,6 +245,9 @@ def main() -> None:
     parser.add_argument("--model", default="resunet")
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument(
+        "--wall", action="store_true", help="also by the wall clock, which says something on a quiet machine only"
+    )
     parser.add_argument("--curves", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -257,7 +262,7 @@ def main() -> None:
             return
         names = ("steps", "pairs", "batch", "crop", "threads", "model", "precision")
         options = {"tiles": folder, **{name: getattr(arguments, name) for name in names}}
-        text = table(options, arguments.only)
+        text = table(options, arguments.only, wall=arguments.wall)
     print(
         f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}\n"
     )
