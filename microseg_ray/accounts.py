@@ -6,8 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.files import write_csv
 from microseg_ray.names import text
+from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
     import os

@@ -1,4 +1,4 @@
-"""Files: writes that are whole or absent, the lock of a folder, the versions of what computes.
+"""Files: writes that are whole or absent, and the lock of a folder.
 
 Every file and folder of an output is written under a temporary name beside its target, synced to the disk and then
 renamed. A killed process leaves the older file or the new one, never a part, and at most a `.microseg-*.partial` beside it.
@@ -7,12 +7,9 @@ renamed. A killed process leaves the older file or the new one, never a part, an
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
-import io
 import json
 import os
-import platform
 import re
 import shutil
 import uuid
@@ -22,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from microseg_ray.errors import RunMismatchError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "LOCK_FILE",
@@ -31,16 +28,11 @@ __all__ = [
     "delete_folder",
     "is_partial",
     "move",
-    "read_parquet",
     "sole_writer",
     "sync",
-    "versions",
     "whole",
     "whole_folder",
-    "write_arrow_csv",
-    "write_csv",
     "write_json",
-    "write_parquet",
     "write_text",
 ]
 
@@ -48,7 +40,6 @@ LOCK_FILE = ".lock"
 
 _PARTIAL = re.compile(r"\.microseg-[0-9a-f]{32}\.(partial|old)(\.\w{1,16})?")
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
-_VERSIONED = ("microseg_ray", "torch", "numpy")
 
 
 def _temporary(target: Path, kind: str = "partial") -> Path:
@@ -228,91 +219,6 @@ def write_json(
     write_text(path, text + "\n", durable=durable)
 
 
-def write_csv(
-    path: str | os.PathLike[str],
-    columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    *,
-    line_end: str = "\n",
-) -> None:
-    r"""Write a table as CSV with quotes where they are needed, whole or not at all.
-
-    Args:
-        path: Target.
-        columns: The first line.
-        rows: Values in the order of the columns. File names that are not UTF-8 keep their bytes.
-        line_end: End of a line.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_csv(f"{folder}/a.csv", ("name", "count"), [("a, b", 1)])
-        ...     Path(f"{folder}/a.csv").read_text()
-        'name,count\n"a, b",1\n'
-    """
-    with (
-        whole(path) as partial,
-        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        # With this end the module quotes line breaks of both kinds; without the quotes they would tear a row apart.
-        line = io.StringIO(newline="")
-        writer = csv.writer(line, lineterminator="\r\n")
-        for row in (columns, *rows):
-            writer.writerow(row)
-            file.write(line.getvalue().removesuffix("\r\n") + line_end)
-            line.seek(0)
-            line.truncate()
-
-
-def write_arrow_csv(path: str | os.PathLike[str], table: Any) -> None:
-    r"""Write an Arrow table as CSV with quotes around every text, whole or not at all.
-
-    Example:
-        >>> import pyarrow as pa, tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_arrow_csv(f"{folder}/a.csv", pa.table({"name": ["a"], "count": [1]}))
-        ...     Path(f"{folder}/a.csv").read_text()
-        '"name","count"\n"a",1\n'
-    """
-    import pyarrow.csv
-
-    # Arrow takes paths in UTF-8 only.
-    with whole(path) as partial, partial.open("wb") as file:
-        pyarrow.csv.write_csv(table, file)
-
-
-def write_parquet(path: str | os.PathLike[str], table: Any) -> None:
-    """Write an Arrow table as Parquet, whole or not at all.
-
-    Example:
-        >>> import pyarrow as pa, pyarrow.parquet as pq, tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_parquet(f"{folder}/a.parquet", pa.table({"count": [1]}))
-        ...     pq.read_table(f"{folder}/a.parquet").to_pylist()
-        [{'count': 1}]
-    """
-    import pyarrow.parquet
-
-    with whole(path) as partial, partial.open("wb") as file:
-        pyarrow.parquet.write_table(table, file)
-
-
-def read_parquet(path: str | os.PathLike[str]) -> Any:
-    """An Arrow table from a Parquet file, by its content alone: Arrow would make a column of a folder named `a=b`.
-
-    Example:
-        >>> import pyarrow as pa, tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_parquet(f"{folder}/a.parquet", pa.table({"count": [1]}))
-        ...     read_parquet(f"{folder}/a.parquet").to_pylist()
-        [{'count': 1}]
-    """
-    import pyarrow.parquet
-
-    with Path(path).open("rb") as file:
-        return pyarrow.parquet.read_table(file)
-
-
 def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Rename a file to a name that is free.
 
@@ -407,24 +313,3 @@ def sole_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def versions(*more: str) -> dict[str, str]:
-    """Versions of what decides results, for run.json and model.json.
-
-    Args:
-        more: Packages beside `microseg_ray`, `torch` and `numpy`. One that is not installed is "unknown".
-
-    Example:
-        >>> sorted(versions("zarr"))
-        ['microseg_ray', 'numpy', 'python', 'torch', 'zarr']
-    """
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for name in (*_VERSIONED, *more):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found

@@ -6,7 +6,6 @@ folder's manifest (`.microseg.json`), and `drop` deletes nothing that the manife
 
 from __future__ import annotations
 
-import enum
 import json
 import os
 from pathlib import Path, PurePosixPath
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import RunMismatchError
 from microseg_ray.files import LOCK_FILE, delete_empty_folder, delete_file, delete_folder, is_partial, write_json
+from microseg_ray.recognition import Kind, foreign_to, is_empty, is_record, is_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = [
     "MANIFEST",
@@ -26,11 +26,6 @@ __all__ = [
     "drop",
     "foreign_in",
     "has_manifest",
-    "is_checkpoint",
-    "is_ours",
-    "is_record",
-    "is_store",
-    "is_zarr",
     "outputs_in",
     "refuse",
     "require_store",
@@ -39,29 +34,8 @@ __all__ = [
 
 MANIFEST = ".microseg.json"
 _FORMAT = 1
-_CHECKPOINT = frozenset({"model.json", "model.safetensors"})
-_SCRATCH = frozenset({"error.txt", "curves.png"})
-_NO_SCRATCH = frozenset(
-    {".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".txt", ".md", ".pdf", ".docx", ".xlsx", ".npy", ".zip"}
-)
 _MAKES_MICROGRAPHS = frozenset({"simulate", "demo", "divide"})
 _ABOUT = "Entries that microseg_ray created here. It replaces and deletes nothing else."
-
-
-class Kind(enum.StrEnum):
-    """What an entry is, which says what may lie in it.
-
-    `STORES` is a tree of folders with our zarr stores and nothing else, `CHECKPOINTS` a folder of checkpoints. `SCRATCH` is
-    the working folder of Ray.
-    """
-
-    FILE = "file"
-    CHECKPOINT = "checkpoint"
-    CHECKPOINTS = "checkpoints"
-    STORE = "store"
-    STORES = "stores"
-    EVENTS = "events"
-    SCRATCH = "scratch"
 
 
 _REPLACED_WHOLE = frozenset({Kind.FILE, Kind.CHECKPOINT, Kind.STORE})
@@ -123,9 +97,9 @@ def check(
         entry = known.get(name)
         if entry is not None and entry["job"] != job and kind is Kind.FILE:
             raise RunMismatchError(f"{path}: belongs to the job {entry['job']}; give another output folder")
-        foreign = _foreign(path, kind)
+        foreign = foreign_to(path, kind)
         held = entry is not None or (proven and not known and not foreign)
-        if not (held or _is_empty(path)) or (foreign and kind in _REPLACED_WHOLE):
+        if not (held or is_empty(path)) or (foreign and kind in _REPLACED_WHOLE):
             raise refuse(foreign[0] if held else path, job)
     return known
 
@@ -168,7 +142,7 @@ def drop(folder: str | os.PathLike[str], job: str, names: Iterable[str] | None =
             found.append((folder / name, Kind(entry["kind"])))
     for path, kind in found:
         _refuse_links(folder, path)
-        for other in _foreign(path, kind):
+        for other in foreign_to(path, kind):
             raise refuse(other, job)
     for path, kind in found:
         if kind is Kind.FILE:
@@ -202,20 +176,6 @@ def settle(folder: str | os.PathLike[str], job: str) -> None:
         _write(folder, kept)
 
 
-def is_record(path: str | os.PathLike[str], *keys: str) -> bool:
-    """Whether a file is a JSON object with these keys: how outputs of versions without a manifest are known.
-
-    Example:
-        >>> is_record("/nowhere/run.json", "identity")
-        False
-    """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(document, dict) and set(keys) <= set(document)
-
-
 def has_manifest(folder: str | os.PathLike[str]) -> bool:
     """Whether jobs of ours wrote into a folder.
 
@@ -245,7 +205,7 @@ def foreign_in(folder: str | os.PathLike[str]) -> list[Path]:
     def look(path: Path) -> None:
         name = path.relative_to(folder).as_posix()
         if name in known:
-            found.extend(_foreign(path, Kind(known[name]["kind"])))
+            found.extend(foreign_to(path, Kind(known[name]["kind"])))
         elif path.is_dir() and not path.is_symlink():
             if has_manifest(path):
                 found.extend(foreign_in(path))
@@ -285,53 +245,6 @@ def outputs_in(folder: str | os.PathLike[str]) -> frozenset[str]:
         # A run of an earlier version has no manifest.
         names = {"masks", "overlays"}
     return frozenset(names)
-
-
-def is_ours(path: str | os.PathLike[str]) -> bool:
-    """Whether a zarr folder has the mark of our stores: masks of a run, or a tile store.
-
-    Example:
-        >>> is_ours("/nowhere")
-        False
-    """
-    try:
-        found = json.loads((Path(path) / "zarr.json").read_text(encoding="utf-8"))
-        return "microseg" in found.get("attributes", {})
-    except (OSError, ValueError, AttributeError, TypeError):
-        return False
-
-
-def is_store(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is a zarr store of ours with nothing else in it.
-
-    Example:
-        >>> is_store("/nowhere")
-        False
-    """
-    path = Path(path)
-    return is_zarr(path) and _is_marked(path)
-
-
-def is_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds the files of a checkpoint, or nothing, and nothing else.
-
-    Example:
-        >>> is_checkpoint("/nowhere")
-        False
-    """
-    path = Path(path)
-    return path.is_dir() and not _foreign(path, Kind.CHECKPOINT)
-
-
-def is_zarr(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds what zarr writes and nothing else.
-
-    Example:
-        >>> is_zarr("/nowhere")
-        False
-    """
-    path = Path(path)
-    return path.is_dir() and not path.is_symlink() and not [*_foreign_in_store(path)]
 
 
 def require_store(path: str | os.PathLike[str]) -> None:
@@ -381,83 +294,3 @@ def _refuse_links(folder: Path, path: Path) -> None:
             return
         if parent.is_symlink() or (os.path.lexists(parent) and not parent.is_dir()):
             raise RunMismatchError(f"{parent}: no folder of ours; nothing was changed; give another output folder")
-
-
-def _foreign(path: Path, kind: Kind) -> list[Path]:
-    """What in an entry its kind does not explain."""
-    if path.is_symlink() or path.is_dir() == (kind is Kind.FILE):
-        return [path]
-    inner = _IN_KIND.get(kind)
-    return [] if inner is None else [*inner(path)]
-
-
-def _foreign_in_checkpoint(path: Path) -> Iterator[Path]:
-    return (each for each in path.iterdir() if each.name not in _CHECKPOINT and not is_partial(each.name))
-
-
-def _foreign_in_checkpoints(path: Path) -> Iterator[Path]:
-    return (each for each in path.iterdir() if not is_checkpoint(each) and not is_partial(each.name))
-
-
-def _foreign_in_events(path: Path) -> Iterator[Path]:
-    return (each for each in path.iterdir() if not each.name.startswith("events.out.tfevents."))
-
-
-def _foreign_in_store(path: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(path):
-        yield from (Path(parent, name) for name in folders if Path(parent, name).is_symlink())
-        inner = Path(parent).relative_to(path).parts
-        for name in files:
-            chunk = "c" in inner and name.isdigit()
-            # zarr's own unfinished writes end in `.partial`.
-            known = name == "zarr.json" or chunk or name == "c" or name.endswith(".partial") or is_partial(name)
-            if not known or Path(parent, name).is_symlink():
-                yield Path(parent, name)
-
-
-def _is_marked(path: Path) -> bool:
-    """Our stores have the attribute `microseg`; a damaged one, or one whose creation was killed, may have none."""
-    try:
-        found = json.loads((path / "zarr.json").read_text(encoding="utf-8")).get("attributes", {})
-    except (FileNotFoundError, ValueError):
-        return True
-    except (OSError, AttributeError):
-        return False
-    return not found or "microseg" in found
-
-
-def _is_empty(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-
-
-def _foreign_in_scratch(path: Path) -> Iterator[Path]:
-    """Ray's files have no fixed list of names, so what people keep is looked for."""
-    for parent, folders, files in os.walk(path):
-        yield from (Path(parent, name) for name in folders if Path(parent, name).is_symlink())
-        for name in files:
-            if name not in _SCRATCH and Path(name).suffix.lower() in _NO_SCRATCH:
-                yield Path(parent, name)
-
-
-def _foreign_in_stores(path: Path) -> Iterator[Path]:
-    for each in path.iterdir():
-        if each.is_symlink():
-            yield each
-        elif each.is_dir():
-            if (each / "zarr.json").exists():
-                if not is_store(each):
-                    yield each
-            else:
-                yield from _foreign_in_stores(each)
-        elif not is_partial(each.name):
-            yield each
-
-
-_IN_KIND: Mapping[Kind, Callable[[Path], Iterator[Path]]] = {
-    Kind.CHECKPOINT: _foreign_in_checkpoint,
-    Kind.CHECKPOINTS: _foreign_in_checkpoints,
-    Kind.STORE: _foreign_in_store,
-    Kind.STORES: _foreign_in_stores,
-    Kind.EVENTS: _foreign_in_events,
-    Kind.SCRATCH: _foreign_in_scratch,
-}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import StoreError
-from microseg_ray.files import write_csv
+from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
     import os

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.catalog.rows import CatalogRow
 from microseg_ray.errors import InputError
-from microseg_ray.files import read_parquet, write_csv, write_parquet
 from microseg_ray.names import text
+from microseg_ray.tables import read_parquet, write_csv, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -15,8 +15,9 @@ from microseg_ray.classification.judging import VERDICT_FILES, Verdict, write_ta
 from microseg_ray.classification.labelled import class_folder
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.files import write_json
-from microseg_ray.outputs import Kind, claim, drop, is_record, settle
+from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.quarantine import Failure, write_failures
+from microseg_ray.recognition import is_record
 from microseg_ray.sources import survey_inputs
 
 if TYPE_CHECKING:

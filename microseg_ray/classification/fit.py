@@ -23,7 +23,6 @@ from microseg_ray.classification.rule import GradientRule, fit_rule, mean_gradie
 from microseg_ray.classification.views import Seeing, Views, read_views
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.figures import plot_training
-from microseg_ray.files import write_csv
 from microseg_ray.fitting.augmentation import apply_symmetry, augment, draw
 from microseg_ray.fitting.sampling import BatchOrder, epoch_order
 from microseg_ray.fitting.schedules import Progress, learning_rate
@@ -33,9 +32,11 @@ from microseg_ray.models.card import ModelCard
 from microseg_ray.models.checkpoint import load_checkpoint, save_checkpoint
 from microseg_ray.models.predictor import Predictor, model_input
 from microseg_ray.models.receptive_field import measure_receptive_field
-from microseg_ray.outputs import Kind, claim, is_record, settle
+from microseg_ray.outputs import Kind, claim, settle
 from microseg_ray.quarantine import Failure, write_failures
+from microseg_ray.recognition import is_record
 from microseg_ray.settings import ClassSpec, default_color
+from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,9 @@ import pyarrow.csv
 
 from microseg_ray.evaluation.metrics import ConfusionMatrix
 from microseg_ray.figures import plot_confusion
-from microseg_ray.files import write_arrow_csv, write_json, write_parquet
+from microseg_ray.files import write_json
 from microseg_ray.names import text
+from microseg_ray.tables import write_arrow_csv, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

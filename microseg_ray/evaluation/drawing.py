@@ -15,8 +15,9 @@ from microseg_ray.figures.pictures import class_palette, stretched
 from microseg_ray.files import whole
 from microseg_ray.geometry import Box
 from microseg_ray.names import below
-from microseg_ray.outputs import Kind, claim, drop, is_record
+from microseg_ray.outputs import Kind, claim, drop
 from microseg_ray.quarantine import Failure, stop_if_full
+from microseg_ray.recognition import is_record
 from microseg_ray.settings import IGNORE_INDEX
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import numpy as np
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.evaluation.metrics import percentages
-from microseg_ray.files import write_csv
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.statistics.counts import count_classes
+from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

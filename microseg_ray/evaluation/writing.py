@@ -13,11 +13,12 @@ from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
 from microseg_ray.errors import CheckpointError
 from microseg_ray.evaluation.documents import calibration_document, plain
 from microseg_ray.evaluation.metrics import CRITERIA, percentages
-from microseg_ray.files import write_arrow_csv, write_json
+from microseg_ray.files import write_json
 from microseg_ray.models.card import CARD_FILE, read_card
 from microseg_ray.names import in_table
 from microseg_ray.outputs import drop
 from microseg_ray.quarantine import write_failures
+from microseg_ray.tables import write_arrow_csv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.files import write_csv
+from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
     import os

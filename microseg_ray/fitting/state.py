@@ -17,7 +17,7 @@ from microseg_ray.files import delete_folder, whole
 from microseg_ray.fitting.history import EpochReport, write_history
 from microseg_ray.fitting.precision import settled
 from microseg_ray.models.checkpoint import save_checkpoint
-from microseg_ray.outputs import is_checkpoint
+from microseg_ray.recognition import is_checkpoint
 
 if TYPE_CHECKING:
     from microseg_ray.fitting.averaging import Averaged

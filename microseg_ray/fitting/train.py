@@ -19,7 +19,8 @@ from microseg_ray.figures import plot_training
 from microseg_ray.files import delete_file, sole_writer, write_json, write_text
 from microseg_ray.fitting.history import read_history
 from microseg_ray.names import text
-from microseg_ray.outputs import Kind, claim, drop, is_record, settle
+from microseg_ray.outputs import Kind, claim, drop, settle
+from microseg_ray.recognition import is_record
 from microseg_ray.settings import TrainSettings
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError
 
 from microseg_ray.errors import CheckpointError
-from microseg_ray.files import versions
 from microseg_ray.models import CLASSIFIERS
 from microseg_ray.settings import ClassSpec, Frozen, Scaling
 from microseg_ray.sources.agreement import Intensities
+from microseg_ray.versions import versions
 
 if TYPE_CHECKING:
     import os

@@ -15,7 +15,7 @@ from microseg_ray.errors import CheckpointError, SettingsError
 from microseg_ray.files import whole_folder
 from microseg_ray.models import build_model
 from microseg_ray.models.card import CARD_FILE, DIGEST_KEY, WEIGHTS_FILE, ModelCard, read_card_and_checksum, read_part
-from microseg_ray.outputs import is_checkpoint
+from microseg_ray.recognition import is_checkpoint
 
 if TYPE_CHECKING:
     import os

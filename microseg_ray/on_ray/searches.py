@@ -25,7 +25,8 @@ from microseg_ray.fitting.search.objective import HIGHER_IS_BETTER, Objective
 from microseg_ray.fitting.search.trials import Trial, Tuned, merged_settings, number_of_trials, ranked, trial_of
 from microseg_ray.fitting.train import TrainProgress, tile_account, train
 from microseg_ray.on_ray.resources import Demand, require
-from microseg_ray.outputs import claim, drop, is_record
+from microseg_ray.outputs import claim, drop
+from microseg_ray.recognition import is_record
 from microseg_ray.settings import TuneSettings, settings_from
 
 __all__ = ["tune"]

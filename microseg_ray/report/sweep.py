@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from microseg_ray.files import write_csv, write_parquet, write_text
+from microseg_ray.files import write_text
+from microseg_ray.tables import write_csv, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,16 +21,19 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, file_account, write_accounts
 from microseg_ray.errors import MicrosegError, RunMismatchError, StoreError
-from microseg_ray.files import read_parquet, sole_writer, versions, write_json
+from microseg_ray.files import sole_writer, write_json
 from microseg_ray.names import text
-from microseg_ray.outputs import Kind, claim, drop, has_manifest, is_record
+from microseg_ray.outputs import Kind, claim, drop, has_manifest
 from microseg_ray.quarantine import FAILURES_FILE, Failure, read_failures, write_failures
+from microseg_ray.recognition import is_record
 from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import ClassSpec
 from microseg_ray.sources.scale.provenance import OPTION
 from microseg_ray.statistics.areas import AreaRow, Measured, area_rows, write_areas
 from microseg_ray.stitching.seams import SeamAudit, promise
+from microseg_ray.tables import read_parquet
+from microseg_ray.versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -17,8 +17,9 @@ import zarr
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, file_account, write_accounts
 from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError, StoreError
 from microseg_ray.files import sole_writer, whole, whole_folder, write_json
-from microseg_ray.outputs import Kind, claim, is_record, is_zarr, settle
+from microseg_ray.outputs import Kind, claim, settle
 from microseg_ray.quarantine import Failure, stop_if_full, write_failures
+from microseg_ray.recognition import is_only_zarr, is_record
 from microseg_ray.runs.derived.threshold import class_of_run
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
@@ -153,7 +154,7 @@ def _write_one(run: Run, name: str, wanted: list[int], stem: Path, settings: Pro
         own = _own(run, index)
         target = stem.with_name(f"{stem.name}_{own}{_SUFFIXES[kind]}")
         # A map as zarr is a folder.
-        with whole_folder(target, is_zarr) if kind == "zarr" else whole(target) as partial:
+        with whole_folder(target, is_only_zarr) if kind == "zarr" else whole(target) as partial:
             _write_map(partial, kind, store.spec.shape, _bands(stored, index, store.spec.shape), size)
         written.append(target)
     return written

@@ -12,10 +12,12 @@ import tifffile
 from PIL import Image
 
 from microseg_ray.errors import SettingsError
-from microseg_ray.files import delete_file, whole, whole_folder, write_csv
-from microseg_ray.outputs import Kind, claim, is_zarr
+from microseg_ray.files import delete_file, whole, whole_folder
+from microseg_ray.outputs import Kind, claim
+from microseg_ray.recognition import is_only_zarr
 from microseg_ray.simulation.micrograph import Bands, simulate_bands
 from microseg_ray.statistics.counts import count_classes
+from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,7 +187,7 @@ def _write_image(
             with whole(path) as partial:
                 shown.save(partial, format="PNG")
         case "zarr":
-            with whole_folder(path, is_zarr) as partial:
+            with whole_folder(path, is_only_zarr) as partial:
                 _write_zarr(partial, bands, parts)
         case "tiff" | "npy":
             metadata = {

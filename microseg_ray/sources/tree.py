@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from microseg_ray.files import LOCK_FILE, is_partial
-from microseg_ray.outputs import MANIFEST, is_ours, outputs_in
+from microseg_ray.outputs import MANIFEST, outputs_in
+from microseg_ray.recognition import is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -12,8 +12,9 @@ import numpy as np
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.catalog import build_catalog
 from microseg_ray.errors import InputError, SettingsError, StoreError
-from microseg_ray.outputs import Kind, check, claim, is_store, settle
+from microseg_ray.outputs import Kind, check, claim, settle
 from microseg_ray.quarantine import Failure, write_failures
+from microseg_ray.recognition import is_store
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.sources.specimen.profile import pooled_profile
 from microseg_ray.tiles.audit import audit_splits

@@ -30,11 +30,12 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from microseg_ray.errors import StoreError
-from microseg_ray.files import delete_file, delete_folder, read_parquet, write_parquet
+from microseg_ray.files import delete_file, delete_folder
 from microseg_ray.names import in_table
 from microseg_ray.outputs import require_store
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, Scaling
 from microseg_ray.sources import IntensityProfile, fingerprint
+from microseg_ray.tables import read_parquet, write_parquet
 from microseg_ray.tiles.reading import TileReader
 from microseg_ray.tiles.spec import TileSpec
 

@@ -24,11 +24,11 @@ import numpy as np
 
 from microseg_ray.catalog.leaks.geometric import geometric_pairs
 from microseg_ray.catalog.leaks.reduced import SIDE, Reduced, Reducer
-from microseg_ray.files import write_csv
 from microseg_ray.geometry import Box
 from microseg_ray.settings import Scaling
 from microseg_ray.sources import fingerprint, open_micrograph, open_prepared
 from microseg_ray.symmetry import SYMMETRIES
+from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
     import os

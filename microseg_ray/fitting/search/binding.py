@@ -11,7 +11,8 @@ from microseg_ray.accounts import ACCOUNTS_FILE
 from microseg_ray.errors import RunMismatchError, SettingsError
 from microseg_ray.files import whole_folder, write_json
 from microseg_ray.fitting.search.trials import merged_settings
-from microseg_ray.outputs import Kind, drop, is_checkpoint
+from microseg_ray.outputs import Kind, drop
+from microseg_ray.recognition import is_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

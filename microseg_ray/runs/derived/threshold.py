@@ -20,8 +20,9 @@ from microseg_ray.accounts import ACCOUNTS_FILE, Account, counted, file_account,
 from microseg_ray.catalog import relative_name
 from microseg_ray.errors import InputError, MicrosegError, RunMismatchError, SettingsError, StoreError
 from microseg_ray.files import sole_writer, whole, write_json
-from microseg_ray.outputs import Kind, claim, is_record, settle
+from microseg_ray.outputs import Kind, claim, settle
 from microseg_ray.quarantine import Failure, stop_if_full, write_failures
+from microseg_ray.recognition import is_record
 from microseg_ray.runs.calibration import require_same_grid
 from microseg_ray.runs.derived.base import open_masks, parent_record, refuse_harm
 from microseg_ray.runs.folder import Run

@@ -1,0 +1,101 @@
+"""Tables as CSV and Parquet, written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microseg_ray.files import whole
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["read_parquet", "write_arrow_csv", "write_csv", "write_parquet"]
+
+
+def write_csv(
+    path: str | os.PathLike[str],
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    line_end: str = "\n",
+) -> None:
+    r"""Write a table as CSV with quotes where they are needed, whole or not at all.
+
+    Args:
+        path: Target.
+        columns: The first line.
+        rows: Values in the order of the columns. File names that are not UTF-8 keep their bytes.
+        line_end: End of a line.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_csv(f"{folder}/a.csv", ("name", "count"), [("a, b", 1)])
+        ...     Path(f"{folder}/a.csv").read_text()
+        'name,count\n"a, b",1\n'
+    """
+    with (
+        whole(path) as partial,
+        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        # With this end the module quotes line breaks of both kinds; without the quotes they would tear a row apart.
+        line = io.StringIO(newline="")
+        writer = csv.writer(line, lineterminator="\r\n")
+        for row in (columns, *rows):
+            writer.writerow(row)
+            file.write(line.getvalue().removesuffix("\r\n") + line_end)
+            line.seek(0)
+            line.truncate()
+
+
+def write_arrow_csv(path: str | os.PathLike[str], table: Any) -> None:
+    r"""Write an Arrow table as CSV with quotes around every text, whole or not at all.
+
+    Example:
+        >>> import pyarrow as pa, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_arrow_csv(f"{folder}/a.csv", pa.table({"name": ["a"], "count": [1]}))
+        ...     Path(f"{folder}/a.csv").read_text()
+        '"name","count"\n"a",1\n'
+    """
+    import pyarrow.csv
+
+    # Arrow takes paths in UTF-8 only.
+    with whole(path) as partial, partial.open("wb") as file:
+        pyarrow.csv.write_csv(table, file)
+
+
+def write_parquet(path: str | os.PathLike[str], table: Any) -> None:
+    """Write an Arrow table as Parquet, whole or not at all.
+
+    Example:
+        >>> import pyarrow as pa, pyarrow.parquet as pq, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_parquet(f"{folder}/a.parquet", pa.table({"count": [1]}))
+        ...     pq.read_table(f"{folder}/a.parquet").to_pylist()
+        [{'count': 1}]
+    """
+    import pyarrow.parquet
+
+    with whole(path) as partial, partial.open("wb") as file:
+        pyarrow.parquet.write_table(table, file)
+
+
+def read_parquet(path: str | os.PathLike[str]) -> Any:
+    """An Arrow table from a Parquet file, by its content alone: Arrow would make a column of a folder named `a=b`.
+
+    Example:
+        >>> import pyarrow as pa, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_parquet(f"{folder}/a.parquet", pa.table({"count": [1]}))
+        ...     read_parquet(f"{folder}/a.parquet").to_pylist()
+        [{'count': 1}]
+    """
+    import pyarrow.parquet
+
+    with Path(path).open("rb") as file:
+        return pyarrow.parquet.read_table(file)
