@@ -106,8 +106,9 @@ class OpenVinoRuntime:
             raise
         except Exception as error:
             # torch.export and OpenVINO raise their own and many builtin exceptions.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise RuntimeUnfitError(f"OpenVINO {self.version} cannot compute this network ({reason})") from error
+            raise RuntimeUnfitError(
+                f"OpenVINO {self.version} cannot compute this network ({_reason(error)})"
+            ) from error
 
     def _options(self, precision: Precision) -> dict[str, Any]:
         return {
@@ -151,6 +152,13 @@ class Graph:
         return tuple(self._sets[self._turn])
 
 
+def _reason(error: Exception) -> str:
+    """What OpenVINO says of operations that it lacks, or the first line of any other error."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    summary = lines[lines.index("Summary:") + 1 :] if "Summary:" in lines else []
+    return "; ".join(line.removeprefix("-- ") for line in summary) or lines[0]
+
+
 def _converted(module: nn.Module, examples: Sequence[Tensor], shapes: Sequence[Any] | None) -> Any:
     openvino = openvino_package()
     seen = tuple(_example(example) for example in examples)
@@ -178,16 +186,20 @@ def _example(tensor: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of both exporters about parts of their own."""
-    logger = logging.getLogger("torch.export")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without the warnings of both exporters about parts of their own; and with the caller's logging as it was."""
+    exporter, root = logging.getLogger("torch.export"), logging.getLogger()
+    before = exporter.level
+    # OpenVINO changes the root logger, and leaves it so where a conversion fails.
+    state = root.level, list(root.filters), list(root.handlers)
+    exporter.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        exporter.setLevel(before)
+        root.setLevel(state[0])
+        root.filters[:], root.handlers[:] = state[1], state[2]
 
 
 def _torch_type(name: str) -> torch.dtype:
