@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.evaluation.pairs import Pair, Sink, same_shape
+from microseg_ray.runs.bands import Division
 from microseg_ray.runs.setup import prepare_engine
 from microseg_ray.runs.store.spec import MaskSpec
-from microseg_ray.runs.tasks import ShardTask
+from microseg_ray.runs.tasks import BandTask, ShardTask
 from microseg_ray.runs.worker import ArchiveWorker, load_own_predictor
 from microseg_ray.settings import IGNORE_INDEX, EvaluateSettings, SegmentSettings
 from microseg_ray.sources import open_micrograph, open_prepared
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from microseg_ray.catalog import CatalogRow
     from microseg_ray.geometry import Box, Tile
     from microseg_ray.models.predictor import Predictor
+    from microseg_ray.models.strips.predictor import StripPredictor
     from microseg_ray.runs.worker import WorkerConfig
     from microseg_ray.sources import Micrograph, View
     from microseg_ray.sources.choices import Parts
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["CheckpointPredictions"]
 
 _ENGINE = (
+    "path",
+    "strip",
+    "strip_width",
     "tile",
     "halo",
     "shard",
@@ -99,6 +104,9 @@ class CheckpointPredictions:
         mask = np.full(view.shape, IGNORE_INDEX, np.uint8)
         spec = MaskSpec(view.shape, (), self._config.plan.shard)
         try:
+            if self._config.plan.strip:
+                self._stream(str(path), view, limits, mask, sink)
+                return mask
             for shard in np.ndindex(*spec.shards):
                 task = ShardTask(str(path), str(path), "", view, limits, (shard[0], shard[1]))
                 box = spec.box(task.shard)
@@ -111,6 +119,21 @@ class CheckpointPredictions:
             self._worker.forget(str(path))
             self._scored.forget(str(path))
         return mask
+
+    def _stream(
+        self, path: str, view: View, limits: tuple[float, float], mask: NDArray[np.uint8], sink: Sink | None
+    ) -> None:
+        """All of a micrograph, in strips."""
+        spec = MaskSpec(view.shape, self._config.classes, self._config.plan.shard)
+        every = [(row, column) for row in range(spec.shards[0]) for column in range(spec.shards[1])]
+        for shards in Division(self._config.plan, 1).bands(every, view.shape, 1):
+            task = BandTask(path, path, "", view, limits, shards)
+            for shard, result in self._worker.stream(task, raw_scores=sink is not None):
+                box = spec.box(shard)
+                part = box.intersection(view.specimen)
+                mask[box.slices] = result.mask
+                if sink is not None and result.extra is not None and part.area:
+                    sink(part, result.extra[:, : part.height], mask[part.slices])
 
     def _parts(self, path: Path) -> Parts:
         with open_micrograph(path, self._config.source) as micrograph:
@@ -176,6 +199,10 @@ class _Watched:
     def scores(self, batch: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.float32]:
         """As `Predictor.scores`."""
         return self._loaded().scores(batch, limits)
+
+    def strips(self, rows: int) -> StripPredictor:
+        """As `Predictor.strips`."""
+        return self._loaded().strips(rows)
 
     def _loaded(self) -> Predictor:
         if self._inner is None:

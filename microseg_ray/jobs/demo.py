@@ -16,6 +16,7 @@ from rich.table import Table
 from microseg_ray.errors import SettingsError
 from microseg_ray.files import delete_folder, move
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
+from microseg_ray.jobs.tables import pieces
 from microseg_ray.outputs import Kind, claim, foreign_in
 from microseg_ray.settings import (
     DemoSettings,
@@ -73,7 +74,7 @@ def demo(settings: DemoSettings, start: StartRay) -> int:
     console.print(table)
     console.print(classification_report(shown.evaluation.pooled, shown.evaluation.classes))
     engine = shown.segmented.plan
-    console.print(f"seams: {engine.verdict}; tile {engine.engine.tile}, halo {engine.engine.halo}")
+    console.print(f"seams: {engine.verdict}; {pieces(engine.engine)}")
     console.print(f"held-out mean IoU: {shown.evaluation.pooled.mean_iou:.4f}")
     console.print(f"page: {escape(str(shown.page))}")
     console.print(f"demo finished in {time.monotonic() - began:.0f} s")

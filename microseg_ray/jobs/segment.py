@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
 from microseg_ray.jobs.pool import pool_factory
-from microseg_ray.jobs.tables import joined, print_areas, print_dropped, print_forecast
+from microseg_ray.jobs.tables import pieces, print_areas, print_dropped, print_forecast
 
 if TYPE_CHECKING:
     from microseg_ray.runs.drive import Progress as RunProgress
@@ -42,7 +42,7 @@ def segment(settings: SegmentSettings, start: StartRay) -> int:
     print_areas(result.areas)
     engine = result.plan.engine
     console.print(f"seams: {escape(promise(result.plan.verdict, result.plan.reason, result.seams))}")
-    console.print(f"tile {engine.tile}, {joined(engine)}")
+    console.print(pieces(engine))
     print_dropped(result.dropped)
     if result.note:
         console.print(f"[yellow]{escape(result.note)}[/]")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from microseg_ray.runs.forecast import Forecast
     from microseg_ray.stitching import EnginePlan
 
-__all__ = ["joined", "print_areas", "print_dropped", "print_forecast"]
+__all__ = ["joined", "pieces", "print_areas", "print_dropped", "print_forecast"]
 
 SHOWN_NOTES = 10
 
@@ -43,6 +43,11 @@ def _noted(note: str) -> str:
     return f"; {note}" if note else ""
 
 
+def pieces(engine: EnginePlan) -> str:
+    """Of what a micrograph is put together."""
+    return f"strips of {engine.strip} rows" if engine.strip else f"tile {engine.tile}, {joined(engine)}"
+
+
 def print_dropped(names: Sequence[str]) -> None:
     """Print which files showed older masks and were removed."""
     if names:
@@ -63,7 +68,13 @@ def print_forecast(cost: Forecast) -> None:
         (
             "tiles",
             f"about {cost.tiles}, at most {engine.tile} px, {joined(engine)}, batch {engine.batch}",
+        )
+        if not engine.strip
+        else (
+            "strips",
+            f"{engine.strip} rows each, up to {engine.strip_width} px wide, {cost.tiles} bands, halo {engine.halo} at their ends",
         ),
+        ("path", f"tiles ({cost.plan.path_reason})" if cost.plan.path_reason else "strips"),
         (
             "specimen",
             f"{cost.info_bars} with an info bar, which is left out; {cost.rescaled} rescaled to the model's pixel size",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.models.runtimes import Precision, Runtime
     from microseg_ray.models.runtimes.images import ImageNetwork
+    from microseg_ray.models.strips.predictor import StripPredictor
 
 __all__ = ["Predictor", "load_predictor", "model_input", "scale_intensities"]
 
@@ -105,6 +106,7 @@ class Predictor:
         self.digest = digest
         self.device = torch.device(device)
         self._eager = eager
+        self._strips: dict[int, StripPredictor] = {}
         # A wrapper, so that a model that is one layer can be moved and folded like any other.
         prepared = fold_norms(nn.Sequential(copy.deepcopy(model)).eval()).requires_grad_(requires_grad=False)
         self._model = prepared.to(self.device)
@@ -214,6 +216,32 @@ class Predictor:
             scaled = model_input(images[slot : slot + 1], limits, self.card.scaling.clahe)
             check_pixels(scaled, self._largest_pixel)
             yield scaled
+
+    def strips(self, rows: int) -> StripPredictor:
+        """The same model in strips; made once for each height.
+
+        Args:
+            rows: Rows of a strip.
+
+        Raises:
+            NotStreamableError: It cannot be computed in strips.
+            RuntimeUnfitError: On use: OpenVINO cannot compute a strip.
+        """
+        from microseg_ray.models.strips.predictor import StripPredictor
+        from microseg_ray.models.strips.stream import StripNetwork
+
+        if rows not in self._strips:
+            network = StripNetwork(self._model, self.card.in_channels, self.stride, rows, self.runtime)
+            self._strips[rows] = StripPredictor(network, self.runtime, self._seen)
+        return self._strips[rows]
+
+    def _seen(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> Tensor:
+        """What the model sees of a batch."""
+        images = model_input(self._checked(batch), limits, self.card.scaling.clahe)
+        if self._network is not None:
+            check_pixels(images, self._largest_pixel)
+            return images
+        return images.contiguous(memory_format=torch.channels_last)
 
     def _checked(self, batch: NDArray[np.generic]) -> Tensor:
         channels = self.card.in_channels

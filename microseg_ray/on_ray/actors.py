@@ -19,7 +19,7 @@ from microseg_ray.on_ray.environment import worker_environment
 from microseg_ray.on_ray.resources import Demand, require, waiting
 from microseg_ray.runs import segment as without_ray
 from microseg_ray.runs.plan import SHARDS_IN_FLIGHT
-from microseg_ray.runs.tasks import Outcome, Task
+from microseg_ray.runs.tasks import BandTask, Outcome, Task
 from microseg_ray.runs.worker import ArchiveWorker
 
 if TYPE_CHECKING:
@@ -165,9 +165,13 @@ class ActorPool:
     def _check_stalled(self) -> Iterator[Outcome]:
         now = time.monotonic()
         for slot in self._slots:
-            if slot.tasks and now - slot.since > self._timeout:
+            # A band has the time of all its shards.
+            shards = max(
+                (len(task.shards) if isinstance(task, BandTask) else 1 for task in slot.tasks.values()), default=1
+            )
+            if slot.tasks and now - slot.since > self._timeout * shards:
                 ray.kill(slot.actor)
-                yield from self._replace(slot, f"no result within shard_timeout ({self._timeout:g} s)")
+                yield from self._replace(slot, f"no result within shard_timeout ({self._timeout:g} s a shard)")
 
     def _mark_started(self, slot: _Slot) -> None:
         """Let a started worker receive tasks. A worker that fails to start has none, so no task is counted as failed."""

@@ -17,7 +17,16 @@ from microseg_ray.errors import MicrosegError, StoreError
 from microseg_ray.quarantine import Failure
 from microseg_ray.runs.queue import TaskQueue
 from microseg_ray.runs.store.masks import MaskStore
-from microseg_ray.runs.tasks import FinishTask, Outcome, Prepared, PrepareTask, ShardTask, Task, noted_file_size
+from microseg_ray.runs.tasks import (
+    BandTask,
+    FinishTask,
+    Outcome,
+    Prepared,
+    PrepareTask,
+    ShardTask,
+    Task,
+    noted_file_size,
+)
 from microseg_ray.sources import fingerprint
 from microseg_ray.sources.scale.provenance import OPTION, pixel_size_mark
 
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
+    from microseg_ray.runs.bands import Division
     from microseg_ray.runs.folder import Run
     from microseg_ray.runs.worker import ArchiveWorker, WorkerConfig
     from microseg_ray.statistics.areas import Measured
@@ -185,7 +195,12 @@ def survey(
 
 
 def work(
-    run: Run, ledger: Ledger, progress: Progress, executor: Callable[[], Executor], report: Callable[[Progress], None]
+    run: Run,
+    ledger: Ledger,
+    progress: Progress,
+    executor: Callable[[], Executor],
+    report: Callable[[Progress], None],
+    division: Division | None = None,
 ) -> None:
     """Do what the survey found missing; books everything in the ledger.
 
@@ -195,6 +210,7 @@ def work(
         progress: The survey's.
         executor: Gives the executor; called only if there is something to do.
         report: Called after every task.
+        division: How micrographs are divided into bands of strips; None: into shards.
 
     Raises:
         StoreError: A task failed in a way that makes going on senseless (disk full).
@@ -203,17 +219,19 @@ def work(
     progress.shards = sum(left.values())
     idle = sorted(name for name in left if not left[name])
     last = (_finish(run, name, ledger) for name in idle if not ledger.prepared[name].finished)
-    pending = TaskQueue(chain(_shards(run, ledger), last))
+    units: Iterator[Task] = _shards(run, ledger) if division is None else _bands(run, ledger, division)
+    pending = TaskQueue(chain(units, last))
     progress.finished += sum(1 for name in idle if ledger.prepared[name].finished)
     if not pending:
         return
     for outcome in executor().run(pending):
         task = outcome.task
         if _noted(outcome, ledger, progress):
-            if isinstance(task, ShardTask):
-                ledger.computed += 1
-                progress.shards_done += 1
-                left[task.name] -= 1
+            if isinstance(task, ShardTask | BandTask):
+                done = len(task.shards) if isinstance(task, BandTask) else 1
+                ledger.computed += done
+                progress.shards_done += done
+                left[task.name] -= done
                 if not left[task.name]:
                     pending.appendleft(_finish(run, task.name, ledger))
             else:
@@ -274,10 +292,23 @@ def _noted(outcome: Outcome, ledger: Ledger, progress: Progress) -> bool:
     return False
 
 
+def _by_size(ledger: Ledger) -> list[tuple[str, Prepared]]:
+    """The largest micrographs first: a huge one begun last would keep one worker busy alone."""
+    return sorted(ledger.prepared.items(), key=lambda item: (-item[1].view.shape[0] * item[1].view.shape[1], item[0]))
+
+
+def _bands(run: Run, ledger: Ledger, division: Division) -> Iterator[BandTask]:
+    """All missing shards in bands."""
+    parts = division.parts(sum(1 for found in ledger.prepared.values() if found.missing))
+    for name, found in _by_size(ledger):
+        path, store = ledger.paths[name], str(run.store_path(name))
+        for shards in division.bands(list(found.missing), found.view.shape, parts):
+            yield BandTask(name, path, store, found.view, found.limits, shards)
+
+
 def _shards(run: Run, ledger: Ledger) -> Iterator[ShardTask]:
-    """All missing shards, the largest micrographs first: a huge one begun last would keep one worker busy alone."""
-    order = sorted(ledger.prepared.items(), key=lambda item: (-item[1].view.shape[0] * item[1].view.shape[1], item[0]))
-    for name, found in order:
+    """All missing shards."""
+    for name, found in _by_size(ledger):
         path, store = ledger.paths[name], str(run.store_path(name))
         for shard in found.missing:
             yield ShardTask(name, path, store, found.view, found.limits, shard)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import StoreError
+from microseg_ray.runs.bands import Division, band_tax
+from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.runs.worker import OPEN_MICROGRAPHS
 from microseg_ray.stitching import engine_grid
 
@@ -37,7 +39,7 @@ class Forecast:
         complete: Micrographs that need nothing.
         shards: Shards of the micrographs that are not complete.
         missing: Shards to compute.
-        tiles: Tiles that a model sees for them, about.
+        tiles: Tiles (bands where it is computed in strips) that a model sees for them, about.
         pixels: Pixels of the micrographs that are not complete.
         halo_tax: Pixels computed for each pixel kept.
         worker_bytes: Projected peak memory of one worker.
@@ -89,6 +91,7 @@ def forecast(
     plan: RunPlan,
     folder: Path,
     classes: int,
+    workers: int = 1,
 ) -> Forecast:
     """Add up what preparing found.
 
@@ -99,6 +102,7 @@ def forecast(
         plan: The run's plan.
         folder: Where results go; need not exist yet.
         classes: Number of classes.
+        workers: Processes that share the work.
     """
     extra = {"none": 0, "margin": 1, "entropy": 1, "probabilities": 2 * classes}[plan.engine.extra]
     tiles = seen = kept = disk = 0.0
@@ -108,8 +112,7 @@ def forecast(
         share = len(found.missing) / found.shards
         shape = found.view.specimen.shape
         if shape not in grids:
-            grid = engine_grid(shape, plan.engine)
-            grids[shape] = (len(grid), grid.halo_tax)
+            grids[shape] = _units(shape, plan, workers, len(prepared))
         count, tax = grids[shape]
         pixels = found.view.shape[0] * found.view.shape[1] * share
         tiles += count * share
@@ -135,6 +138,17 @@ def forecast(
         notes=_notes(prepared),
         plan=plan,
     )
+
+
+def _units(shape: tuple[int, int], plan: RunPlan, workers: int, micrographs: int) -> tuple[int, float]:
+    """Tiles or bands of a micrograph, and pixels computed for each kept."""
+    if not plan.engine.strip:
+        grid = engine_grid(shape, plan.engine)
+        return len(grid), grid.halo_tax
+    division, spec = Division(plan.engine, workers), MaskSpec(shape, (), plan.engine.shard)
+    parts = division.parts(micrographs)
+    every = [(row, column) for row in range(spec.shards[0]) for column in range(spec.shards[1])]
+    return sum(1 for _ in division.bands(every, shape, parts)), band_tax(shape, spec, division, parts)
 
 
 def _notes(prepared: Mapping[str, Prepared]) -> dict[str, tuple[str, ...]]:

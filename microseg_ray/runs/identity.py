@@ -106,6 +106,7 @@ def pixel_settings(
     """
     return {
         **plan.used,
+        **({"path": "strips"} if plan.strip else {}),
         "precision": settings.precision,
         "device": "cuda" if settings.gpu else "cpu",
         "threads": settings.threads or 1,

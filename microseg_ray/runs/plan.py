@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.geometry import ceil_to, floor_to
 from microseg_ray.models.computing import Computing
 from microseg_ray.models.runtimes import FREE_PIXELS
+from microseg_ray.models.strips.reason import NotStreamableError
 from microseg_ray.runs.store.spec import CHUNK
 from microseg_ray.stitching import EnginePlan
 from microseg_ray.stitching.shards import shard_bytes
 
 if TYPE_CHECKING:
     from microseg_ray.models.card import ModelCard
+    from microseg_ray.models.strips.streaming import Streaming
     from microseg_ray.settings import EngineSettings
 
 __all__ = ["Projection", "RunPlan", "Verdict", "engine_plan", "project_memory", "verdict_of"]
@@ -38,6 +40,9 @@ SHARDS_IN_FLIGHT = 2
 # Of the GPU's memory; the rest is for its libraries and for fragmentation.
 DEVICE_SHARE = 0.8
 SMALLEST_TILE = 64
+STRIP_ROWS = (256, 128, 64)
+"""Rows of a strip that are tried: taller ones copy less, lower ones reach further across."""
+ENOUGH_WIDTH = 8192
 MAX_BATCH = 8
 BATCH_PIXELS = 1024**2
 
@@ -53,6 +58,7 @@ class RunPlan:
         reason: Why not `exact`, in one sentence; empty otherwise.
         worker_bytes: Projected peak memory of one worker, without decoded sources.
         computing: What computes.
+        path_reason: Why tiles and not strips, in one sentence; empty for strips.
     """
 
     engine: EnginePlan
@@ -60,6 +66,7 @@ class RunPlan:
     reason: str
     worker_bytes: int
     computing: Computing
+    path_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,15 +139,108 @@ def engine_plan(
     else:
         fitting = [settings.tile]
     budget = Projection(int(settings.memory * GIB), int((device_bytes or 0) * DEVICE_SHARE))
+    try:
+        strip, width, needed_bytes = strips_of(settings, card, halo, budget.device or budget.host, computing)
+    except NotStreamableError as error:
+        if settings.path == "strips":
+            raise SettingsError(f"{settings.job}.path: strips are not possible: {error}; set path: tiles") from error
+        path_reason = str(error)
+    else:
+        # No tile is computed but one of the audit, which is small.
+        engine = replace(_engine(settings, max(least, stride), halo, stride), strip=strip, strip_width=width)
+        return RunPlan(engine, *verdict_of(engine, card), needed_bytes, computing)
     for side in fitting:
         engine = _engine(settings, side, halo, stride)
         needs = project_memory(engine, card, settings.precision, gpu=settings.gpu, computing=computing)
         if needs.host <= budget.host and (not budget.device or needs.device <= budget.device):
-            return RunPlan(engine, *verdict_of(engine, card), needs.host, computing)
+            return RunPlan(engine, *verdict_of(engine, card), needs.host, computing, path_reason)
     needed = (needs.host + needs.device) / GIB
     raise SettingsError(
         f"memory {settings.memory:g} GiB: a worker needs about {needed:.2f} GiB at tile {engine.tile}, "
         f"batch {engine.batch}, shard {settings.shard}; raise memory, or lower tile, batch or shard"
+    )
+
+
+def strips_of(
+    settings: EngineSettings, card: ModelCard, halo: int, budget: int, computing: Computing = TORCH
+) -> tuple[int, int, int]:
+    """Rows of a strip, the widest piece that is one stream, and the memory that such a piece takes.
+
+    Args:
+        settings: The job's settings.
+        card: The model's card.
+        halo: In pixels.
+        budget: Bytes that a worker may take.
+        computing: What computes.
+
+    Raises:
+        NotStreamableError: The model, or another setting, needs tiles.
+    """
+    for set_, name in (
+        (settings.path == "tiles", "path: tiles"),
+        (settings.blend != "crop", f"blend: {settings.blend} averages overlapping tiles"),
+        (settings.tta, "tta: symmetries of tiles are averaged"),
+        (settings.tile != "auto", "a size of tiles is set"),
+        (settings.batch != "auto", "a batch of tiles is set"),
+    ):
+        if set_:
+            raise NotStreamableError(name)
+    from microseg_ray.models.strips.streaming import streaming_of
+
+    stride = card.receptive_field.stride
+    wanted = STRIP_ROWS if settings.strip == "auto" else (settings.strip,)
+    best: tuple[int, int, int] | None = None
+    for rows in dict.fromkeys(ceil_to(each, stride) for each in wanted):
+        streaming = streaming_of(card, rows)
+        fixed = BASE_BYTES + 2 * card.footprint.parameter_bytes
+        if computing.runtime == "openvino":
+            # Each compiled graph holds the weights: first, middle, last, and the audit's tile.
+            fixed += OPENVINO_BYTES + 4 * card.footprint.parameter_bytes
+        column = column_bytes(settings, card, streaming, computing)
+        room = int((budget - fixed) // column) - 2 * halo
+        width = floor_to(room, settings.shard) if settings.strip_width == "auto" else settings.strip_width
+        found = rows, width, int(fixed + column * (min(width, ENOUGH_WIDTH) + 2 * halo))
+        if width >= max(ENOUGH_WIDTH, settings.shard) or settings.strip_width != "auto":
+            return found
+        if best is None or width > best[1]:
+            best = found
+    if best is None or best[1] < settings.shard:
+        raise NotStreamableError(
+            f"a strip over the width of a shard ({settings.shard} px) does not fit memory {settings.memory:g} GiB"
+        )
+    return best
+
+
+def column_bytes(
+    settings: EngineSettings, card: ModelCard, streaming: Streaming, computing: Computing = TORCH
+) -> float:
+    """Bytes that a strip takes for each pixel of its width.
+
+    Args:
+        settings: The job's settings.
+        card: The model's card.
+        streaming: The strip.
+        computing: What computes.
+    """
+    used = computing.record.get("runtime_precision", settings.precision)
+    per_pixel, itemsize = (card.footprint.bf16, 2) if used == "bf16" else (card.footprint.fp32, 4)
+    tallest: float = max(streaming.first, streaming.rows + streaming.lag // 4)
+    scratch = SCRATCH
+    if computing.runtime == "openvino":
+        # The graphs of the first and of the other strips stay compiled beside each other, each with its memory.
+        tallest, scratch = streaming.first + 2 * streaming.rows, OPENVINO_SCRATCH
+    classes, extra = (
+        len(card.classes),
+        {"none": 0, "margin": 1, "entropy": 1}.get(settings.extra, 2 * len(card.classes)),
+    )
+    scores = 0 if settings.extra == "none" else 8 * classes
+    image = (streaming.rows + streaming.again + streaming.first) * card.in_channels * 6
+    # Kept rows twice: those taken over and those handed on. The mask of a row of shards, and a copy of a shard to write.
+    return (
+        (per_pixel * scratch + scores + 4 * classes) * tallest
+        + 2 * itemsize * streaming.kept_numbers
+        + image
+        + settings.shard * 2 * (1 + extra)
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from microseg_ray.accounts import Account, file_account
 from microseg_ray.errors import SettingsError
 from microseg_ray.files import sole_writer
+from microseg_ray.runs.bands import Division
 from microseg_ray.runs.calibration import keep_calibration
 from microseg_ray.runs.drive import Executor, Ledger, PlainLoop, Progress, survey, work
 from microseg_ray.runs.folder import Run
@@ -111,7 +112,15 @@ def plan(
     run = Run.at(settings.output, job.identity, overwrite=settings.overwrite)
     with _executors(settings, job.config, pool, ArchiveWorker) as executor:
         ledger, _ = survey(run, job.inputs, job.config, executor, report, dry=True)
-    cost = forecast(ledger.prepared, len(ledger.kept), ledger.failures, job.plan, run.folder, len(job.config.classes))
+    cost = forecast(
+        ledger.prepared,
+        len(ledger.kept),
+        ledger.failures,
+        job.plan,
+        run.folder,
+        len(job.config.classes),
+        settings.workers,
+    )
     return replace(cost, accounts=plan_accounts(job, ledger))
 
 
@@ -165,11 +174,18 @@ def segment(
         run = Run.create(settings.output, job.identity, job.record, overwrite=settings.overwrite)
         ledger, progress = survey(run, job.inputs, job.config, executor, report)
         cost = forecast(
-            ledger.prepared, len(ledger.kept), ledger.failures, job.plan, run.folder, len(job.config.classes)
+            ledger.prepared,
+            len(ledger.kept),
+            ledger.failures,
+            job.plan,
+            run.folder,
+            len(job.config.classes),
+            settings.workers,
         )
         cost.refuse_full_disk(run.folder)
         on_forecast(cost)
-        work(run, ledger, progress, executor, report)
+        division = Division(job.plan.engine, settings.workers) if job.plan.engine.strip else None
+        work(run, ledger, progress, executor, report, division)
         # An input that broke after an earlier run still has that run's mask, which is not measured any more.
         failed = {failure.path for failure in ledger.failures}
         dropped = run.drop_outdated()

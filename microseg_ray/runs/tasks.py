@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from microseg_ray.sources import View
 
 __all__ = [
+    "BandTask",
     "Calibration",
     "FinishTask",
     "Outcome",
@@ -103,6 +104,28 @@ class ShardTask:
 
 
 @dataclass(frozen=True)
+class BandTask:
+    """Compute shards in strips, from the top down, and commit each row of them when it is done.
+
+    Attributes:
+        shards: Those to write, in row-major order; all of one group of columns.
+    """
+
+    name: str
+    path: str
+    store: str
+    view: View
+    limits: tuple[float, float]
+    shards: tuple[tuple[int, int], ...]
+
+    @property
+    def stage(self) -> str:
+        """What failures.csv calls it."""
+        first, last = self.shards[0], self.shards[-1]
+        return f"shards {first[0]},{first[1]} to {last[0]},{last[1]}"
+
+
+@dataclass(frozen=True)
 class FinishTask:
     """Write pyramid, metadata and seam measurements of one micrograph."""
 
@@ -115,7 +138,7 @@ class FinishTask:
     stage: str = "finish"
 
 
-Task = PrepareTask | ShardTask | FinishTask
+Task = PrepareTask | ShardTask | BandTask | FinishTask
 
 
 @dataclass(frozen=True)

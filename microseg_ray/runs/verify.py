@@ -127,7 +127,12 @@ def _job_of(run: Run, checkpoint: str | None) -> Job:
             "archive": run.document["source"],
             "checkpoint": checkpoint or run.document["checkpoint"],
             # The value that `auto` had in that run; it may be another one now.
-            **{key: pixels[key] for key in ("tile", "halo", "batch", "threads") if key in pixels},
+            **{
+                key: pixels[key]
+                for key in ("tile", "halo", "batch", "threads", "strip", "strip_width")
+                if key in pixels
+            },
+            "path": pixels.get("path", "tiles"),
             "memory": 1024.0,
             "runtime": pixels.get("computed_with", {}).get("runtime", "auto"),
             # Which grid each mask lies on is in its own identity; the table may be gone.

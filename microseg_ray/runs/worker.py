@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from platform import node
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +25,9 @@ from microseg_ray.runs.memory import release_memory
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.shard_set import ShardSet
 from microseg_ray.runs.store.spec import MaskSpec
+from microseg_ray.runs.streaming import Streamer
 from microseg_ray.runs.tasks import (
+    BandTask,
     Calibration,
     FinishTask,
     Outcome,
@@ -55,7 +57,7 @@ from microseg_ray.stitching.seams import SeamAudit, audit_seams
 from microseg_ray.stitching.shards import extended, unmeasured
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -148,6 +150,7 @@ class ArchiveWorker:
         self._open: OrderedDict[str, Micrograph] = OrderedDict()
         self._reading = threading.Lock()
         self._computing = threading.Lock()
+        self._streamer = Streamer(config.plan, config.classes, self._read, self._model)
 
     def do(self, task: Task) -> Outcome:
         """Do one task; every failure comes back as a row."""
@@ -170,6 +173,8 @@ class ArchiveWorker:
                 return self._prepare(task)
             case ShardTask():
                 return self._shard(task)
+            case BandTask():
+                return self._band(task)
             case FinishTask():
                 return self._finish(task)
 
@@ -265,8 +270,27 @@ class ArchiveWorker:
         release_memory()
         return Outcome(task, ok=True)
 
+    def _band(self, task: BandTask) -> Outcome:
+        store = MaskStore.open(task.store)
+        missing = set(store.missing())
+        # A worker may have died in the middle of this band: the rows that it committed stand.
+        left = replace(task, shards=tuple(shard for shard in task.shards if shard in missing))
+        if left.shards:
+            for shard, result in self.stream(left):
+                store.commit(shard, np.ascontiguousarray(result.mask), result.extra)
+        release_memory()
+        return Outcome(task, ok=True)
+
+    def stream(self, task: BandTask, *, raw_scores: bool = False) -> Iterator[tuple[tuple[int, int], ShardPixels]]:
+        """`Streamer.stream`, one band at a time: the outputs of a compiled graph are its buffers."""
+        with self._computing:
+            yield from self._streamer.stream(task, raw_scores=raw_scores)
+
     def compute(self, task: ShardTask) -> ShardPixels:
         """The pixels of a shard, without writing them: `verify` compares them, `evaluate` judges them."""
+        if self.config.plan.strip:
+            band = BandTask(task.name, task.path, task.store, task.view, task.limits, (task.shard,))
+            return next(result for _, result in self.stream(band))
         box = MaskSpec(task.view.shape, self.config.classes, self.config.plan.shard).box(task.shard)
         return self._pixels_of(task, box)
 
@@ -287,7 +311,10 @@ class ArchiveWorker:
         grid = engine_grid(task.view.specimen.shape, self.config.plan)
         note: dict[str, Any] = {"verdict": self.config.verdict, **calibration_note(task.calibration, task.view)}
         seams = SeamAudit(0, 0.0, 0)
-        if len(grid) > 1:
+        if self.config.plan.strip:
+            with self._computing:
+                seams = self._streamer.audit(task)
+        elif len(grid) > 1:
             with self._computing:
                 seams = audit_seams(
                     lambda box: self._read(task.path, task.view, box),

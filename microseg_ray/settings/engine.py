@@ -35,6 +35,17 @@ class EngineSettings(JobSettings):
     batch: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
         default="auto", description="tiles that are computed at a time; auto: what the memory allows"
     )
+    path: Literal["auto", "strips", "tiles"] = Field(
+        default="auto",
+        description="strips: a micrograph is one stream of rows, nothing is computed twice; tiles: squares with halos; auto: "
+        "strips where the model and the other settings allow it",
+    )
+    strip: Annotated[int, Field(ge=8, le=8192)] | Literal["auto"] = Field(
+        default="auto", description="rows of a strip; auto: what the memory allows"
+    )
+    strip_width: Annotated[int, Field(ge=64, le=1 << 24)] | Literal["auto"] = Field(
+        default="auto", description="widest piece that is computed as one stream, in px; auto: what the memory allows"
+    )
     blend: Literal["crop", "hann", "gaussian", "mean"] = "crop"
     overlap: float = Field(
         default=0.5, ge=0, le=0.9, description="overlap of neighbouring tiles for blend, share of the tile"

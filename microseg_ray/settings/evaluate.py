@@ -15,7 +15,8 @@ __all__ = ["EvaluateSettings"]
 
 
 _OF_CHECKPOINT = (
-    *("tile", "halo", "shard", "batch", "blend", "overlap", "tta", "precision", "runtime", "gpu"),
+    *("tile", "halo", "shard", "batch", "path", "strip", "strip_width", "blend", "overlap", "tta"),
+    *("precision", "runtime", "gpu"),
     *("scale_tolerance", "on_scale_mismatch", "on_intensity_mismatch"),
 )
 
@@ -41,6 +42,11 @@ class EvaluateSettings(SplitFields):
     shard: int = Field(default=2048, ge=64, le=1 << 16, description="as of segment; part of what decides the pixels")
     batch: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
         default="auto", description="as of segment; part of what decides the pixels"
+    )
+    path: Literal["auto", "strips", "tiles"] = Field(default="auto", description="as of segment")
+    strip: Annotated[int, Field(ge=8, le=8192)] | Literal["auto"] = Field(default="auto", description="as of segment")
+    strip_width: Annotated[int, Field(ge=64, le=1 << 24)] | Literal["auto"] = Field(
+        default="auto", description="as of segment"
     )
     blend: Literal["crop", "hann", "gaussian", "mean"] = "crop"
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="of neighbouring tiles for blend, as of segment")

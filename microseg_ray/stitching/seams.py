@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["SeamAudit", "audit_seams", "promise"]
+__all__ = ["SeamAudit", "audit_mask", "audit_seams", "promise"]
 
 BAND = 16
 MANY_TILES = 128
@@ -146,6 +146,48 @@ def audit_seams(
             found = _cut(tile_scores(read(other.visible), predictor, other, plan, limits), other, also)
             shapes.add(found, expected[(..., *also.relative_to(shared).slices)])
     return SeamAudit(seams.pixels, seams.largest, seams.flips, shapes.pixels, shapes.largest, shapes.flips)
+
+
+def audit_mask(
+    read: Callable[[Box], NDArray[Any]],
+    mask: Callable[[Box], NDArray[np.uint8]],
+    predictor: Predictor,
+    shape: tuple[int, int],
+    plan: EnginePlan,
+    limits: Limits,
+) -> SeamAudit:
+    """Compare a mask that was made in strips with a tile that has its halo all around, in the micrograph's middle.
+
+    Args:
+        read: Gives pixels (channel, y, x) of a box inside the micrograph.
+        mask: Gives the mask of a box.
+        predictor: The model.
+        shape: (height, width) of what was segmented, each larger than two halos.
+        plan: How the mask was made.
+        limits: Intensities (low, high) of the scaling.
+
+    Returns:
+        Pixels that differ, and the largest probability by which the tile's class exceeds the mask's there.
+    """
+    side = 2 * plan.halo + ceil_to(4 * BAND, plan.stride)
+    y0, x0 = (floor_to(max(0, (length - side) // 2), plan.stride) for length in shape)
+    height, width = (min(side, floor_to(length, plan.stride)) for length in shape)
+    box = Box(y0, x0, y0 + height, x0 + width)
+    # Only there does the tile see all that a pass over the whole micrograph sees.
+    top, left = (start + plan.halo if start else 0 for start in (box.y0, box.x0))
+    bottom, right = (
+        stop if stop == length else stop - plan.halo for stop, length in zip((box.y1, box.x1), shape, strict=True)
+    )
+    own = Box(top, left, max(top, bottom), max(left, right))
+    if not own.area:
+        return SeamAudit(0, 0.0, 0)
+    tile = Tile(box, own, box)
+    scores = _cut(tile_scores(read(box), predictor, tile, plan, limits), tile, own)
+    found = mask(own)
+    flips = scores.argmax(axis=0) != found
+    chosen = np.take_along_axis(scores, np.minimum(found, len(scores) - 1)[None].astype(np.intp), axis=0)[0]
+    lacking = np.where(flips, scores.max(axis=0) - chosen, 0)
+    return SeamAudit(own.area, float(lacking.max()), int(np.count_nonzero(flips)))
 
 
 def _cut(scores: NDArray[np.float32], tile: Tile, box: Box) -> NDArray[np.float32]:

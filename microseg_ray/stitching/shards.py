@@ -55,6 +55,8 @@ class EnginePlan:
         overlap: Share of a tile that neighbours share, for blends other than `crop`.
         tta: Average over the 8 symmetries of the square.
         extra: Per-pixel output beside the class.
+        strip: Rows of a strip, where the micrograph is computed as a stream of strips; 0: in tiles.
+        strip_width: Widest piece of a micrograph that is computed as one stream, in pixels.
     """
 
     tile: int
@@ -66,6 +68,8 @@ class EnginePlan:
     overlap: float = 0.5
     tta: bool = False
     extra: Extra = "none"
+    strip: int = 0
+    strip_width: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "halo", ceil_to(self.halo, self.stride))
@@ -82,8 +86,9 @@ class EnginePlan:
             >>> blended.used["overlap"], "halo" in blended.used
             (0.25, False)
         """
-        unused = "overlap" if self.blend == "crop" else "halo"
-        return {key: value for key, value in asdict(self).items() if key != unused}
+        unused = {"overlap" if self.blend == "crop" else "halo"}
+        unused |= {"tile", "batch"} if self.strip else {"strip", "strip_width"}
+        return {key: value for key, value in asdict(self).items() if key not in unused}
 
     @property
     def needs_scores(self) -> bool:

@@ -49,7 +49,7 @@ def make(checkpoint, **options):
 
 def test_the_automatic_tile_is_the_largest_that_fits(checkpoint):
     card = read_card(checkpoint)
-    small, large = (engine_plan(make(checkpoint, memory=memory), card) for memory in (0.8, 8.0))
+    small, large = (engine_plan(make(checkpoint, memory=memory, path="tiles"), card) for memory in (0.8, 8.0))
     assert small.engine.tile < large.engine.tile
     assert small.worker_bytes <= 0.8 * GIB
     assert large.engine.tile == 2048 + 2 * card.receptive_field.halo
@@ -76,11 +76,12 @@ def test_settings_that_cannot_work_are_refused(checkpoint, options, says):
 
 def test_on_a_gpu_its_own_memory_decides_the_tile(checkpoint):
     card = read_card(checkpoint)
-    scarce, ample = (engine_plan(make(checkpoint, gpu=True, memory=64.0), card, size) for size in (GIB // 16, 80 * GIB))
+    options = {"gpu": True, "memory": 64.0, "path": "tiles"}
+    scarce, ample = (engine_plan(make(checkpoint, **options), card, size) for size in (GIB // 16, 80 * GIB))
     assert scarce.engine.tile < ample.engine.tile
     needed = project_memory(scarce.engine, card, "bf16", gpu=True)
     assert 0 < needed.device <= GIB // 16
-    assert engine_plan(make(checkpoint, gpu=True, memory=64.0), card, None).engine.tile == ample.engine.tile
+    assert engine_plan(make(checkpoint, **options), card, None).engine.tile == ample.engine.tile
 
 
 def test_the_verdict_says_why_it_is_not_exact(checkpoint):

@@ -9,8 +9,6 @@ After Pinckaers et al. (Streaming convolutional neural networks, 2020) and Alwan
 
 from __future__ import annotations
 
-from microseg_ray.models.strips.layers import NotStreamableError
-from microseg_ray.models.strips.rows import Range
-from microseg_ray.models.strips.stream import Finished, StripNetwork
+from microseg_ray.models.strips.reason import NotStreamableError
 
-__all__ = ["Finished", "NotStreamableError", "Range", "StripNetwork"]
+__all__ = ["NotStreamableError"]

@@ -11,9 +11,9 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from microseg_ray.errors import MicrosegError
 from microseg_ray.models.architectures.blocks import full_precision
 from microseg_ray.models.architectures.defectsegnet import SymmetricPad
+from microseg_ray.models.strips.reason import NotStreamableError
 from microseg_ray.models.strips.rows import Bordered, Cut, Resampled, Rows, Same, Transposed, Window
 
 if TYPE_CHECKING:
@@ -21,14 +21,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["NotStreamableError", "Operation", "operation_of"]
+__all__ = ["Operation", "operation_of"]
 
 _ACTIVATIONS = "torch.nn.modules.activation"
 _NOT_ROWWISE = (nn.GLU, nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)
-
-
-class NotStreamableError(MicrosegError):
-    """A network that cannot be computed in strips; the message says why."""
 
 
 class Operation(nn.Module):
@@ -176,7 +172,7 @@ def operation_of(layer: nn.Module, name: str, *, exact: bool = False) -> Operati
         >>> operation_of(nn.AdaptiveAvgPool2d(1), "pool")
         Traceback (most recent call last):
             ...
-        microseg_ray.models.strips.layers.NotStreamableError: layer pool (AdaptiveAvgPool2d) needs the whole image or ...
+        microseg_ray.models.strips.reason.NotStreamableError: layer pool (AdaptiveAvgPool2d) needs the whole image or ...
     """
     made = _sampled(layer, name, exact=exact) or _padded(layer, exact=exact)
     if made is None and _treats_pixels_alike(layer):

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from microseg_ray.geometry import ceil_to, floor_to
-from microseg_ray.models.strips.layers import NotStreamableError
+from microseg_ray.models.strips.reason import NotStreamableError
 from microseg_ray.models.strips.rows import Cut, Range, Rows, Same
 
 if TYPE_CHECKING:

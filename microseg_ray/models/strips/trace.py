@@ -15,7 +15,8 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from microseg_ray.models.architectures import blocks
 from microseg_ray.models.architectures.defectsegnet import SymmetricPad
-from microseg_ray.models.strips.layers import NotStreamableError, Operation, Slot, operation_of, rowwise
+from microseg_ray.models.strips.layers import Operation, Slot, operation_of, rowwise
+from microseg_ray.models.strips.reason import NotStreamableError
 from microseg_ray.models.strips.rows import Range
 
 if TYPE_CHECKING:

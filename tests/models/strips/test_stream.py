@@ -13,7 +13,9 @@ from torch import nn
 from microseg_ray.models import build_model
 from microseg_ray.models.predictor import fold_norms
 from microseg_ray.models.runtimes import load_runtime
-from microseg_ray.models.strips import NotStreamableError, Range, StripNetwork
+from microseg_ray.models.strips import NotStreamableError
+from microseg_ray.models.strips.rows import Range
+from microseg_ray.models.strips.stream import StripNetwork
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "unet": ("unet", {"width": 2, "depth": 2}),

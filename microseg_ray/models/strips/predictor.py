@@ -1,0 +1,110 @@
+"""A checkpoint's model that predicts strips: source integers in, classes and probabilities of finished rows out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from microseg_ray.errors import MicrosegError
+from microseg_ray.models.largest import MOST_UNROLLED, NOT_FINITE, LargestClass, finite, largest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from microseg_ray.models.runtimes import Compiled, Runtime
+    from microseg_ray.models.strips.rows import Range
+    from microseg_ray.models.strips.stream import StripNetwork
+
+__all__ = ["PredictedRows", "StripPredictor"]
+
+Limits = tuple[float, float]
+_DECIDING = 4
+
+
+class PredictedRows(NamedTuple):
+    """The prediction of some rows.
+
+    Attributes:
+        begin: First row.
+        mask: (y, x) uint8.
+        scores: (class, y, x) float32 probabilities, where asked for.
+    """
+
+    begin: int
+    mask: NDArray[np.uint8]
+    scores: NDArray[np.float32] | None
+
+
+class StripPredictor:
+    """Predicts an image from the top, strip by strip.
+
+    Args:
+        network: The model in strips.
+        runtime: What computes it.
+        prepare: From pixels (1, c, y, x) as read, and limits, to what the model sees.
+    """
+
+    def __init__(
+        self,
+        network: StripNetwork,
+        runtime: Runtime,
+        prepare: Callable[[NDArray[np.generic], Limits], Tensor],
+    ) -> None:
+        self._network = network
+        self._runtime = runtime
+        self._prepare = prepare
+        self._deciding: OrderedDict[tuple[int, ...], Compiled] = OrderedDict()
+
+    def run(
+        self,
+        read: Callable[[int, int], NDArray[np.generic]],
+        shape: tuple[int, int],
+        limits: Limits,
+        wanted: int | None = None,
+        *,
+        scores: bool = False,
+    ) -> Iterator[PredictedRows]:
+        """Predict an image.
+
+        Args:
+            read: Gives the rows from one number to another, (c, y, x) in the source's type, of the image's whole width.
+            shape: (height, width), multiples of the stride.
+            limits: Intensities that become 0 and 1.
+            wanted: Stop when so many rows are done; None for all.
+            scores: Give probabilities, too.
+
+        Yields:
+            Rows from the top down, without gaps.
+        """
+
+        def image(rows: Range) -> Tensor:
+            return self._prepare(read(rows.begin, rows.end)[None], limits)
+
+        for part in self._network.run(image, shape, wanted):
+            logits = part.logits.float()
+            mask = self._decided(logits)[0].cpu().numpy()
+            with torch.inference_mode():
+                found = logits.contiguous().softmax(dim=1)[0].cpu().numpy() if scores else None
+            yield PredictedRows(part.rows.begin, mask, found)
+
+    def _decided(self, logits: Tensor) -> Tensor:
+        """Classes (1, y, x) uint8 of logits that are all finite."""
+        if self._runtime.name == "torch" or logits.shape[1] > MOST_UNROLLED:
+            return largest(finite(logits))
+        # A graph of its own in float32, as for tiles: inside the strip's logits would be rounded, and close ones would tie.
+        shape = tuple(logits.shape)
+        if shape not in self._deciding:
+            while len(self._deciding) >= _DECIDING:
+                self._deciding.popitem(last=False)
+            self._deciding[shape] = self._runtime.compile(LargestClass(), [logits], exact=True)
+        (classes,) = self._deciding[shape](logits)
+        if bool((classes == NOT_FINITE).any()):
+            finite(logits)
+            raise MicrosegError("logits too large to be added up; train the model with weight decay")
+        return classes
