@@ -172,6 +172,8 @@ def test_an_interrupt_can_be_resumed(microseg, checkpoint, archive, tmp_path, mo
         tmp_path / "run",
         "--shard",
         "256",
+        "--path",
+        "tiles",
         "--workers",
         "0",
     ]
