@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from microseg_ray.models.runtimes import Precision, Runtime
     from microseg_ray.models.runtimes.images import ImageNetwork
     from microseg_ray.models.strips.predictor import StripPredictor
+    from microseg_ray.models.strips.stream import StripNetwork
 
 __all__ = ["Predictor", "load_predictor", "model_input", "scale_intensities"]
 
@@ -37,6 +38,9 @@ _DTYPES = (np.uint8, np.int16, np.uint16, np.uint32, np.float32)
 _CONVERTED: OrderedDict[str, tuple[ImageNetwork, float]] = OrderedDict()
 """The last converted models of this process by digest, each with its `largest_pixel`; nothing is compiled in them."""
 _CONVERTED_KEPT = 4
+_STREAMED: OrderedDict[tuple[object, ...], StripNetwork] = OrderedDict()
+"""The last models in strips of this process, with what was compiled of them."""
+_STREAMED_KEPT = 2
 _WIDE = (torch.uint32, torch.int32, torch.int64, torch.float64)
 
 
@@ -106,7 +110,6 @@ class Predictor:
         self.digest = digest
         self.device = torch.device(device)
         self._eager = eager
-        self._strips: dict[int, StripPredictor] = {}
         # A wrapper, so that a model that is one layer can be moved and folded like any other.
         prepared = fold_norms(nn.Sequential(copy.deepcopy(model)).eval()).requires_grad_(requires_grad=False)
         self._model = prepared.to(self.device)
@@ -218,7 +221,7 @@ class Predictor:
             yield scaled
 
     def strips(self, rows: int) -> StripPredictor:
-        """The same model in strips; made once for each height.
+        """The same model in strips; a process computes one stream of a model at a time.
 
         Args:
             rows: Rows of a strip.
@@ -230,10 +233,15 @@ class Predictor:
         from microseg_ray.models.strips.predictor import StripPredictor
         from microseg_ray.models.strips.stream import StripNetwork
 
-        if rows not in self._strips:
-            network = StripNetwork(self._model, self.card.in_channels, self.stride, rows, self.runtime)
-            self._strips[rows] = StripPredictor(network, self.runtime, self._seen)
-        return self._strips[rows]
+        key = (self.digest, rows, self.runtime.name, self.runtime.precision, str(self.device), torch.get_num_threads())
+        network = _STREAMED.pop(key, None) or StripNetwork(
+            self._model, self.card.in_channels, self.stride, rows, self.runtime
+        )
+        if self.digest:
+            _STREAMED[key] = network
+        while len(_STREAMED) > _STREAMED_KEPT:
+            _STREAMED.popitem(last=False)
+        return StripPredictor(network, self.runtime, self._seen)
 
     def _seen(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> Tensor:
         """What the model sees of a batch."""

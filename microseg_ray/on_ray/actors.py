@@ -171,7 +171,7 @@ class ActorPool:
             )
             if slot.tasks and now - slot.since > self._timeout * shards:
                 ray.kill(slot.actor)
-                yield from self._replace(slot, f"no result within shard_timeout ({self._timeout:g} s a shard)")
+                yield from self._replace(slot, f"no result within shard_timeout ({self._timeout:g} s)")
 
     def _mark_started(self, slot: _Slot) -> None:
         """Let a started worker receive tasks. A worker that fails to start has none, so no task is counted as failed."""

@@ -43,6 +43,8 @@ SMALLEST_TILE = 64
 STRIP_ROWS = (256, 128, 64)
 """Rows of a strip that are tried: taller ones copy less, lower ones reach further across."""
 ENOUGH_WIDTH = 8192
+WORTH = 1.5
+"""Pixels computed in tiles for each one kept, from which on `path: auto` takes strips."""
 MAX_BATCH = 8
 BATCH_PIXELS = 1024**2
 
@@ -139,26 +141,42 @@ def engine_plan(
     else:
         fitting = [settings.tile]
     budget = Projection(int(settings.memory * GIB), int((device_bytes or 0) * DEVICE_SHARE))
-    try:
-        strip, width, needed_bytes = strips_of(settings, card, halo, budget.device or budget.host, computing)
-    except NotStreamableError as error:
-        if settings.path == "strips":
-            raise SettingsError(f"{settings.job}.path: strips are not possible: {error}; set path: tiles") from error
-        path_reason = str(error)
-    else:
-        # No tile is computed but one of the audit, which is small.
-        engine = replace(_engine(settings, max(least, stride), halo, stride), strip=strip, strip_width=width)
-        return RunPlan(engine, *verdict_of(engine, card), needed_bytes, computing)
+    tiles = None
     for side in fitting:
         engine = _engine(settings, side, halo, stride)
         needs = project_memory(engine, card, settings.precision, gpu=settings.gpu, computing=computing)
         if needs.host <= budget.host and (not budget.device or needs.device <= budget.device):
-            return RunPlan(engine, *verdict_of(engine, card), needs.host, computing, path_reason)
+            tiles = RunPlan(engine, *verdict_of(engine, card), needs.host, computing)
+            break
+    try:
+        if settings.path == "auto" and tiles is not None:
+            _require_worth(tiles.engine)
+        strip, width, needed_bytes = strips_of(settings, card, halo, budget.device or budget.host, computing)
+    except NotStreamableError as error:
+        if settings.path == "strips":
+            raise SettingsError(f"{settings.job}.path: strips are not possible: {error}; set path: tiles") from error
+        if tiles is not None:
+            return replace(tiles, path_reason=str(error))
+    else:
+        # No tile is computed but one of the audit, which is small.
+        engine = replace(_engine(settings, max(least, stride), halo, stride), strip=strip, strip_width=width)
+        return RunPlan(engine, *verdict_of(engine, card), needed_bytes, computing)
     needed = (needs.host + needs.device) / GIB
     raise SettingsError(
         f"memory {settings.memory:g} GiB: a worker needs about {needed:.2f} GiB at tile {engine.tile}, "
         f"batch {engine.batch}, shard {settings.shard}; raise memory, or lower tile, batch or shard"
     )
+
+
+def _require_worth(plan: EnginePlan) -> None:
+    """Strips are compiled for each width and end of a micrograph: where tiles cost little more, they are taken.
+
+    Raises:
+        NotStreamableError: They do.
+    """
+    tax = (plan.tile / (plan.tile - 2 * plan.halo)) ** 2 if plan.blend == "crop" else WORTH
+    if tax < WORTH:
+        raise NotStreamableError(f"tiles compute {tax:.2f} pixels for each one kept, less than {WORTH:g}")
 
 
 def strips_of(

@@ -38,7 +38,7 @@ class EngineSettings(JobSettings):
     path: Literal["auto", "strips", "tiles"] = Field(
         default="auto",
         description="strips: a micrograph is one stream of rows, nothing is computed twice; tiles: squares with halos; auto: "
-        "strips where the model and the other settings allow it",
+        "strips where the model allows it and tiles would compute 1.5 pixels or more for each one kept",
     )
     strip: Annotated[int, Field(ge=8, le=8192)] | Literal["auto"] = Field(
         default="auto", description="rows of a strip; auto: what the memory allows"

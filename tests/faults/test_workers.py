@@ -56,14 +56,11 @@ class Quick(ArchiveWorker):
 
 def settings(archive, checkpoint, output, **options) -> SegmentSettings:
     chosen = {"archive": str(archive), "checkpoint": str(checkpoint), "output": str(output), "shard": 256, "workers": 2}
-    # The quick model knows no strips, and single shards are what these tests lose.
-    chosen["path"] = "tiles"
     return SegmentSettings(**{**chosen, **options})
 
 
 def reference_of(archive, checkpoint, folder, tree_of, worker_class):
-    path = "strips" if worker_class is ArchiveWorker else "tiles"
-    segment(settings(archive, checkpoint, folder, workers=0, path=path), worker_class=worker_class)
+    segment(settings(archive, checkpoint, folder, workers=0), worker_class=worker_class)
     return tree_of(folder / "masks")
 
 
@@ -96,7 +93,7 @@ def test_any_number_of_workers_and_any_order(
             return super().run(pending)
 
     monkeypatch.setattr(segmentation, "ActorPool", Shuffled)
-    result = segment(settings(archive, checkpoint, tmp_path / "run", workers=workers, path="strips"))
+    result = segment(settings(archive, checkpoint, tmp_path / "run", workers=workers))
     assert result.ledger.computed == 15
     assert tree_of(tmp_path / "run/masks") == whole
 
@@ -180,7 +177,7 @@ def test_a_shard_that_stalls(archive, checkpoint, quick, tree_of, tmp_path, ray_
 
     result = segment(settings(archive, checkpoint, tmp_path / "run", attempts=1, shard_timeout=8), worker_class=Stalls)
     assert [failure.stage for failure in result.ledger.failures] == ["shard 2,2"]
-    assert "no result within shard_timeout (8 s a shard)" in result.ledger.failures[0].reason
+    assert "no result within shard_timeout (8 s)" in result.ledger.failures[0].reason
     assert result.ledger.computed == 14
     segment(settings(archive, checkpoint, tmp_path / "run", workers=0), worker_class=Quick)
     assert tree_of(tmp_path / "run/masks") == quick

@@ -16,6 +16,7 @@ from microseg_ray.models import build_model
 from microseg_ray.models.card import ModelCard, ReceptiveField
 from microseg_ray.models.predictor import Predictor, load_predictor
 from microseg_ray.models.receptive_field import measure_receptive_field
+from microseg_ray.models.strips import stream
 from microseg_ray.runs.bands import Division, band_pixels, band_tax
 from microseg_ray.runs.segment import segment
 from microseg_ray.runs.store.masks import MaskStore
@@ -31,6 +32,14 @@ from microseg_ray.stitching.seams import audit_mask
 CLASSES = (ClassSpec(name="a"), ClassSpec(name="b"), ClassSpec(name="c"))
 SHARD = 64
 LIMITS = (0.0, 255.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_image_is_small():
+    """So that small images are divided into strips, too."""
+    kept, stream.WHOLE_PIXELS = stream.WHOLE_PIXELS, 0
+    yield
+    stream.WHOLE_PIXELS = kept
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +235,8 @@ def chosen(archive, checkpoint, output, **options):
             "output": str(output),
             "shard": 256,
             "workers": 0,
+            "runtime": "torch",
+            "path": "strips",
             **options,
         }
     )

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Finished", "StripNetwork"]
 
+WHOLE_PIXELS = 1 << 20
+"""An image that is not larger is one strip: one graph to compile and not three."""
+
 _GRAPHS = 8
 """Compiled graphs that are held; those of one size of image are at most four."""
 
@@ -63,8 +66,8 @@ class StripNetwork:
         >>> network = StripNetwork(model, channels=1, stride=1, rows=4, runtime=load_runtime("torch", "fp32"))
         >>> image = torch.rand(1, 1, 14, 9)
         >>> parts = list(network.run(lambda rows: image[:, :, rows.begin : rows.end], (14, 9)))
-        >>> [part.rows for part in parts][:2]
-        [Range(begin=0, end=1), Range(begin=1, end=5)]
+        >>> [part.rows for part in parts]
+        [Range(begin=0, end=14)]
         >>> torch.equal(torch.cat([part.logits for part in parts], dim=2), model(image))
         True
     """
@@ -79,13 +82,16 @@ class StripNetwork:
         self._kept_type = None if runtime.name == "torch" or runtime.precision == "fp32" else torch.bfloat16
         self._graphs: OrderedDict[tuple[Program, int], Compiled] = OrderedDict()
 
-    def cuts(self, height: int, wanted: int | None = None) -> list[int]:
+    def cuts(self, height: int, width: int, wanted: int | None = None) -> list[int]:
         """Rows fed after each strip, from the top to the end of the image or until the first `wanted` rows are finished.
 
         Args:
             height: Of the image, a multiple of the stride.
+            width: Of the image.
             wanted: Rows that are wanted; None for all.
         """
+        if height * width <= WHOLE_PIXELS:
+            return [height]
         schedule = self.schedule
         last = height if wanted is None else ceil_to(wanted + schedule.lag, self._stride)
         first = schedule.first
@@ -108,7 +114,7 @@ class StripNetwork:
             Finished rows, from the top down without gaps.
         """
         height, width = shape
-        cuts = self.cuts(height, wanted)
+        cuts = self.cuts(height, width, wanted)
         # The end is not to be seen from a strip that does not reach it: so strips high above it and near it are one graph.
         end = height if cuts[-1] == height else OPEN
         fed = 0

@@ -13,7 +13,7 @@ from torch import nn
 from microseg_ray.models import build_model
 from microseg_ray.models.predictor import fold_norms
 from microseg_ray.models.runtimes import load_runtime
-from microseg_ray.models.strips import NotStreamableError
+from microseg_ray.models.strips import NotStreamableError, stream
 from microseg_ray.models.strips.rows import Range
 from microseg_ray.models.strips.stream import StripNetwork
 
@@ -25,6 +25,14 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "defectsegnet": ("defectsegnet", {}),
     "defectsegnet, before": ("defectsegnet", {"norm_place": "before"}),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_image_is_small():
+    """So that small images are divided into strips, too."""
+    kept, stream.WHOLE_PIXELS = stream.WHOLE_PIXELS, 0
+    yield
+    stream.WHOLE_PIXELS = kept
 
 
 class _Mixed(nn.Module):
