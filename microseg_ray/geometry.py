@@ -120,10 +120,6 @@ class Box:
         """Whether every pixel of `other` lies inside this box."""
         return self.y0 <= other.y0 and self.x0 <= other.x0 and other.y1 <= self.y1 and other.x1 <= self.x1
 
-    def touches(self, other: Box) -> bool:
-        """Whether the two boxes share at least one pixel."""
-        return max(self.y0, other.y0) < min(self.y1, other.y1) and max(self.x0, other.x0) < min(self.x1, other.x1)
-
     def intersection(self, other: Box) -> Box:
         """The pixels in both boxes; an empty box where there are none."""
         y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)

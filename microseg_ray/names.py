@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from microseg_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-__all__ = ["LONGEST", "below", "by_text", "fits", "in_table", "key", "never_raise", "require_room", "text"]
+__all__ = ["LONGEST", "below", "fits", "in_table", "key", "never_raise", "require_room", "text"]
 
 LONGEST = 255
 """Bytes of one part of a path on nearly every file system."""
@@ -58,27 +58,9 @@ def in_table(row: Mapping[str, Any]) -> dict[str, Any]:
 
     Example:
         >>> in_table({"micrograph": "a\udcff.tif", "pixels": 4})
-        {'micrograph': 'a\\\\xff.tif', 'pixels': 4}
+        {'micrograph': 'a\\xff.tif', 'pixels': 4}
     """
     return {key: text(value) if isinstance(value, str) else value for key, value in row.items()}
-
-
-def by_text(names: Iterable[str]) -> Mapping[str, str]:
-    """Names by their text, to find a file again from a table.
-
-    Raises:
-        ValueError: Two names have one text.
-
-    Example:
-        >>> by_text(["a.tif"])
-        {'a.tif': 'a.tif'}
-    """
-    found: dict[str, str] = {}
-    for name in names:
-        other = found.setdefault(text(name), name)
-        if other != name:
-            raise ValueError(f"two names are both shown as {text(name)!r}; rename one of the files")
-    return found
 
 
 def below(name: str) -> str:

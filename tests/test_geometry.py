@@ -183,7 +183,6 @@ def test_box_algebra_equals_sets_of_pixels(one: Box, two: Box) -> None:
         return {(y, x) for y in range(box.y0, box.y1) for x in range(box.x0, box.x1)}
 
     assert pixels(one.intersection(two)) == pixels(one) & pixels(two)
-    assert one.touches(two) == bool(pixels(one) & pixels(two))
     assert one.union(two).contains(one)
     assert one.union(two).contains(two)
     assert one.area == len(pixels(one)) == one.shape[0] * one.shape[1]

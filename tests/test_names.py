@@ -27,11 +27,6 @@ def test_a_key_is_the_same_for_both_forms(name):
     assert names.key(unicodedata.normalize("NFD", name)) == names.key(unicodedata.normalize("NFC", name))
 
 
-def test_two_names_with_one_text_are_refused():
-    with pytest.raises(ValueError, match="two names"):
-        names.by_text(["\udcff", "\\xff"])
-
-
 def test_a_console_that_lacks_a_letter_prints_its_escape():
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="latin-1")

@@ -1,6 +1,6 @@
 """Images and plots from numbers and pixels. No module here imports a model, a run or a job."""
 
-from microseg_ray.figures.overlays import decode_tint, tinted
+from microseg_ray.figures.overlays import tinted
 from microseg_ray.figures.panels import Pane, compose_panel, error_colors
 from microseg_ray.figures.pictures import scale_bar_um, thumbnail
 from microseg_ray.figures.plots import plot_confusion, plot_training
@@ -8,7 +8,6 @@ from microseg_ray.figures.plots import plot_confusion, plot_training
 __all__ = [
     "Pane",
     "compose_panel",
-    "decode_tint",
     "error_colors",
     "plot_confusion",
     "plot_training",

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ALPHA", "decode_tint", "tinted"]
+__all__ = ["ALPHA", "tinted"]
 
 ALPHA = 0.35
 """Opacity of the colours: the micrograph stays visible, and the classes can be distinguished."""
@@ -20,7 +20,8 @@ def tinted(
 ) -> NDArray[np.uint8]:
     """The micrograph in the colours of its classes, pixel on pixel.
 
-    All classes are tinted, the background included, and no outline is drawn, so that `decode_tint` can recover the mask.
+    All classes are tinted, the background included, and no outline is drawn, so that the mask can be recovered from the
+    picture and the micrograph.
 
     Args:
         gray: uint8 (y, x, 3).
@@ -43,60 +44,10 @@ def tinted(
     """
     if gray.shape != (*mask.shape, 3) or not 0 < alpha <= 1:
         raise ValueError(f"gray {gray.shape} is not (*{mask.shape}, 3), or alpha {alpha} is not above 0 up to 1")
-    # Lookup table: the arithmetic is done 256 * 3 times per class instead of once per pixel.
-    table = _table(palette, alpha)
+    # A lookup table (value, gray, channel): the arithmetic is done 256 * 3 times per class instead of once per pixel.
+    levels = np.arange(256, dtype=np.float64)[None, :, None]
+    table = np.rint(levels * (1 - alpha) + palette[:, None, :].astype(np.float64) * alpha).astype(np.uint8)
     colored = np.empty_like(gray)
     for channel in range(3):
         colored[..., channel] = table[mask, gray[..., channel], channel]
     return colored
-
-
-def decode_tint(
-    colored: NDArray[np.uint8], gray: NDArray[np.uint8], palette: NDArray[np.uint8], alpha: float = ALPHA
-) -> NDArray[np.uint8]:
-    """Recover the exact mask from an image that `tinted` made.
-
-    Args:
-        colored: uint8 (y, x, 3), result of `tinted`; from a lossless file.
-        gray: The micrograph passed to `tinted`.
-        palette: The palette passed to `tinted`.
-        alpha: The opacity passed to `tinted`.
-
-    Returns:
-        uint8 (y, x); the lowest of mask values that share a colour (such as all that are no class), and 255 for
-        `IGNORE_COLOR`.
-
-    Raises:
-        ValueError: A pixel matches no tint (another micrograph, palette or alpha, or a lossy file), or two classes have
-            colours too similar to be distinguished.
-
-    Example:
-        >>> from microseg_ray.figures.pictures import class_palette
-        >>> from microseg_ray.settings import ClassSpec
-        >>> palette = class_palette((ClassSpec(name="clay", color="#000000"), ClassSpec(name="silt", color="#800000")))
-        >>> gray, mask = np.full((1, 3, 3), 100, np.uint8), np.array([[0, 1, 255]], np.uint8)
-        >>> decode_tint(tinted(gray, mask, palette), gray, palette).tolist()
-        [[0, 1, 255]]
-    """
-    table = _table(palette, alpha)
-    rest = palette[-1]
-    values = [255, *(int(value) for value in np.flatnonzero((palette != rest).any(axis=1)))]
-    mask = np.zeros(gray.shape[:2], np.uint8)
-    fitting = np.zeros(gray.shape[:2], np.uint8)
-    for value in values:
-        fits = np.ones(gray.shape[:2], bool)
-        for channel in range(3):
-            fits &= table[value, gray[..., channel], channel] == colored[..., channel]
-        mask[fits] = value
-        fitting += fits
-    if (fitting != 1).any():
-        y, x = (int(place) for place in np.argwhere(fitting != 1)[0])
-        reason = "is the tint of no class" if fitting[y, x] == 0 else "is the tint of several classes"
-        raise ValueError(f"the pixel at (y, x) = ({y}, {x}) {reason}; check micrograph, colours and alpha")
-    return mask
-
-
-def _table(palette: NDArray[np.uint8], alpha: float) -> NDArray[np.uint8]:
-    """uint8 (value, gray, channel)."""
-    levels = np.arange(256, dtype=np.float64)[None, :, None]
-    return np.rint(levels * (1 - alpha) + palette[:, None, :].astype(np.float64) * alpha).astype(np.uint8)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["ARCHITECTURES", "CLASSIFIERS", "build_model", "stride_of"]
+__all__ = ["ARCHITECTURES", "CLASSIFIERS", "build_model"]
 
 ARCHITECTURES: tuple[str, ...] = tuple(OPTIONS)
 """Names of the segmentation models that `build_model` knows."""
@@ -78,26 +78,6 @@ def build_model(architecture: str, in_channels: int, classes: int, options: Mapp
         raise
     except ValueError as error:
         raise SettingsError(f"model: {error}") from error
-
-
-def stride_of(architecture: str, options: Mapping[str, Any]) -> int:
-    """The stride of a model: tile sides must be multiples of it. The model is built on torch's meta device.
-
-    Args:
-        architecture: One of `ARCHITECTURES`.
-        options: Options of the architecture.
-
-    Raises:
-        SettingsError: As in `build_model`.
-
-    Example:
-        >>> stride_of("unet", {"depth": 3}), stride_of("vgg16_unet", {})
-        (8, 32)
-    """
-    import torch
-
-    with torch.device("meta"):
-        return int(build_model(architecture, 1, 2, options).stride)  # type: ignore[arg-type]
 
 
 def _checked(architecture: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from microseg_ray.settings.classes import Classes
 from microseg_ray.settings.data import SplitFields
 from microseg_ray.settings.limits import GiB, Halo, Threads, TileSide
+from microseg_ray.settings.sections import SectionFields
 from microseg_ray.settings.source import SourceSettings
 
 __all__ = ["EvaluateSettings"]
@@ -21,7 +22,7 @@ _OF_CHECKPOINT = (
 )
 
 
-class EvaluateSettings(SplitFields):
+class EvaluateSettings(SectionFields, SplitFields):
     """`evaluate`: masks against predicted masks, or against what a checkpoint predicts."""
 
     job: ClassVar[str] = "evaluate"
@@ -75,14 +76,6 @@ class EvaluateSettings(SplitFields):
         default=True, description="plots, panels, overlays and TensorBoard events; false: tables only"
     )
     pictures: int = Field(default=12, ge=0, description="micrographs that panels and overlays are drawn of, at most")
-    sections: int | None = Field(
-        default=None, ge=1, description="px; lists which sections of this size hold which class (sections.csv)"
-    )
-    find: str | None = Field(
-        default=None, description="sections.csv lists only this class, whatever the case of its name"
-    )
-    find_max_pixels: int | None = Field(default=None, ge=1, description="larger connected parts of it are not listed")
-    find_lines: bool = Field(default=False, description="only parts of it one pixel high or wide are listed")
     write_back: bool = Field(
         default=False, description="put temperature and thresholds into the checkpoint's metrics, too"
     )
@@ -101,10 +94,6 @@ class EvaluateSettings(SplitFields):
             self.refuse_given(_OF_CHECKPOINT, "goes with checkpoint; predictions are masks already")
         else:
             self.refuse_given(("prediction_suffix",), "goes with predictions; a checkpoint has none")
-        if self.find is not None and self.sections is None:
-            raise ValueError("find: give sections, the size of the sections that are searched, as well")
-        if self.find is None and (self.find_max_pixels is not None or self.find_lines):
-            raise ValueError("find_max_pixels, find_lines: give find, the class that they are about, as well")
         if self.write_back and self.checkpoint is None:
             raise ValueError("write_back: there is no checkpoint to write to")
         return self

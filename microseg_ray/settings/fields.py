@@ -24,7 +24,7 @@ def option_names(model: type[BaseModel], prefix: str = "") -> list[str]:
     Example:
         >>> from microseg_ray.settings.measure import MeasureSettings
         >>> option_names(MeasureSettings)[:2]
-        ['run', 'pixel_size_um']
+        ['sections', 'find']
     """
     names: list[str] = []
     for name, info in model.model_fields.items():

@@ -89,10 +89,10 @@ class AugmentSettings(Frozen):
     `augment: true` is this section with its defaults; `augment: false` changes nothing.
 
     Example:
-        >>> AugmentSettings(rotate=180, scale=(0.7, 1.4)).moves
+        >>> AugmentSettings(rotate=180, scale=(0.7, 1.4)).scale
+        (0.7, 1.4)
+        >>> AugmentSettings(symmetries=False, brightness=0, contrast=0) == NO_AUGMENTATION
         True
-        >>> AugmentSettings().moves, AugmentSettings(symmetries=False, brightness=0, contrast=0) == NO_AUGMENTATION
-        (False, True)
     """
 
     symmetries: bool | Literal["mirror"] = Field(
@@ -121,11 +121,6 @@ class AugmentSettings(Frozen):
     chance: float = Field(
         default=1.0, gt=0, le=1, description="share of tiles that each change is applied to; the symmetries always are"
     )
-
-    @property
-    def moves(self) -> bool:
-        """Whether pixels are resampled: anything beyond symmetries and crops."""
-        return bool(self.rotate or self.stretch or self.elastic) or self.scale != (1.0, 1.0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from microseg_ray.sources.info import Format
     from microseg_ray.sources.scale.pixel_size import PixelSize
 
-__all__ = ["Micrograph", "Pixels", "equal_channels", "without_alpha"]
+__all__ = ["Closing", "Micrograph", "Pixels", "equal_channels", "without_alpha"]
 
 _GRAY_CHECK_BYTES = 16 << 20  # an RGB file up to this size is checked whole when it is opened
 _GRAY_WINDOWS, _GRAY_WINDOW = 3, 64
@@ -58,7 +58,23 @@ class Pixels(Protocol):
         ...
 
 
-class Micrograph:
+class Closing:
+    """A context manager that closes itself."""
+
+    def close(self) -> None:
+        """Release file handles and memory; twice is fine."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Micrograph(Closing):
     """An open micrograph; made by `open_micrograph`, used in the process that opened it, a context manager.
 
     Args:
@@ -137,14 +153,6 @@ class Micrograph:
     def close(self) -> None:
         """Release file handles and memory; twice is fine."""
         self._pixels.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _read_raw(self, box: Box) -> NDArray[Any]:
         shape = (self._pixels.channels, *box.shape)

@@ -25,7 +25,6 @@ __all__ = [
     "Listing",
     "fingerprint",
     "list_files",
-    "list_inputs",
     "listing_root",
     "member_path",
     "root_of",
@@ -196,21 +195,6 @@ def survey_inputs(where: str | os.PathLike[str]) -> Listing:
     return survey_files(where, outputs=False)
 
 
-def list_inputs(where: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """The entries of `survey_inputs`: (name, absolute path or URL) of each micrograph of an archive.
-
-    Raises:
-        InputError: As `survey_inputs`.
-
-    Example:
-        >>> import fsspec
-        >>> fsspec.filesystem("memory").pipe({"/inputs-doctest/a.tif": b"x"})
-        >>> list_inputs("memory://inputs-doctest")
-        [('a.tif', 'memory://inputs-doctest/a.tif')]
-    """
-    return list(survey_inputs(where).entries)
-
-
 def root_of(where: str | os.PathLike[str]) -> str:
     """`listing_root` as text, for URLs too.
 
@@ -222,7 +206,7 @@ def root_of(where: str | os.PathLike[str]) -> str:
 
 
 def member_path(root: str, name: str) -> str:
-    """Where the micrograph of a name lies: the inverse of the names that `list_inputs` gives.
+    """Where the micrograph of a name lies: the inverse of the names that `survey_inputs` gives.
 
     Example:
         >>> member_path("/data", "b/a#1.tif"), member_path("https://host/data", "b/a#1.tif")

@@ -9,6 +9,7 @@ import numpy as np
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
 from microseg_ray.sources.bounds import reading
+from microseg_ray.sources.wrapped import Wrapped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def narrowed(path: str, pixels: Pixels) -> Pixels:
     return Narrowed(pixels)
 
 
-class Narrowed:
+class Narrowed(Wrapped):
     """Integers that are known to fit, as uint16.
 
     Args:
@@ -60,22 +61,13 @@ class Narrowed:
     """
 
     def __init__(self, pixels: Pixels) -> None:
-        self._pixels = pixels
-        self.format, self.shape, self.channels = pixels.format, pixels.shape, pixels.channels
-        self.dtype: np.dtype[Any] = np.dtype(np.uint16)
-        self.lazy, self.decoded_bytes = pixels.lazy, pixels.decoded_bytes
-        self.pixel_size, self.parts = pixels.pixel_size, pixels.parts
-        self.stated_bar = getattr(pixels, "stated_bar", None)
-        self.size_notes = getattr(pixels, "size_notes", ())
-        bits = getattr(pixels, "bits", None)
-        self.bits = bits if bits is not None and bits < 16 else None
+        super().__init__(pixels)
+        self.dtype = np.dtype(np.uint16)
+        if self.bits is not None and self.bits >= 16:
+            self.bits = None
         name = pixels.dtype.newbyteorder("=").name
-        self.notes = (*getattr(pixels, "notes", ()), f"{name} whose values all fit 16 bits is read as uint16")
+        self.notes = (*self.notes, f"{name} whose values all fit 16 bits is read as uint16")
 
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels of a box: (channels, y, x)."""
         return self._pixels.read(box).astype(np.uint16)
-
-    def close(self) -> None:
-        """Release file handles and memory; twice is fine."""
-        self._pixels.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.sources.wrapped import Wrapped
 from microseg_ray.symmetry import SYMMETRIES
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def upright(pixels: Pixels) -> Pixels:
     return Oriented(pixels, orientation) if orientation in range(2, 9) else pixels
 
 
-class Oriented:
+class Oriented(Wrapped):
     """An image with an orientation tag; regions are mapped, so that a lazy reader stays lazy.
 
     Args:
@@ -50,23 +51,15 @@ class Oriented:
     """
 
     def __init__(self, pixels: Pixels, orientation: int) -> None:
-        self._pixels = pixels
+        super().__init__(pixels)
         self._symmetry = _ORIENTATIONS[orientation]
-        self.format, self.channels, self.dtype = pixels.format, pixels.channels, pixels.dtype
-        self.lazy, self.decoded_bytes, self.parts = pixels.lazy, pixels.decoded_bytes, pixels.parts
-        self.shape, self.pixel_size = self._symmetry.shape(pixels.shape), pixels.pixel_size
+        self.shape = self._symmetry.shape(pixels.shape)
         if self._symmetry.transposed and self.pixel_size is not None:
             self.pixel_size = replace(self.pixel_size, y=self.pixel_size.x, x=self.pixel_size.y)
         # A stated bar lies at the bottom as stored: the pixels tell where it is now.
         self.stated_bar = None
-        self.size_notes = getattr(pixels, "size_notes", ())
-        self.bits = getattr(pixels, "bits", None)
-        self.notes = (*getattr(pixels, "notes", ()), f"turned as its orientation tag ({orientation}) says")
+        self.notes = (*self.notes, f"turned as its orientation tag ({orientation}) says")
 
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels of a box as seen: (channels, y, x)."""
         return self._symmetry.apply(self._pixels.read(self._symmetry.origin(box, self._pixels.shape)))
-
-    def close(self) -> None:
-        """Release file handles and memory; twice is fine."""
-        self._pixels.close()

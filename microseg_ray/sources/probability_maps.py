@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from microseg_ray.errors import InputError
+from microseg_ray.sources.base import Closing
 
 if TYPE_CHECKING:
     import os
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -28,7 +28,7 @@ _MAX_TEXT_BYTES = 4 << 30
 _ADVICE = "save probabilities as float32 TIFF, npy or zarr"
 
 
-class ProbabilityMap:
+class ProbabilityMap(Closing):
     """An open map of one class's probabilities; made by `open_map`, a context manager.
 
     Attributes:
@@ -74,14 +74,6 @@ class ProbabilityMap:
         """Release file handles."""
         if self._micrograph is not None:
             self._micrograph.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_map(path: str | os.PathLike[str], channel: int | None = None) -> ProbabilityMap:

@@ -14,7 +14,6 @@ from sklearn.metrics import average_precision_score, f1_score
 from microseg_ray.errors import SettingsError
 from microseg_ray.evaluation.job import evaluate
 from microseg_ray.evaluation.sections import ShapeRule, class_sections, with_shape
-from microseg_ray.figures import decode_tint
 from microseg_ray.figures.pictures import class_palette
 from microseg_ray.models.card import read_card, read_card_and_digest
 from microseg_ray.models.predictor import load_predictor
@@ -22,6 +21,7 @@ from microseg_ray.models.runtimes import runtime_name
 from microseg_ray.on_ray.actors import segment
 from microseg_ray.settings import ClassSpec, EvaluateSettings, SegmentSettings
 from microseg_ray.sources import read_mask
+from tests.tints import decode_tint
 
 CLASSES = ["matrix", "grain", "pore"]
 DATA = {"group": r"^(\d+)_", "splits": {"test": ["2"], "val": ["1"]}}

@@ -14,11 +14,11 @@ from PIL import Image
 from microseg_ray.errors import SettingsError
 from microseg_ray.evaluation import sections
 from microseg_ray.evaluation.sections import ShapeRule, class_sections, sections_of_run, with_shape
-from microseg_ray.figures import decode_tint
 from microseg_ray.figures.pictures import class_palette
 from microseg_ray.runs.folder import Run
 from microseg_ray.settings import ClassSpec
 from microseg_ray.sources import read_mask
+from tests.tints import decode_tint
 
 CLASSES = tuple(ClassSpec(name=name) for name in ("background", "Hot pixel"))
 

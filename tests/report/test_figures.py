@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from microseg_ray.errors import InputError
-from microseg_ray.figures import Pane, compose_panel, decode_tint, plot_confusion, plot_training, tinted
+from microseg_ray.figures import Pane, compose_panel, plot_confusion, plot_training, tinted
 from microseg_ray.figures.pictures import class_palette
 from microseg_ray.settings import ClassSpec
+from tests.tints import decode_tint
 
 MUDROCK = tuple(
     ClassSpec(name=name, color=color) for name, color in (("clay", "#000000"), ("silt", "#800000"), ("pore", "#008000"))
@@ -31,15 +32,9 @@ def test_a_tint_gives_its_mask_back(seed, alpha, classes):
     np.testing.assert_array_equal(colored, expected.astype(np.uint8))
 
 
-def test_what_cannot_be_decoded_is_told():
+def test_a_tint_needs_an_opacity_and_a_mask_of_its_micrograph():
     palette = class_palette(MUDROCK)
     gray, mask = np.full((2, 3, 3), 90, np.uint8), np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
-    colored = tinted(gray, mask, palette)
-    with pytest.raises(ValueError, match=r"\(0, 0\) is the tint of no class"):
-        decode_tint(colored, gray + 9, palette)
-    same = class_palette((*MUDROCK, ClassSpec(name="more pore", color="#008000")))
-    with pytest.raises(ValueError, match=r"\(0, 2\) is the tint of several classes"):
-        decode_tint(colored, gray, same)
     with pytest.raises(ValueError, match="alpha"):
         tinted(gray, mask, palette, 0)
     with pytest.raises(ValueError, match="gray"):

@@ -19,7 +19,15 @@ from PIL import Image
 
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
-from microseg_ray.sources import fingerprint, list_files, list_inputs, member_path, open_micrograph, read_mask, root_of
+from microseg_ray.sources import (
+    fingerprint,
+    list_files,
+    member_path,
+    open_micrograph,
+    read_mask,
+    root_of,
+    survey_inputs,
+)
 from tests.format_files import write_dm, write_fits
 from tests.source_files import COLOR, DEEP, GRAY, RNG, ome_zarr
 
@@ -113,10 +121,10 @@ def somewhere(kind, folder):
 
 @pytest.mark.parametrize("kind", ["file", "memory", "http", "http without ranges"])
 def test_an_archive_of_urls_is_that_of_its_files(files, kind):
-    local = list_inputs(files)
+    local = survey_inputs(files).entries
     assert len(local) == 10
     with somewhere(kind, files) as url:
-        remote = list_inputs(url)
+        remote = survey_inputs(url).entries
         assert [name for name, _ in remote] == [name for name, _ in local]
         for (name, where), (_, path) in zip(remote, local, strict=True):
             assert member_path(root_of(url), name) == where
@@ -133,11 +141,15 @@ def test_an_archive_of_urls_is_that_of_its_files(files, kind):
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_globs_and_single_files(files, kind):
     with somewhere(kind, files) as url:
-        assert [name for name, _ in list_inputs(f"{url}/**/*.tif")] == ["b (1)/ä #2 50%.tif", "plain.tif", "planar.tif"]
-        assert [name for name, _ in list_inputs(f"{url}/plain.tif")] == ["plain.tif"]
-        assert [name for name, _ in list_inputs(f"{url}/plain.zarr")] == ["plain.zarr"]
+        assert [name for name, _ in survey_inputs(f"{url}/**/*.tif").entries] == [
+            "b (1)/ä #2 50%.tif",
+            "plain.tif",
+            "planar.tif",
+        ]
+        assert [name for name, _ in survey_inputs(f"{url}/plain.tif").entries] == ["plain.tif"]
+        assert [name for name, _ in survey_inputs(f"{url}/plain.zarr").entries] == ["plain.zarr"]
         with pytest.raises(InputError, match="no images found"):
-            list_inputs(f"{url}/*.gif")
+            survey_inputs(f"{url}/*.gif")
 
 
 @pytest.mark.parametrize("name", ["b (1)/ä #2 50%.tif", "plain.tif"])

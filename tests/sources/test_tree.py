@@ -9,7 +9,7 @@ import pytest
 
 from microseg_ray.errors import InputError
 from microseg_ray.outputs import Kind, claim
-from microseg_ray.sources import list_files, list_inputs, survey_files, survey_inputs
+from microseg_ray.sources import list_files, survey_files, survey_inputs
 from tests.sources.test_listing import tree
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_outputs_in_an_archive_are_left_out_and_said(known_by, tmp_path):
         assert any(reason == "output of microseg_ray" and name.startswith("run/") for name, reason in found.not_taken)
     # Masks are wanted where masks are listed, and what is named is taken.
     assert any("a.tif.zarr" in str(path) for path in list_files(tmp_path))
-    assert list_inputs(tmp_path / "run/masks/a.tif.zarr")
+    assert survey_inputs(tmp_path / "run/masks/a.tif.zarr").entries
 
 
 def test_only_outputs_is_an_error_that_says_so(tmp_path):

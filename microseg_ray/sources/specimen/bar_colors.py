@@ -12,6 +12,7 @@ from microseg_ray.sources.base import equal_channels
 from microseg_ray.sources.bounds import reading
 from microseg_ray.sources.scale.provenance import LARGEST_BAR
 from microseg_ray.sources.specimen.info_bar import find_info_bar
+from microseg_ray.sources.wrapped import Wrapped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,7 +73,7 @@ def _is_gray(pixels: Pixels, y0: int, y1: int) -> bool:
     )
 
 
-class GrayAboveBar:
+class GrayAboveBar(Wrapped):
     """An RGB file as one gray channel; in its info bar, where colours are, the first channel is used.
 
     Args:
@@ -81,17 +82,10 @@ class GrayAboveBar:
         rows: Rows of the info bar.
     """
 
-    channels = 1
-
     def __init__(self, path: str, pixels: Pixels, rows: int) -> None:
-        self._path, self._pixels, self._bar = path, pixels, pixels.shape[0] - rows
-        self.format, self.shape, self.dtype = pixels.format, pixels.shape, pixels.dtype
-        self.lazy, self.decoded_bytes = pixels.lazy, pixels.decoded_bytes
-        self.pixel_size, self.parts = pixels.pixel_size, pixels.parts
-        self.stated_bar = getattr(pixels, "stated_bar", None)
-        self.size_notes = getattr(pixels, "size_notes", ())
-        self.bits = getattr(pixels, "bits", None)
-        self.notes = getattr(pixels, "notes", ())
+        super().__init__(pixels)
+        self._path, self._bar = path, pixels.shape[0] - rows
+        self.channels = 1
 
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels of a box: (1, y, x).
@@ -109,7 +103,3 @@ class GrayAboveBar:
                 "remove coloured labels from the image, or convert it to gray",
             )
         return raw[:1]
-
-    def close(self) -> None:
-        """Release file handles and memory; twice is fine."""
-        self._pixels.close()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
+from microseg_ray.sources.wrapped import Wrapped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +43,7 @@ def column_range(
     return x0, x1
 
 
-class Columns:
+class Columns(Wrapped):
     """The columns x0 to x1 - 1 of an image, as an image of their own: column x0 is x = 0.
 
     Args:
@@ -52,20 +53,10 @@ class Columns:
     """
 
     def __init__(self, pixels: Pixels, x0: int, x1: int) -> None:
-        self._pixels, self._x0 = pixels, x0
-        self.format, self.channels, self.dtype = pixels.format, pixels.channels, pixels.dtype
-        self.lazy, self.decoded_bytes = pixels.lazy, pixels.decoded_bytes
-        self.pixel_size, self.parts = pixels.pixel_size, pixels.parts
-        self.stated_bar = getattr(pixels, "stated_bar", None)
-        self.size_notes = getattr(pixels, "size_notes", ())
-        self.bits = getattr(pixels, "bits", None)
-        self.notes = getattr(pixels, "notes", ())
+        super().__init__(pixels)
+        self._x0 = x0
         self.shape = (pixels.shape[0], x1 - x0)
 
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels of a box inside these columns: (channels, y, x)."""
         return self._pixels.read(Box(box.y0, box.x0 + self._x0, box.y1, box.x1 + self._x0))
-
-    def close(self) -> None:
-        """Release file handles and memory; twice is fine."""
-        self._pixels.close()
