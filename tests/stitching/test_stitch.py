@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -353,16 +354,31 @@ def test_tiles_that_do_not_fit_are_refused() -> None:
         stitch([((0, 4), MASK), (tile_of(0, 0, 4, 4), MASK)], (4, 8))
 
 
-@given(st.permutations(range(3)), st.booleans())
-def test_cores_that_overlap_are_an_error_in_every_order(order: list[int], known: bool) -> None:
+@given(st.permutations(range(3)), st.booleans(), st.booleans(), st.booleans())
+def test_cores_that_overlap_are_an_error_in_every_order(
+    order: list[int], known: bool, twice: bool, stored: bool
+) -> None:
     cores = [Box(0, 0, 1, 6), Box(0, 4, 1, 8), Box(0, 8, 1, 10)]
     tiles = [(Tile(Box(0, 0, 1, 10), cores[index], Box(0, 0, 1, 10)), np.zeros((1, 10), np.uint8)) for index in order]
-    # As many pixels as the mask has, so that a shard may look complete before the overlap shows.
-    error = r"overlaps another tile's|do cores overlap|no tile covers \d of 10 pixels"
-    with pytest.raises(ValueError, match=error):
-        stitch(tiles, (1, 10), origins=[tile for tile, _ in tiles] if known else None)
-    with pytest.raises(ValueError, match=error):
-        stitch([tiles[0], *tiles], (1, 10))
+    origins = [tile for tile, _ in tiles] if known else None
+    tiles = [tiles[0], *tiles] if twice else tiles
+    area, covered, error = 0, set(), ""
+    for count, (tile, _) in enumerate(tiles, 1):
+        area += tile.core.area
+        covered |= set(range(tile.core.x0, tile.core.x1))
+        if known and count > 3:
+            error = "a tile at (0, 0) is not in origins, or was given twice"
+        elif area > 10:
+            error = f"the core {tile.core} overlaps another tile's, or the tile was given twice"
+        elif stored and (area == 10 or (known and count == 3)):
+            # As many pixels or tiles as the shard waits for: it is written before the overlap shows as such.
+            error = (
+                f"no tile covers {10 - len(covered)} of 10 pixels, the first at y=0, x={min({*range(10)} - covered)}"
+            )
+        if error:
+            break
+    with pytest.raises(ValueError, match=f"^{re.escape(error)}"):
+        stitch(tiles, (1, 10), into=sharded((1, 10), "uint8") if stored else None, origins=origins)
 
 
 # --- into -----------------------------------------------------------------------------------------------------------
