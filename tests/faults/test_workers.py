@@ -98,6 +98,21 @@ def test_any_number_of_workers_and_any_order(
     assert tree_of(tmp_path / "run/masks") == whole
 
 
+def test_one_worker_and_two_give_the_same_bytes_in_strips(checkpoint, tree_of, tmp_path, ray_session):
+    """One worker computes the micrograph as one band, two divide it; it is large enough for strips."""
+    pixels = np.random.default_rng(5).integers(0, 256, (188, 128), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    tifffile.imwrite(archive / "one.tif", pixels)
+    made = {}
+    for workers in (0, 2):
+        result = segment(settings(archive, checkpoint, tmp_path / str(workers), workers=workers, path="strips"))
+        assert result.ledger.computed == 24
+        assert result.run.identity.pixels["path"] == "strips"
+        made[workers] = tree_of(tmp_path / str(workers) / "masks")
+    assert made[0] == made[2]
+
+
 def test_a_worker_killed_in_the_middle(archive, checkpoint, quick, tree_of, tmp_path, ray_session):
     flag = tmp_path / "died"
 
