@@ -16,20 +16,19 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from microseg_ray.versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
-    "torch",
     "openvino",
     "zarr",
     "zarrs",
-    "numpy",
     "ray",
     "monai",
     "tiler",
@@ -90,14 +89,8 @@ def machine() -> dict[str, str]:
         "bf16 units": "yes" if "bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8") else "no",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "load at the start": f"{os.getloadavg()[0]:.1f}",
-        "python": platform.python_version(),
     }
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return found | versions(*PACKAGES)
 
 
 def cpu_name() -> str:

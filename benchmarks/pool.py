@@ -26,11 +26,12 @@ from rich.table import Table
 
 from microseg_ray.on_ray.actors import ActorPool
 from microseg_ray.on_ray.start import start_ray
+from microseg_ray.runs.config import WorkerConfig
 from microseg_ray.runs.drive import PlainLoop
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.runs.tasks import ShardTask
-from microseg_ray.runs.worker import ArchiveWorker, WorkerConfig
+from microseg_ray.runs.worker import ArchiveWorker
 from microseg_ray.settings import ClassSpec, RaySettings, Scaling
 from microseg_ray.sources import View
 from microseg_ray.stitching import EnginePlan

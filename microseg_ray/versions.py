@@ -14,7 +14,7 @@ def versions(*more: str) -> dict[str, str]:
     """Versions of what decides results, for run.json and model.json.
 
     Args:
-        more: Packages beside `microseg_ray`, `torch` and `numpy`. One that is not installed is "unknown".
+        more: Packages beside `microseg_ray`, `torch` and `numpy`. One that is not installed is "not installed".
 
     Example:
         >>> sorted(versions("zarr"))
@@ -25,5 +25,5 @@ def versions(*more: str) -> dict[str, str]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "unknown"
+            found[name] = "not installed"
     return found

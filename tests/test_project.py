@@ -22,6 +22,7 @@ SCRIPTS = sorted((REPOSITORY / "jobs").glob("*.py"))
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 MAX_SCRIPT_LINES = 20
+MAX_MODULE_LINES = 400
 
 
 def _yaml_in_readme() -> list[str]:
@@ -69,6 +70,11 @@ def test_a_script_is_short_and_runs_its_own_job(path: Path) -> None:
     call = next(node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.List))
     assert isinstance(call.elts[0], ast.Constant)
     assert call.elts[0].value == path.stem
+
+
+def test_no_module_is_long() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {path: lines for path, lines in lengths.items() if lines > MAX_MODULE_LINES} == {}
 
 
 def test_there_is_a_config() -> None:

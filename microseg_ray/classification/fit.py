@@ -30,8 +30,9 @@ from microseg_ray.fitting.setup import optimizer_of
 from microseg_ray.models import build_model
 from microseg_ray.models.card import ModelCard
 from microseg_ray.models.checkpoint import load_checkpoint, save_checkpoint
-from microseg_ray.models.predictor import Predictor, model_input
+from microseg_ray.models.predictor import Predictor
 from microseg_ray.models.receptive_field import measure_receptive_field
+from microseg_ray.models.scaling import model_input
 from microseg_ray.outputs import Kind, claim, settle
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.recognition import is_record

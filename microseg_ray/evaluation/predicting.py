@@ -10,10 +10,11 @@ import numpy as np
 
 from microseg_ray.evaluation.pairs import Pair, Sink, same_shape
 from microseg_ray.runs.bands import Division
+from microseg_ray.runs.config import load_own_predictor
 from microseg_ray.runs.setup import prepare_engine
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.runs.tasks import BandTask, ShardTask
-from microseg_ray.runs.worker import ArchiveWorker, load_own_predictor
+from microseg_ray.runs.worker import ArchiveWorker
 from microseg_ray.settings import IGNORE_INDEX, EvaluateSettings, SegmentSettings
 from microseg_ray.sources import open_micrograph, open_prepared
 from microseg_ray.stitching import engine_grid, shard_window
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from microseg_ray.geometry import Box, Tile
     from microseg_ray.models.predictor import Predictor
     from microseg_ray.models.strips.predictor import StripPredictor
-    from microseg_ray.runs.worker import WorkerConfig
+    from microseg_ray.runs.config import WorkerConfig
     from microseg_ray.sources import Micrograph, View
     from microseg_ray.sources.choices import Parts
 

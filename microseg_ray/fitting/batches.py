@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from microseg_ray.fitting.augmentation import aim, augment, draw
-from microseg_ray.models.predictor import model_input
+from microseg_ray.models.scaling import model_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

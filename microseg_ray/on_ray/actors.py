@@ -25,10 +25,10 @@ from microseg_ray.runs.worker import ArchiveWorker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from microseg_ray.runs.config import WorkerConfig
     from microseg_ray.runs.drive import Pending, Progress
     from microseg_ray.runs.forecast import Forecast
     from microseg_ray.runs.segment import Segmented
-    from microseg_ray.runs.worker import WorkerConfig
     from microseg_ray.settings import EngineSettings, PlanSettings, SegmentSettings
 
 __all__ = ["ActorPool", "actor_pool", "plan", "segment"]

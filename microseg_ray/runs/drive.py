@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from microseg_ray.runs.bands import Division
+    from microseg_ray.runs.config import WorkerConfig
     from microseg_ray.runs.folder import Run
-    from microseg_ray.runs.worker import ArchiveWorker, WorkerConfig
+    from microseg_ray.runs.worker import ArchiveWorker
     from microseg_ray.statistics.areas import Measured
 
 __all__ = ["Executor", "Input", "Ledger", "PlainLoop", "Progress", "measured_already", "survey", "work"]

@@ -15,11 +15,12 @@ from microseg_ray.errors import SettingsError
 from microseg_ray.files import sole_writer
 from microseg_ray.runs.bands import Division
 from microseg_ray.runs.calibration import keep_calibration
+from microseg_ray.runs.config import WorkerConfig
 from microseg_ray.runs.drive import Executor, Ledger, PlainLoop, Progress, survey, work
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.forecast import Forecast, forecast
 from microseg_ray.runs.setup import prepare_job
-from microseg_ray.runs.worker import ArchiveWorker, WorkerConfig
+from microseg_ray.runs.worker import ArchiveWorker
 from microseg_ray.settings import EngineSettings
 
 if TYPE_CHECKING:

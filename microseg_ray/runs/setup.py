@@ -12,10 +12,10 @@ from microseg_ray.errors import SettingsError
 from microseg_ray.models.card import ModelCard, read_card_and_digest, require_pixel_model
 from microseg_ray.models.computing import Computing, decide_runtime
 from microseg_ray.runs.calibration import calibration_record
+from microseg_ray.runs.config import WorkerConfig
 from microseg_ray.runs.drive import Input
 from microseg_ray.runs.identity import RunIdentity, pixel_settings
 from microseg_ray.runs.plan import RunPlan, engine_plan
-from microseg_ray.runs.worker import WorkerConfig
 from microseg_ray.sources import ScaleRule, root_of, survey_inputs
 from microseg_ray.sources.agreement import class_order_objection
 from microseg_ray.sources.remote import is_url, location

@@ -9,18 +9,16 @@ from __future__ import annotations
 import threading
 import traceback
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from platform import node
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microseg_ray.errors import CheckpointError, InputError, MicrosegError, RuntimeUnfitError, StoreError
-from microseg_ray.models.runtimes import runtime_record
+from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
 from microseg_ray.names import require_room
 from microseg_ray.quarantine import is_full
-from microseg_ray.runs.identity import RunIdentity, computed_with
+from microseg_ray.runs.config import load_own_predictor
 from microseg_ray.runs.memory import release_memory
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.shard_set import ShardSet
@@ -38,10 +36,8 @@ from microseg_ray.runs.tasks import (
     calibration_note,
     noted_file_size,
 )
-from microseg_ray.settings import SourceSettings
 from microseg_ray.sources import (
     Micrograph,
-    ScaleRule,
     View,
     fingerprint,
     intensity_limits,
@@ -52,7 +48,7 @@ from microseg_ray.sources import (
 from microseg_ray.sources.agreement import channel_objection, intensity_note, intensity_objection, rescaled_limits
 from microseg_ray.sources.scale.provenance import pixel_size_mark
 from microseg_ray.sources.specimen.intensity import CHECKED_WINDOWS, intensity_sample
-from microseg_ray.stitching import EnginePlan, ShardPixels, engine_grid, predict_shard, shard_window
+from microseg_ray.stitching import ShardPixels, engine_grid, predict_shard, shard_window
 from microseg_ray.stitching.seams import SeamAudit, audit_seams
 from microseg_ray.stitching.shards import extended, unmeasured
 
@@ -62,78 +58,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.geometry import Box
-    from microseg_ray.models.predictor import Predictor as ModelPredictor
-    from microseg_ray.settings import ClassSpec, Scaling
+    from microseg_ray.runs.config import WorkerConfig
     from microseg_ray.sources import MicrographInfo
-    from microseg_ray.sources.agreement import Intensities
     from microseg_ray.stitching import Predictor
 
-__all__ = ["ArchiveWorker", "WorkerConfig", "load_own_predictor", "reusable_store"]
+__all__ = ["ArchiveWorker", "reusable_store"]
 
 OPEN_MICROGRAPHS = 2
-
-
-@dataclass(frozen=True)
-class WorkerConfig:
-    """The same for all workers of a run.
-
-    Attributes:
-        checkpoint: Folder of the model.
-        precision: `bf16` or `fp32`.
-        runtime: `torch` or `openvino`.
-        device: torch device.
-        threads: torch threads; part of what decides the bytes.
-        plan: The engine's plan.
-        identity: The run's identity, as it goes into each mask store.
-        classes: The model's classes.
-        channels: Channels that the model sees.
-        scaling: How intensities become what the model sees.
-        fingerprint: How an input is recognised: `stat` or `content`.
-        verdict: What the run promises about seams.
-        intensities: Those of training, where the card says.
-        intensity_mismatch: What happens to a micrograph of certainly other intensities.
-        decoded_limit: Bytes that decoding one file whole may take.
-        source: Page, channel, info bar and the user's own pixel sizes.
-        scale: The model's pixel size, and what happens to a micrograph of another one.
-    """
-
-    checkpoint: str
-    precision: Literal["bf16", "fp32"]
-    runtime: str
-    device: str
-    threads: int
-    plan: EnginePlan
-    identity: Mapping[str, Any]
-    classes: tuple[ClassSpec, ...]
-    channels: int
-    scaling: Scaling
-    fingerprint: Literal["stat", "content"]
-    verdict: str
-    intensities: Intensities | None = None
-    intensity_mismatch: Literal["stop", "note", "rescale"] = "stop"
-    decoded_limit: int = 8 * 1024**3
-    source: SourceSettings = field(default_factory=SourceSettings)
-    scale: ScaleRule = field(default_factory=ScaleRule)
-
-    def require_own(self, digest: str, found: Mapping[str, Any]) -> None:
-        """Refuse a model or versions that the run is not bound to: a worker may run elsewhere, and start late.
-
-        Args:
-            digest: Of the checkpoint that the worker loaded.
-            found: `computed_with` in the worker's process.
-
-        Raises:
-            CheckpointError: The checkpoint, or a version, is not the one that the run was prepared with.
-        """
-        bound = RunIdentity(
-            str(self.identity["model_digest"]), {"computed_with": self.identity["pixels"]["computed_with"]}
-        )
-        differing = bound.differences(RunIdentity(digest, {"computed_with": dict(found)}))
-        if differing:
-            raise CheckpointError(
-                f"{self.checkpoint}: not what the run was prepared with ({'; '.join(differing)}) on the node {node()}; do not "
-                "change a checkpoint while a run uses it, and install the same versions on all nodes, of equal processors"
-            )
 
 
 class ArchiveWorker:
@@ -358,35 +289,6 @@ class ArchiveWorker:
         if self._predictor is None:
             self._predictor = load_own_predictor(self.config)
         return self._predictor
-
-
-def load_own_predictor(config: WorkerConfig) -> ModelPredictor:
-    """Load the model that the run is bound to.
-
-    Raises:
-        CheckpointError: The checkpoint cannot be used, or it or a version is another one now.
-    """
-    from microseg_ray.models.predictor import load_predictor
-
-    try:
-        # First, because loading takes seconds: another version here is found at once.
-        record = runtime_record(config.runtime, config.precision)
-        loaded = load_predictor(
-            config.checkpoint,
-            precision=config.precision,
-            threads=config.threads,
-            device=config.device,
-            runtime=config.runtime,
-        )
-    except ImportError as error:
-        raise CheckpointError(
-            f"the run is computed by {config.runtime}, which is missing on the node {node()} ({error}); install "
-            f"'microseg_ray[{config.runtime}]' there, or give another output and set runtime: torch"
-        ) from error
-    except RuntimeUnfitError as error:
-        raise CheckpointError(f"{config.checkpoint}: {error} on the node {node()}; set runtime: torch") from error
-    config.require_own(loaded.digest, computed_with(loaded.card, record))
-    return loaded
 
 
 def _calibrated(store: MaskStore, calibration: Calibration) -> bool:

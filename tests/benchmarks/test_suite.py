@@ -21,7 +21,7 @@ def test_a_table_is_printed_and_written(tmp_path, capsys):
 
 def test_an_unknown_name_is_refused(capsys):
     assert main(["speed"]) == 2
-    assert "forward,segment,stitch" in capsys.readouterr().err
+    assert "forward,segment,steps,stitch" in capsys.readouterr().err
 
 
 @pytest.mark.slow
