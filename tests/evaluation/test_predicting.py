@@ -12,6 +12,7 @@ from torch import nn
 
 from microseg_ray.catalog import CatalogRow
 from microseg_ray.errors import MicrosegError
+from microseg_ray.evaluation import predicting
 from microseg_ray.evaluation.metrics import ConfusionMatrix
 from microseg_ray.evaluation.predicting import CheckpointPredictions
 from microseg_ray.models.card import ModelCard, ReceptiveField
@@ -68,21 +69,7 @@ def test_evaluate_judges_the_masks_that_segment_writes(pair, checkpoint, tmp_pat
 
 
 def test_evaluate_has_every_setting_of_the_engine_that_decides_pixels():
-    fields = {
-        "tile",
-        "halo",
-        "shard",
-        "batch",
-        "blend",
-        "overlap",
-        "tta",
-        "precision",
-        "runtime",
-        "gpu",
-        "threads",
-        "memory",
-    }
-    for name in fields:
+    for name in predicting._ENGINE:
         assert EvaluateSettings.model_fields[name].default == SegmentSettings.model_fields[name].default, name
 
 

@@ -55,6 +55,7 @@ def colour(path):
     tifffile.imwrite(path, np.random.default_rng(0).integers(0, 255, (96, 80, 3), np.uint8), photometric="rgb")
 
 
+TILED = ("--classes", '["a", "b", "c"]', "--tile", "32", "--overlap", "0", "--workers", "0")
 BAD_IMAGES = {
     "truncated": (truncated, "truncated|cut|missing|outside|end of the file|incomplete|damaged"),
     "cut_deflate": (cut_deflate, "truncated|cut|missing|outside|end of the file|incomplete|damaged"),
@@ -92,23 +93,7 @@ def spoilt(new_pairs, tmp_path):
 
 
 def test_tile_sets_bad_images_aside(spoilt, microseg):
-    ran = microseg(
-        "tile",
-        "--images",
-        spoilt / "images",
-        "--masks",
-        spoilt / "masks",
-        "--output",
-        spoilt / "s",
-        "--classes",
-        '["a", "b", "c"]',
-        "--tile",
-        "32",
-        "--overlap",
-        "0",
-        "--workers",
-        "0",
-    )
+    ran = microseg("tile", *TILED, "--images", spoilt / "images", "--masks", spoilt / "masks", "--output", spoilt / "s")
     assert ran.code == 3, ran.err
     assert_named(rows_of(spoilt / "s/failures.csv"), {name: words for name, (_, words) in BAD_IMAGES.items()}, spoilt)
     assert len({row["micrograph"] for row in TileStore.open(spoilt / "s").table.to_pylist()}) == 12
@@ -191,21 +176,7 @@ def test_tile_sets_bad_masks_aside(new_pairs, microseg, tmp_path):
     for name, (spoil, _) in BAD_MASKS.items():
         spoil(tmp_path / "masks" / f"{name}.png")
     ran = microseg(
-        "tile",
-        "--images",
-        tmp_path / "images",
-        "--masks",
-        tmp_path / "masks",
-        "--output",
-        tmp_path / "s",
-        "--classes",
-        '["a", "b", "c"]',
-        "--tile",
-        "32",
-        "--overlap",
-        "0",
-        "--workers",
-        "0",
+        "tile", *TILED, "--images", tmp_path / "images", "--masks", tmp_path / "masks", "--output", tmp_path / "s"
     )
     assert ran.code == 3, ran.err
     rows = {row["path"].rsplit("/", 1)[-1].removesuffix(".png"): row for row in rows_of(tmp_path / "s/failures.csv")}

@@ -11,14 +11,6 @@ from PIL import Image
 from microseg_ray.sources.masks import read_mask
 
 
-@pytest.fixture
-def faults(real_data):
-    folder = real_data / "faults"
-    if not folder.is_dir():
-        pytest.skip(f"the files that went wrong are not here ({folder})")
-    return folder
-
-
 @pytest.mark.parametrize(
     ("annotation", "image", "regions"),
     [("roi_auto_names.zip", "roi_auto_names.png", 13), ("via_no_attributes.json", "img (1).png", 3)],

@@ -5,19 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 HERE = Path(__file__).parent
 # Beside another file: it is read through that one.
 BESIDE = {"README.md", "multifile.companion.ome"}
-
-
-@pytest.fixture(scope="module")
-def faults(real_data):
-    folder = real_data / "faults"
-    if not folder.is_dir():
-        pytest.skip("the real files are not here")
-    return folder
 
 
 def test_every_file_is_named_in_a_test(faults):

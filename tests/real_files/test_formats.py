@@ -26,14 +26,6 @@ READ = {
 }
 
 
-@pytest.fixture
-def faults(real_data):
-    folder = real_data / "faults"
-    if not folder.is_dir():
-        pytest.skip(f"the real files that went wrong are not here ({folder})")
-    return folder
-
-
 @pytest.mark.parametrize("name", READ)
 def test_read(faults, name):
     shape, channels, dtype, um, pages = READ[name]

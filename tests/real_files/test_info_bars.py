@@ -24,14 +24,6 @@ BARS = {
 CLOSE = 2  # rows
 
 
-@pytest.fixture(scope="module")
-def faults(real_data):
-    folder = real_data / "faults"
-    if not folder.is_dir():
-        pytest.skip(f"the files that went wrong are not here ({folder})")
-    return folder
-
-
 @pytest.mark.parametrize(("name", "rows"), BARS.items())
 def test_the_bar_is_found_and_the_micrograph_is_gray(faults, name, rows):
     with open_prepared(faults / name, Scaling()) as micrograph:

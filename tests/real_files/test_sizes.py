@@ -15,14 +15,6 @@ UM = {
 }
 
 
-@pytest.fixture
-def faults(real_data):
-    folder = real_data / "faults"
-    if not folder.is_dir():
-        pytest.skip(f"the real files that went wrong are not here ({folder})")
-    return folder
-
-
 @pytest.mark.parametrize("name", UM)
 def test_the_size_of_a_pixel(faults, name):
     with open_micrograph(faults / name) as micrograph:
