@@ -44,7 +44,7 @@ _NOT_DECIDING = (
     *("tiles", "output", "workers", "ray", "max_failures", "overwrite", "threads", "gpu"),
     *("channels_last", "compile", "held_bytes", "keep", "mlflow", "classes", "allow_empty_classes"),
 )
-"""Settings of where and how fast a fit runs, and of what it tells; all others decide its weights."""
+"""Settings of where and how fast a fit runs, and of what it logs; all others decide its weights."""
 
 
 @dataclass
@@ -198,7 +198,7 @@ def go_on(state: Fit, settings: TrainSettings, saved: dict[str, Any] | None) -> 
     except Exception as error:
         # torch raises half a dozen types for a damaged file or for weights that do not fit.
         raise SettingsError(
-            f"train.init_from: {path} cannot be gone on from ({_short(error)}); it must be a fit of the same model and optimizer"
+            f"train.init_from: {path} cannot be used ({_short(error)}); it must be a fit of the same model and optimizer"
         ) from error
     return True
 

@@ -22,7 +22,7 @@ LOOP = "link to a folder that is listed already"
 
 
 class Owned:
-    """Tells what below a folder a job of ours wrote, by manifests and by the mark of our stores."""
+    """Knows what below a folder a job of ours wrote, by manifests and by the mark of our stores."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -61,7 +61,7 @@ def walk(root: Path, left: list[tuple[Path, str]], owned: Owned | None) -> Itera
     Args:
         root: The folder.
         left: Where to note what is passed over whole, with the reason.
-        owned: Tells our outputs; None to take them as any other file.
+        owned: Knows our outputs; None to take them as any other file.
     """
     seen: set[str] = set()
     links = [root]
