@@ -33,7 +33,7 @@ from microseg_ray.models.checkpoint import load_checkpoint, save_checkpoint
 from microseg_ray.models.predictor import Predictor
 from microseg_ray.models.receptive_field import measure_receptive_field
 from microseg_ray.models.scaling import model_input
-from microseg_ray.outputs import Kind, claim, settle
+from microseg_ray.outputs import Kind, check, claim, settle
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.recognition import is_record
 from microseg_ray.settings import ClassSpec, default_color
@@ -94,7 +94,10 @@ def fit_classifier(settings: ClassifierJobSettings, report: Report = lambda *_: 
         MicrosegError: The loss is not finite.
     """
     output = Path(settings.output).absolute()
+    ours = is_record(output / "best" / "model.json", "architecture")
     if (output / "metrics.csv").exists() and not settings.overwrite:
+        # A file of somebody else is refused as such: `--overwrite` would not help.
+        check(output, "classifier", {"metrics.csv": Kind.FILE}, proven=ours)
         raise SettingsError(f"classifier.output: {output} holds a fit; give another output, or --overwrite")
     labelled = find_labelled(settings)
     if settings.threads is not None:
@@ -104,7 +107,7 @@ def fit_classifier(settings: ClassifierJobSettings, report: Report = lambda *_: 
         output,
         "classifier",
         _entries(labelled.splits),
-        proven=is_record(output / "best" / "model.json", "architecture"),
+        proven=ours,
     )
     write_failures(output / "failures.csv", labelled.failures)
     accounts = labelled.accounts(one.item.row.name for own in seen.values() for one in own)

@@ -351,6 +351,7 @@ def test_one_ray_worker_equals_this_process(tiles, plain, tmp_path, ray_session)
     assert same_weights(other.last, plain.last)
     assert told[-1].epoch == 2
     assert sorted(path.name for path in (tmp_path / "fit").iterdir() if not path.name.startswith(".")) == [
+        "accounting.csv",
         "best",
         "curves.png",
         "events",
