@@ -160,11 +160,13 @@ def run(arguments: list[str]) -> list[Table]:
 
 def ways_of(chosen: argparse.Namespace, shared: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
     """Our defaults, ours by other paths, and MONAI: as its users run it, and as exact as it gets."""
+    from microseg_ray.geometry import floor_to
     from microseg_ray.models.card import read_card_and_digest
 
-    radius = read_card_and_digest(shared["checkpoint"])[0].receptive_field.radius
-    # Half of what neighbours share is the halo: as exact as cropping can be, but for the windows' rounding.
-    exact = min(0.9, (2 * radius + 2) / chosen.roi)
+    field = read_card_and_digest(shared["checkpoint"])[0].receptive_field
+    # Windows that share twice the radius, with steps of whole strides: as exact as windows can be.
+    step = max(field.stride, floor_to(chosen.roi - 2 * field.radius, field.stride))
+    exact = 1 - step / chosen.roi
     ours = {"method": "segment", **shared}
     ways = {
         BASE: {"method": "bare", "runtime": chosen.runtime, "tile": chosen.roi, **shared},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
+from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from microseg_ray.errors import RuntimeUnfitError
+from microseg_ray.models.largest import LargestClass
 from microseg_ray.models.runtimes.base import check_inputs
 from microseg_ray.models.runtimes.package import core, openvino_package, precision_here
 
@@ -59,7 +61,13 @@ class OpenVinoRuntime:
 
     def compile(self, module: nn.Module, examples: Sequence[Tensor], *, exact: bool = False) -> Graph:
         """As `Runtime.compile`."""
-        return self._compiled(self.convert(module, examples), examples, _SETS, exact=exact)
+        if isinstance(module, LargestClass):
+            with self._unfit():
+                model = _largest_class(*examples[0].shape[:2]).clone()
+                model.reshape(list(examples[0].shape))
+        else:
+            model = self.convert(module, examples)
+        return self._compiled(model, examples, _SETS, exact=exact)
 
     def convert(self, module: nn.Module, examples: Sequence[Tensor], shapes: Sequence[Any] | None = None) -> Any:
         """The module as an OpenVINO model. Nothing is computed: torch.export sees shapes only.
@@ -150,6 +158,13 @@ class Graph:
             self._request.set_output_tensor(number, tensor)
         self._request.infer()
         return tuple(self._sets[self._turn])
+
+
+@lru_cache(maxsize=8)
+def _largest_class(count: int, classes: int) -> Any:
+    """`LargestClass` for any size: a conversion takes longer than computing some megapixels, and every size needs it."""
+    sides = {axis: torch.export.Dim(name, min=1) for axis, name in ((2, "rows"), (3, "columns"))}
+    return _converted(LargestClass(), [torch.zeros((count, classes, 4, 5))], [sides])
 
 
 def _reason(error: Exception) -> str:
