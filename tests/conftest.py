@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import tifffile
 
+# OpenVINO would report imports and conversions to its makers, from copies of this process.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -33,6 +37,38 @@ settings.register_profile("explore", derandomize=False, deadline=None, max_examp
 settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _auto_is_torch() -> Iterator[None]:
+    """`runtime: auto` takes torch, except in tests with the mark `openvino`.
+
+    OpenVINO compiles every size of image, for seconds that the small images of tests do not repay.
+    """
+    from microseg_ray.models import computing
+
+    real = computing.runtime_name
+
+    def chosen(choice: str, *rest: Any) -> str:
+        return real("torch" if choice == "auto" and not _openvino_is_auto else choice, *rest)  # type: ignore[arg-type]
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(computing, "runtime_name", chosen)
+    yield
+    patch.undo()
+
+
+_openvino_is_auto: list[bool] = []
+"""Not empty while a marked test runs."""
+
+
+@pytest.fixture(autouse=True)
+def _auto_is_auto(request: pytest.FixtureRequest) -> Iterator[None]:
+    marked = request.node.get_closest_marker("openvino") is not None
+    if marked:
+        _openvino_is_auto.append(True)
+    yield
+    _openvino_is_auto.clear()
 
 
 @pytest.fixture(scope="session")

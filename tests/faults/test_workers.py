@@ -98,6 +98,7 @@ def test_any_number_of_workers_and_any_order(
     assert tree_of(tmp_path / "run/masks") == whole
 
 
+@pytest.mark.openvino
 def test_one_worker_and_two_give_the_same_bytes_in_strips(checkpoint, tree_of, tmp_path, ray_session):
     """One worker computes the micrograph as one band, two divide it; it is large enough for strips."""
     pixels = np.random.default_rng(5).integers(0, 256, (188, 128), dtype=np.uint8).repeat(8, 0).repeat(8, 1)

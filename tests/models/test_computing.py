@@ -15,6 +15,7 @@ from microseg_ray.runs.setup import prepare_job
 from microseg_ray.settings import SegmentSettings
 
 pytest.importorskip("openvino")
+pytestmark = pytest.mark.openvino
 
 
 class Foreign(nn.Module):

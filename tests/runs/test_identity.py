@@ -149,6 +149,7 @@ SCALED = {
 }
 
 
+@pytest.mark.openvino
 @pytest.mark.parametrize(("first", "second", "same"), KNOBS.values(), ids=KNOBS)
 def test_a_setting_counts_where_it_is_used(archive, checkpoint, tmp_path, first, second, same):
     job = prepare_job(settings(archive, checkpoint, tmp_path / "run", **first))
@@ -189,6 +190,7 @@ def test_another_version_of_torch_is_refused_and_named(archive, checkpoint, tmp_
     assert (tmp_path / "run" / "run.json").read_text() == before
 
 
+@pytest.mark.openvino
 def test_a_run_of_another_runtime_is_refused_with_the_setting_that_goes_on_with_it(archive, checkpoint, tmp_path):
     job = prepare_job(settings(archive, checkpoint, tmp_path / "run", runtime="torch"))
     Run.create(tmp_path / "run", job.identity, job.record)

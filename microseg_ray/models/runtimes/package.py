@@ -42,10 +42,24 @@ def openvino_package() -> ModuleType:
             del sys.modules[_TELEMETRY]
             if kept is not None:
                 sys.modules[_TELEMETRY] = kept
+    _silence()
     import openvino
 
     module: ModuleType = openvino
     return module
+
+
+@lru_cache(maxsize=1)
+def _silence() -> None:
+    """Replace the telemetry by OpenVINO's own stub where somebody else has imported OpenVINO before.
+
+    It sends each report from a copy of the process, which costs time and fails slowly without a network.
+    """
+    from openvino.tools.ovc import telemetry_stub
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("openvino.tools.ovc") and hasattr(module, "tm"):
+            module.tm = telemetry_stub  # type: ignore[attr-defined]
 
 
 def precision_here(wanted: Precision) -> Precision:
