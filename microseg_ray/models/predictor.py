@@ -241,7 +241,9 @@ class Predictor:
             _STREAMED[key] = network
         while len(_STREAMED) > _STREAMED_KEPT:
             _STREAMED.popitem(last=False)
-        return StripPredictor(network, self.runtime, self._seen)
+        return StripPredictor(
+            network, self.runtime, self._seen, None if self._network is None else self._network.classes
+        )
 
     def _seen(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> Tensor:
         """What the model sees of a batch."""

@@ -9,6 +9,7 @@ import torch
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.models.largest import MOST_UNROLLED, NOT_FINITE, LargestClass, finite, largest
+from microseg_ray.models.strips.rows import Range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from microseg_ray.models.runtimes import Compiled, Runtime
-    from microseg_ray.models.strips.rows import Range
     from microseg_ray.models.strips.stream import StripNetwork
 
 __all__ = ["PredictedRows", "StripPredictor"]
@@ -48,6 +48,9 @@ class StripPredictor:
         network: The model in strips.
         runtime: What computes it.
         prepare: From pixels (1, c, y, x) as read, and limits, to what the model sees.
+        whole: Classes (1, y, x) and logits of an image as the model sees it, for images that are not divided: a runtime
+            that compiles has a graph of any size for them, and a strip would be converted for each size anew. None:
+            they are strips like others.
     """
 
     def __init__(
@@ -55,10 +58,12 @@ class StripPredictor:
         network: StripNetwork,
         runtime: Runtime,
         prepare: Callable[[NDArray[np.generic], Limits], Tensor],
+        whole: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         self._network = network
         self._runtime = runtime
         self._prepare = prepare
+        self._whole = whole
         self._deciding: OrderedDict[tuple[int, ...], Compiled] = OrderedDict()
 
     def run(
@@ -86,12 +91,15 @@ class StripPredictor:
         def image(rows: Range) -> Tensor:
             return self._prepare(read(rows.begin, rows.end)[None], limits)
 
+        if self._whole is not None and self._network.cuts(*shape, wanted) == [shape[0]]:
+            classes, logits = self._whole(image(Range(0, shape[0])))
+            # A copy: the next image overwrites the buffer.
+            yield PredictedRows(0, classes[0].numpy().copy(), _probabilities(logits) if scores else None)
+            return
         for part in self._network.run(image, shape, wanted):
             logits = part.logits.float()
             mask = self._decided(logits)[0].cpu().numpy()
-            with torch.inference_mode():
-                found = logits.contiguous().softmax(dim=1)[0].cpu().numpy() if scores else None
-            yield PredictedRows(part.rows.begin, mask, found)
+            yield PredictedRows(part.rows.begin, mask, _probabilities(logits) if scores else None)
 
     def _decided(self, logits: Tensor) -> Tensor:
         """Classes (1, y, x) uint8 of logits that are all finite."""
@@ -108,3 +116,9 @@ class StripPredictor:
             finite(logits)
             raise MicrosegError("logits too large to be added up; train the model with weight decay")
         return classes
+
+
+def _probabilities(logits: Tensor) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        found: NDArray[np.float32] = logits.contiguous().softmax(dim=1)[0].cpu().numpy()
+    return found
