@@ -17,7 +17,6 @@ from microseg_ray.evaluation.sections import ShapeRule, class_sections, with_sha
 from microseg_ray.figures.pictures import class_palette
 from microseg_ray.models.card import read_card, read_card_and_digest
 from microseg_ray.models.predictor import load_predictor
-from microseg_ray.models.runtimes import runtime_name
 from microseg_ray.on_ray.actors import segment
 from microseg_ray.settings import ClassSpec, EvaluateSettings, SegmentSettings
 from microseg_ray.sources import read_mask
@@ -52,7 +51,7 @@ def judged(pairs, new_checkpoint, tmp_path_factory):
 
 def split_of(pairs, checkpoint, number):
     """Labels and probabilities (K, n) of the labelled pixels of a group, by the model alone."""
-    predictor = load_predictor(checkpoint, precision="bf16", threads=1, runtime=runtime_name("auto", "cpu"))
+    predictor = load_predictor(checkpoint, precision="bf16", threads=1, runtime="torch")
     labels, scores = [], []
     for path in sorted((pairs / "images").glob(f"{number}_*.png")):
         truth = read_mask(pairs / "masks" / path.name)

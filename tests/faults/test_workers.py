@@ -258,6 +258,8 @@ class Driver:
             64,
             "--workers",
             2,
+            "--runtime",
+            "torch",
         ]
         environment = {**os.environ, "RAY_TMPDIR": str(folder), "MSR_TEST_MARK": self.mark}
         self.process = subprocess.Popen(
