@@ -56,7 +56,7 @@ def write_sweep(tuned: Tuned, output: Path) -> Path:
     names = sorted({name for trial in tuned.trials for name in trial.values})
     rows = [_row(trial, names, tuned.objective) for trial in tuned.trials]
     write_csv(output / "trials.csv", list(rows[0]), (list(row.values()) for row in rows))
-    write_parquet(output / "trials.parquet", pa.Table.from_pylist([{**row, **_plain(row, names)} for row in rows]))
+    write_parquet(output / "trials.parquet", pa.Table.from_pylist(_plain(rows, names)))
     axes = axes_of(tuned.trials, names, tuned.objective)
     text = _template().render(
         objective=tuned.objective.replace("_", " "),
@@ -139,9 +139,29 @@ def _row(trial: Trial, names: Sequence[str], objective: str) -> dict[str, Any]:
     }
 
 
-def _plain(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Values that Parquet can hold in one column: lists and mappings as JSON."""
-    return {name: json.dumps(row[name]) for name in names if isinstance(row[name], list | tuple | dict)}
+def _plain(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows that Parquet can hold: a column of lists, mappings or values of several kinds as JSON, numbers as they are.
+
+    Example:
+        >>> _plain([{"crop": 64, "norm": "batch"}, {"crop": "all", "norm": None}], ["crop", "norm"])
+        [{'crop': '64', 'norm': 'batch'}, {'crop': '"all"', 'norm': None}]
+    """
+    coded = set()
+    for name in names:
+        kinds = {_kind(row[name]) for row in rows if row[name] is not None}
+        if len(kinds) > 1 or None in kinds:
+            coded.add(name)
+    return [
+        {name: json.dumps(value) if name in coded and value is not None else value for name, value in row.items()}
+        for row in rows
+    ]
+
+
+def _kind(value: Any) -> type | None:
+    """What a column of such values holds; None for what has no column type."""
+    if isinstance(value, bool | str):
+        return type(value)
+    return float if isinstance(value, int | float) else None
 
 
 def _template() -> jinja2.Template:

@@ -20,7 +20,6 @@ from microseg_ray.errors import RunMismatchError, StoreError
 from microseg_ray.geometry import Box, ceil_to
 from microseg_ray.models.checkpoint import load_checkpoint
 from microseg_ray.models.predictor import Predictor
-from microseg_ray.models.runtimes import runtime_name
 from microseg_ray.on_ray.actors import segment
 from microseg_ray.runs.drive import PlainLoop, survey, work
 from microseg_ray.runs.folder import Run
@@ -88,7 +87,7 @@ def test_areas_are_those_of_the_masks(reference):
 def test_shards_equal_the_whole_image(archive, checkpoint, reference):
     """Law 1: cutting into tiles and shards does not show in the mask (same precision, one pass over the whole)."""
     model, card = load_checkpoint(checkpoint)
-    predictor = Predictor(model, card, "bf16", threads=1, runtime=runtime_name("auto", "cpu"))
+    predictor = Predictor(model, card, "bf16", threads=1, runtime="torch")
     with open_micrograph(archive / "large.tif") as micrograph:
         pixels = micrograph.read(Box(0, 0, 640, 700))
     whole = predictor.masks(pixels[None], (0, 255))[0]

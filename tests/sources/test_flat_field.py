@@ -16,7 +16,6 @@ from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
 from microseg_ray.models.checkpoint import load_checkpoint, save_checkpoint
 from microseg_ray.models.predictor import Predictor
-from microseg_ray.models.runtimes import runtime_name
 from microseg_ray.on_ray.actors import segment
 from microseg_ray.on_ray.rows import tile
 from microseg_ray.runs.folder import Run
@@ -235,7 +234,7 @@ def test_masks_are_those_of_the_corrected_whole(lamps, flat_checkpoint, tmp_path
     result = segment(SegmentSettings(**chosen, shard=128, workers=0))
     assert (result.plan.verdict, result.ledger.failures) == ("exact", [])
     model, card = load_checkpoint(flat_checkpoint)
-    predictor = Predictor(model, card, "bf16", threads=1, runtime=runtime_name("auto", "cpu"))
+    predictor = Predictor(model, card, "bf16", threads=1, runtime="torch")
     run = Run.open(tmp_path / "run")
     for name in ("a.tif", "b.tif"):
         with open_prepared(lamps / "images" / name, card.scaling) as micrograph:

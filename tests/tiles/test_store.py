@@ -17,7 +17,6 @@ from microseg_ray.errors import StoreError
 from microseg_ray.settings import ClassSpec, Scaling
 from microseg_ray.sources import fingerprint
 from microseg_ray.tiles import spec as tile_spec
-from microseg_ray.tiles import store as tile_store
 from microseg_ray.tiles.spec import TileSpec
 from microseg_ray.tiles.store import TileStore, write_table
 
@@ -293,11 +292,11 @@ def test_the_table_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch) -
     write(tmp_path)
     before = (tmp_path / "tiles.parquet").read_bytes()
 
-    def killed(_table: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def killed(_table: Any, file: Any) -> None:
+        file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tile_store.pq, "write_table", killed)
+    monkeypatch.setattr(pq, "write_table", killed)
     with pytest.raises(KeyboardInterrupt):
         write_table(tmp_path, rows(spec(), contents(spec())[1]))
     assert (tmp_path / "tiles.parquet").read_bytes() == before
