@@ -14,33 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Table, in_turns, measured
-from benchmarks.material import make_checkpoint, write_micrograph
+from benchmarks.material import make_checkpoint, segment_archive, write_micrograph
 
 PLAIN = "plain loop"
 
 
 def way(arguments: dict[str, Any]) -> None:
     """Segment a single micrograph first, so that imports and Ray's start are not counted."""
-    from microseg_ray.cli import main
-
-    def job(archive: str, output: str) -> None:
-        workers = str(arguments["workers"])
-        options = (
-            ["--workers", workers, "--threads", "1", "--ray.num_cpus", "2"]
-            if workers != "0"
-            else ["--workers", "0", "--threads", "1"]
-        )
-        code = main(
-            ["segment", "--archive", archive, "--checkpoint", arguments["checkpoint"], "--output", output, *options]
-        )
-        if code:
-            raise SystemExit(f"segment ended with {code}")
+    options = ["--workers", str(arguments["workers"]), "--threads", "1"]
+    if arguments["workers"]:
+        options += ["--ray.num_cpus", "2"]
 
     with tempfile.TemporaryDirectory() as name:
-        job(arguments["small"], f"{name}/small")
+        segment_archive(arguments["small"], arguments["checkpoint"], f"{name}/small", options)
 
         def work() -> dict[str, Any]:
-            job(arguments["archive"], f"{name}/run")
+            segment_archive(arguments["archive"], arguments["checkpoint"], f"{name}/run", options)
             return {"count": arguments["count"]}
 
         measured(work)

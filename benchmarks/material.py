@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {"resunet": {}, "unet": {"width": 32, "depth": 4}}
@@ -48,6 +49,15 @@ def make_checkpoint(folder: Path, architecture: str = "resunet", options: dict[s
     )
     save_checkpoint(folder, model, card)
     return folder
+
+
+def segment_archive(archive: str, checkpoint: str, output: str, options: Sequence[str]) -> None:
+    """The job `segment` in this process, as the command line calls it; ends the process where it fails."""
+    from microseg_ray.cli import main
+
+    code = main(["segment", "--archive", archive, "--checkpoint", checkpoint, "--output", output, *options])
+    if code:
+        raise SystemExit(f"segment ended with {code}")
 
 
 def make_micrograph(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Table, in_turns, measured, ratios
-from benchmarks.material import make_checkpoint, make_micrograph, write_micrograph
+from benchmarks.harness import Table, Used, in_turns, measured, ratios
+from benchmarks.material import make_checkpoint, make_micrograph, segment_archive, write_micrograph
 
 BASE = "bare forward"
 
@@ -53,21 +53,13 @@ def bare(arguments: dict[str, Any]) -> None:
 
 
 def segment(arguments: dict[str, Any]) -> None:
-    from microseg_ray.cli import main
-
-    def job(archive: str, output: str) -> None:
-        options = ["--workers", "0", "--threads", "1", *arguments.get("options", ())]
-        code = main(
-            ["segment", "--archive", archive, "--checkpoint", arguments["checkpoint"], "--output", output, *options]
-        )
-        if code:
-            raise SystemExit(f"segment ended with {code}")
+    options = ["--workers", "0", "--threads", "1", *arguments.get("options", ())]
 
     with tempfile.TemporaryDirectory() as name:
-        job(arguments["small"], f"{name}/small")
+        segment_archive(arguments["small"], arguments["checkpoint"], f"{name}/small", options)
 
         def work() -> dict[str, Any]:
-            job(arguments["file"], f"{name}/run")
+            segment_archive(arguments["file"], arguments["checkpoint"], f"{name}/run", options)
             return {"pixels": int(np.prod(arguments["shape"]))}
 
         measured(work)
@@ -138,17 +130,7 @@ def run(arguments: list[str]) -> list[Table]:
             }
             ways = ways_of(chosen, shared, folder)
             found = in_turns("benchmarks.segment", ways, chosen.rounds)
-            share = ratios(found, BASE)
-            for label, used in found.items():
-                if not used:
-                    table.rows.append((label, "could not run", "", "", "", ""))
-                    continue
-                rate = statistics.median(u.result["pixels"] / 1e6 / u.cpu for u in used)
-                wall = statistics.median(u.result["pixels"] / 1e6 / u.wall for u in used)
-                unlike = flips(ways[label].get("keep"), ways["segment, defaults"]["keep"])
-                peak = max(u.peak for u in used)
-                table.rows.append((label, f"{rate:.2f}", f"{wall:.2f}", f"{share[label]:.2f}", unlike, f"{peak:.0f}"))
-                table.figures[f"{side}: {label} / {BASE}"] = round(share[label], 3)
+            add_rows(table, found, ways, "segment, defaults", f"{side}: ")
         table.notes.append(
             f"{side} x {side} px, uint8, uncompressed TIFF, `{chosen.model}` with random weights; one thread, one process, "
             f"without Ray; medians of {chosen.rounds} rounds, ratios of CPU seconds within a round. Loading the model "
@@ -156,6 +138,23 @@ def run(arguments: list[str]) -> list[Table]:
         )
         tables.append(table)
     return tables
+
+
+def add_rows(
+    table: Table, found: dict[str, list[Used]], ways: dict[str, dict[str, Any]], reference: str, prefix: str = ""
+) -> None:
+    """A row for each way: speed, share of the bare pass, and how its mask differs from that of the way `reference`."""
+    share = ratios(found, BASE)
+    for label, used in found.items():
+        if not used:
+            table.rows.append((label, "could not run", "", "", "", ""))
+            continue
+        rate = statistics.median(u.result["pixels"] / 1e6 / u.cpu for u in used)
+        wall = statistics.median(u.result["pixels"] / 1e6 / u.wall for u in used)
+        unlike = flips(ways[label].get("keep"), ways[reference]["keep"])
+        peak = max(u.peak for u in used)
+        table.rows.append((label, f"{rate:.2f}", f"{wall:.2f}", f"{share[label]:.2f}", unlike, f"{peak:.0f}"))
+        table.figures[f"{prefix}{label} / {BASE}"] = round(share[label], 3)
 
 
 def ways_of(chosen: argparse.Namespace, shared: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]:

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks.harness import Table, in_turns, ratios
+from benchmarks.harness import Table, in_turns
 from benchmarks.material import make_checkpoint, write_micrograph
-from benchmarks.segment import BASE, flips
+from benchmarks.segment import BASE, add_rows
 
 
 def run(arguments: list[str]) -> list[Table]:
@@ -47,17 +46,7 @@ def run(arguments: list[str]) -> list[Table]:
             keep = str(folder / f"{len(ways)}.npy")
             ways[label] = {**shared, "method": "segment", "options": [*options, *more], "keep": keep}
         found = in_turns("benchmarks.segment", ways, chosen.rounds)
-        share = ratios(found, BASE)
-        for label, used in found.items():
-            if not used:
-                table.rows.append((label, "could not run", "", "", "", ""))
-                continue
-            rate = statistics.median(u.result["pixels"] / 1e6 / u.cpu for u in used)
-            wall = statistics.median(u.result["pixels"] / 1e6 / u.wall for u in used)
-            unlike = flips(ways[label].get("keep"), ways["segment, tiles"]["keep"])
-            peak = max(u.peak for u in used)
-            table.rows.append((label, f"{rate:.2f}", f"{wall:.2f}", f"{share[label]:.2f}", unlike, f"{peak:.0f}"))
-            table.figures[f"{label} / {BASE}"] = round(share[label], 3)
+        add_rows(table, found, ways, "segment, tiles")
     table.notes.append(
         f"{chosen.model}, {height} x {width} px, {chosen.runtime} {chosen.precision}, one thread; medians of {chosen.rounds} "
         "rounds, ratios of CPU seconds within a round."
