@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from microseg_ray.errors import MicrosegError
 
-__all__ = ["MOST_UNROLLED", "NOT_FINITE", "LargestClass", "finite", "largest"]
+__all__ = ["MOST_UNROLLED", "NOT_FINITE", "LargestClass", "checked", "finite", "largest"]
 
 NOT_FINITE = 255
 """In place of a class where a logit is NaN or infinite; there are at most 255 classes, so none has this index."""
@@ -46,6 +46,23 @@ class LargestClass(nn.Module):
             total = total + other.abs()
         # A comparison with NaN is false.
         return torch.where(total <= _LARGEST_FLOAT, chosen, float(NOT_FINITE)).to(torch.uint8)
+
+
+def checked(classes: Tensor, logits: Tensor) -> Tensor:
+    """The classes that a compiled `LargestClass` gave for these logits, none of which is `NOT_FINITE`.
+
+    Raises:
+        MicrosegError: A logit is NaN or infinite, or so large that their sum is.
+
+    Example:
+        >>> logits = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
+        >>> checked(LargestClass()(logits), logits).item()
+        1
+    """
+    if bool((classes == NOT_FINITE).any()):
+        finite(logits)
+        raise MicrosegError("logits too large to be added up; train the model with weight decay")
+    return classes
 
 
 def finite(logits: Tensor) -> Tensor:

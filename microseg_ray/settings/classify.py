@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from microseg_ray.settings.base import JobSettings
-from microseg_ray.settings.limits import Threads
+from microseg_ray.settings.limits import RuntimeChoice, Threads
 from microseg_ray.settings.source import SourceSettings
 
 __all__ = ["ClassifySettings"]
@@ -22,7 +22,7 @@ class ClassifySettings(JobSettings):
     output: str = Field(default="classes", description="folder for classes.csv and classes.parquet")
     truth: bool = Field(default=False, description="judge as well: the true class of a micrograph is its folder's name")
     precision: Literal["bf16", "fp32"] = "fp32"
-    runtime: Literal["auto", "torch", "openvino"] = Field(default="auto", description="what computes, as of segment")
+    runtime: RuntimeChoice = Field(default="auto", description="what computes, as of segment")
     source: SourceSettings = SourceSettings()
     scale_tolerance: float = Field(default=0.1, ge=0, le=10, description="of the pixel size, for views that are crops")
     on_scale_mismatch: Literal["stop", "rescale", "ignore"] = "rescale"

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from microseg_ray.settings.base import JobSettings
 from microseg_ray.settings.classes import Classes
-from microseg_ray.settings.limits import GiB, Halo, Threads, TileSide, Workers
+from microseg_ray.settings.limits import GiB, Halo, RuntimeChoice, Threads, TileSide, Workers
 from microseg_ray.settings.pixel_size import PixelSize
 from microseg_ray.settings.ray import RaySettings
 from microseg_ray.settings.source import SourceSettings
@@ -52,7 +52,7 @@ class EngineSettings(JobSettings):
     )
     tta: bool = Field(default=False, description="average over the 8 symmetries of the square")
     precision: Literal["bf16", "fp32"] = "bf16"
-    runtime: Literal["auto", "torch", "openvino"] = Field(
+    runtime: RuntimeChoice = Field(
         default="auto", description="what computes; auto: OpenVINO where it is installed and no GPU is used, else torch"
     )
     workers: Workers = Field(default=1, description="0 runs in this process, without Ray")

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from microseg_ray.settings.classes import Classes
 from microseg_ray.settings.data import SplitFields
-from microseg_ray.settings.limits import GiB, Halo, Threads, TileSide
+from microseg_ray.settings.limits import GiB, Halo, RuntimeChoice, Threads, TileSide
 from microseg_ray.settings.sections import SectionFields
 from microseg_ray.settings.source import SourceSettings
 
@@ -53,7 +53,7 @@ class EvaluateSettings(SectionFields, SplitFields):
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="of neighbouring tiles for blend, as of segment")
     tta: bool = Field(default=False, description="average over the 8 symmetries of the square")
     precision: Literal["bf16", "fp32"] = "bf16"
-    runtime: Literal["auto", "torch", "openvino"] = Field(default="auto", description="what computes, as of segment")
+    runtime: RuntimeChoice = Field(default="auto", description="what computes, as of segment")
     gpu: bool = False
     threads: Threads | None = None
     memory: GiB = Field(default=1.5, description="GiB that predicting may use, as of segment")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from microseg_ray.errors import SettingsError
+from microseg_ray.settings.limits import RuntimeChoice
 
 if TYPE_CHECKING:
     from microseg_ray.models.runtimes.base import Precision, Runtime
 
 __all__ = ["RuntimeChoice", "load_runtime", "runtime_name", "runtime_record"]
 
-RuntimeChoice = Literal["auto", "torch", "openvino"]
 
 CONVERTED = ("unet", "resunet", "vgg16_unet", "deeplabv3plus", "resnet_unet", "defectsegnet", "coarse_fine")
 """Architectures that OpenVINO computes as torch does, with all their options; tests/models/runtimes/test_parity.py."""

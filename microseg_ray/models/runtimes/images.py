@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from microseg_ray.errors import MicrosegError
-from microseg_ray.models.largest import MOST_UNROLLED, NOT_FINITE, LargestClass, finite, largest
+from microseg_ray.models.largest import MOST_UNROLLED, LargestClass, checked, finite, largest
 from microseg_ray.models.runtimes.base import FREE_PIXELS
 
 if TYPE_CHECKING:
@@ -96,10 +95,7 @@ class ImageNetwork:
         if not decided:
             decided.append(self._runtime.compile(LargestClass(), [logits], exact=True))
         (classes,) = decided[0](logits)
-        if bool((classes == NOT_FINITE).any()):
-            finite(logits)
-            raise MicrosegError("logits too large to be added up; train the model with weight decay")
-        return classes, logits
+        return checked(classes, logits), logits
 
     def _of_size(self, image: Tensor) -> tuple[Graph, list[Graph]]:
         shape = tuple(image.shape)

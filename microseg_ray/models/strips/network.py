@@ -35,16 +35,6 @@ class StripModule(nn.Module):
         self.kept_type = kept_type
         self.operations = nn.ModuleList(nn.Identity() if node.operation is None else node.operation for node in nodes)
 
-    @property
-    def takes(self) -> list[int]:
-        """The nodes whose kept rows go in, in their order."""
-        return [step.node for step in self.program.steps if step.before]
-
-    @property
-    def gives(self) -> list[int]:
-        """The nodes whose kept rows come out, in their order."""
-        return [step.node for step in self.program.steps if step.after.length]
-
     def forward(self, image: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
         """Compute one strip."""
         coming = iter(kept)

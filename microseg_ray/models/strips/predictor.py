@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from microseg_ray.errors import MicrosegError
-from microseg_ray.models.largest import MOST_UNROLLED, NOT_FINITE, LargestClass, finite, largest
+from microseg_ray.models.largest import MOST_UNROLLED, LargestClass, checked, finite, largest
 from microseg_ray.models.strips.rows import Range
 
 if TYPE_CHECKING:
@@ -112,10 +111,7 @@ class StripPredictor:
                 self._deciding.popitem(last=False)
             self._deciding[shape] = self._runtime.compile(LargestClass(), [logits], exact=True)
         (classes,) = self._deciding[shape](logits)
-        if bool((classes == NOT_FINITE).any()):
-            finite(logits)
-            raise MicrosegError("logits too large to be added up; train the model with weight decay")
-        return classes
+        return checked(classes, logits)
 
 
 def _probabilities(logits: Tensor) -> NDArray[np.float32]:
