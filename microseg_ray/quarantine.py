@@ -21,7 +21,7 @@ FAILURES_FILE = "failures.csv"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Failure:
     """An input that was set aside, and why.
 
@@ -50,7 +50,7 @@ def write_failures(path: str | os.PathLike[str], failures: Iterable[Failure]) ->
         ...     (Path(folder) / "failures.csv").read_text(encoding="utf-8").splitlines()
         ['path,stage,reason', '"a, b.tif",read,truncated']
     """
-    write_csv(path, ("path", "stage", "reason"), sorted(astuple(failure) for failure in failures))
+    write_csv(path, ("path", "stage", "reason"), (astuple(failure) for failure in sorted(failures)))
 
 
 def read_failures(path: str | os.PathLike[str]) -> list[Failure]:
@@ -76,8 +76,12 @@ def is_full(error: BaseException) -> bool:
         >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full(ValueError())
         (True, False)
     """
+    return _full_cause(error) is not None
+
+
+def _full_cause(error: BaseException) -> OSError | None:
     causes = (error, getattr(error, "cause", None), error.__cause__)
-    return any(isinstance(inner, OSError) and inner.errno in _FULL for inner in causes)
+    return next((each for each in causes if isinstance(each, OSError) and each.errno in _FULL), None)
 
 
 def stop_if_full(error: BaseException, output: Path) -> None:
@@ -90,10 +94,8 @@ def stop_if_full(error: BaseException, output: Path) -> None:
     Raises:
         StoreError: The disk is full or cannot be written.
     """
-    if is_full(error):
-        first = next(
-            each for each in (error, getattr(error, "cause", None), error.__cause__) if isinstance(each, OSError)
-        )
+    cause = _full_cause(error)
+    if cause is not None:
         raise StoreError(
-            f"{output}: {first.strerror}; the job stops here and can be resumed with the same command"
+            f"{output}: {cause.strerror}; the job stops here and can be resumed with the same command"
         ) from error

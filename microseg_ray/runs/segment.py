@@ -113,7 +113,12 @@ def plan(
     run = Run.at(settings.output, job.identity, overwrite=settings.overwrite)
     with _executors(settings, job.config, pool, ArchiveWorker) as executor:
         ledger, _ = survey(run, job.inputs, job.config, executor, report, dry=True)
-    cost = forecast(
+    cost = _forecast(settings, job, run, ledger)
+    return replace(cost, accounts=plan_accounts(job, ledger))
+
+
+def _forecast(settings: EngineSettings, job: Job, run: Run, ledger: Ledger) -> Forecast:
+    return forecast(
         ledger.prepared,
         len(ledger.kept),
         ledger.failures,
@@ -122,7 +127,6 @@ def plan(
         len(job.config.classes),
         settings.workers,
     )
-    return replace(cost, accounts=plan_accounts(job, ledger))
 
 
 def plan_accounts(job: Job, ledger: Ledger) -> tuple[Account, ...]:
@@ -174,15 +178,7 @@ def segment(
     with sole_writer(settings.output), _executors(settings, job.config, pool, worker_class) as executor:
         run = Run.create(settings.output, job.identity, job.record, overwrite=settings.overwrite)
         ledger, progress = survey(run, job.inputs, job.config, executor, report)
-        cost = forecast(
-            ledger.prepared,
-            len(ledger.kept),
-            ledger.failures,
-            job.plan,
-            run.folder,
-            len(job.config.classes),
-            settings.workers,
-        )
+        cost = _forecast(settings, job, run, ledger)
         cost.refuse_full_disk(run.folder)
         on_forecast(cost)
         division = Division(job.plan.engine, settings.workers) if job.plan.engine.strip else None
@@ -190,7 +186,7 @@ def segment(
         # An input that broke after an earlier run still has that run's mask, which is not measured any more.
         failed = {failure.path for failure in ledger.failures}
         dropped = run.drop_outdated()
-        ledger.failures.sort(key=lambda failure: (failure.path, failure.stage, failure.reason))
+        ledger.failures.sort()
         names = [item.name for item in job.inputs if item.name not in failed]
         areas, accounts = run.write_tables(names, ledger.failures, ledger.measured)
     run = Run.open(run.folder)
