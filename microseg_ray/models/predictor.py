@@ -114,6 +114,7 @@ class Predictor:
         prepared = fold_norms(nn.Sequential(copy.deepcopy(model)).eval()).requires_grad_(requires_grad=False)
         self._model = prepared.to(self.device)
         self._network: ImageNetwork | None = None
+        self._streams: dict[int, StripPredictor] = {}
         self._largest_pixel = float("inf")
         if isinstance(self.runtime, TorchRuntime):
             for parameter in self._model.parameters():
@@ -230,6 +231,11 @@ class Predictor:
             NotStreamableError: It cannot be computed in strips.
             RuntimeUnfitError: On use: OpenVINO cannot compute a strip.
         """
+        if rows not in self._streams:
+            self._streams[rows] = self._stream(rows)
+        return self._streams[rows]
+
+    def _stream(self, rows: int) -> StripPredictor:
         from microseg_ray.models.strips.predictor import StripPredictor
         from microseg_ray.models.strips.stream import StripNetwork
 
