@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["write_back", "write_evaluation"]
 
 _CURVE_POINTS = 256
+_LOWEST_OCTAVE = 24
 OWNER = "evaluate"
 TABLES = (
     "metrics.json",
@@ -216,12 +217,13 @@ def _bins(reliability: Reliability, groups: tuple[str, ...], temperature: float)
 
 
 def _curves(result: Evaluation) -> list[dict[str, Any]]:
-    """Every 256th of the range of thresholds; the figures at these are exact."""
+    """At the thresholds k/256, and below these at powers of two, for rare classes; the figures at these are exact."""
     scores = result.total.scores
     if scores is None:
         return []
     table = []
-    step = scores.histogram.bins // _CURVE_POINTS
+    low = 0.5 ** np.arange(_LOWEST_OCTAVE, np.log2(_CURVE_POINTS), -1)
+    shown = np.concatenate([[0.0], low, np.arange(1, _CURVE_POINTS + 1) / _CURVE_POINTS])
     for index, name in enumerate(result.classes):
         curve = scores.histogram.curve(index)
         columns = {
@@ -230,7 +232,7 @@ def _curves(result: Evaluation) -> list[dict[str, Any]]:
             "f1": curve.score("f1"),
             "iou": curve.score("iou"),
         }
-        for place in range(1, len(curve.thresholds), step):
+        for place in np.searchsorted(curve.thresholds, shown):
             line = {key: plain(values[place]) for key, values in columns.items()}
             table.append({"class": name, "threshold": float(curve.thresholds[place]), **line})
     return table

@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.evaluation.job import evaluate
+from microseg_ray.evaluation.metrics.scores import EDGES
 from microseg_ray.evaluation.sections import ShapeRule, class_sections, with_shape
 from microseg_ray.figures.pictures import class_palette
 from microseg_ray.models.card import read_card, read_card_and_digest
@@ -67,7 +68,7 @@ def test_probabilities_are_the_models_and_figures_scikit_learns(pairs, judged):
     document = result.document()
     assert result.pooled.counts.sum() == len(truth)
     for index, name in enumerate(CLASSES):
-        rounded = np.ceil(scores[index].astype(np.float64) * 4096) / 4096
+        rounded = EDGES[np.searchsorted(EDGES, scores[index].astype(np.float64))]
         expected = average_precision_score(truth == index, rounded)
         assert document["scores"]["classes"][name]["aupr"] == pytest.approx(expected, abs=1e-12)
     confidence, right = scores.max(axis=0).astype(np.float64), scores.argmax(axis=0) == truth
