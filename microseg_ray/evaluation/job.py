@@ -11,6 +11,8 @@ import numpy as np
 
 from microseg_ray.accounts import Account
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
+from microseg_ray.evaluation.comparing import compare
+from microseg_ray.evaluation.confusions import Confusions, read_confusions
 from microseg_ray.evaluation.drawing import Drawing
 from microseg_ray.evaluation.judging import Calibration, CalibrationSample, Judge, Tally
 from microseg_ray.evaluation.pairs import Pair, PairRows, given_pair, pair_rows, true_classes
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.catalog import CatalogRow
+    from microseg_ray.evaluation.metrics import Reliability
     from microseg_ray.settings import ClassSpec, EvaluateSettings
 
 __all__ = ["evaluate"]
@@ -48,7 +51,7 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
 
     Raises:
         InputError: There is nothing to compare.
-        SettingsError: A split or a class that does not exist, or nothing to write back.
+        SettingsError: A split or a class that does not exist, or nothing to write back, or nothing to compare with.
         CheckpointError: The checkpoint cannot be used.
     """
     specs = true_classes(settings)
@@ -56,6 +59,8 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
     only = None if settings.find is None else class_named(settings.find, specs)
     if settings.write_back and not listed.calibration:
         raise SettingsError(f"evaluate.write_back: there is no calibration to write ({listed.reason})")
+    # Read first: a folder that cannot be compared with is named before anything is computed.
+    other = None if settings.against is None else read_confusions(settings.against, specs)
     predictions = None if settings.checkpoint is None else CheckpointPredictions(settings)
     make = _pair_maker(listed, predictions)
     total = len(listed.rows) + len(listed.calibration)
@@ -67,6 +72,7 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
             tolerance=settings.boundary_tolerance,
             probabilities=settings.probabilities,
             temperature=None if calibration is None else calibration.temperature.value,
+            withheld_is_wrong=settings.withheld == "wrong",
         )
         drawing = Drawing(settings, specs, [row.name for row in listed.rows])
         collected = _Collected(judge.zeros())
@@ -85,7 +91,7 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
     finally:
         if predictions is not None:
             predictions.close()
-    found = _result(settings, specs, listed, collected, calibration)
+    found = _result(settings, specs, listed, collected, calibration, other)
     write_evaluation(Path(settings.output), found)
     drawing.finish(found)
     settle(settings.output, OWNER)
@@ -95,18 +101,21 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
 
 
 class _Collected:
-    """Evaluate the micrographs; scores are only kept in total, because their histograms are large."""
+    """Evaluate the micrographs; histograms of scores are only kept in total, because they are large."""
 
     def __init__(self, total: Tally) -> None:
         self.total = total
         self.tallies: dict[str, Tally] = {}
         self.sections: dict[str, list[SectionRow]] = {}
+        self.reliability: dict[str, tuple[Reliability, Reliability | None]] = {}
         self.values = np.zeros(256, np.int64)
 
     def add(self, name: str, tally: Tally, truth: NDArray[np.uint8], sections: list[SectionRow]) -> None:
         self.total = self.total + tally
         self.values += np.bincount(truth.ravel(), minlength=256)
         self.tallies[name] = replace(tally, scores=None)
+        if tally.scores is not None:
+            self.reliability[name] = (tally.scores.reliability, tally.scores.tempered)
         if sections:
             self.sections[name] = sections
 
@@ -174,11 +183,12 @@ def _result(
     listed: PairRows,
     collected: _Collected,
     calibration: Calibration | None,
+    other: Confusions | None,
 ) -> Evaluation:
     if not collected.tallies:
         reasons = "; ".join(f"{failure.path}: {failure.reason}" for failure in listed.failures[:3])
         raise InputError(settings.masks, f"no pair of masks could be compared ({reasons})", "see the reasons above")
-    return Evaluation(
+    found = Evaluation(
         pooled=collected.total.matrix,
         per_image={name: tally.matrix for name, tally in collected.tallies.items()},
         classes=tuple(item.name for item in specs),
@@ -196,4 +206,13 @@ def _result(
             *listed.accounts(collected.tallies, images=settings.checkpoint is not None),
             collected.pixels(),
         ),
+        groups={row.name: row.group for row in listed.rows if row.name in collected.tallies},
+        reliability=collected.reliability,
+        resamples=settings.resamples,
+        seed=settings.seed,
     )
+    if other is None:
+        return found
+    comparison, failures = compare(found, other)
+    listed.failures.extend(failures)
+    return replace(found, comparison=comparison)

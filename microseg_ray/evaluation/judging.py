@@ -145,16 +145,18 @@ class Judge:
         tolerance: Of boundaries in pixels; `auto`: 0.75 % of the micrograph's diagonal, as Csurka et al. have it.
         probabilities: Whether probabilities are evaluated, where there are any.
         temperature: What was fitted on other micrographs, or None.
+        withheld_is_wrong: Whether labelled pixels that are predicted as 255 count as wrong.
     """
 
     classes: int
     tolerance: float | str
     probabilities: bool
     temperature: float | None
+    withheld_is_wrong: bool = False
 
     def zeros(self) -> Tally:
         """Nothing judged yet."""
-        return Tally(ConfusionMatrix.zeros(self.classes), BoundaryCounts.zeros(self.classes), None)
+        return Tally(self._no_pixels(), BoundaryCounts.zeros(self.classes), None)
 
     def tally(self, pair: Pair, truth: NDArray[np.uint8]) -> tuple[Tally, NDArray[np.uint8]]:
         """Judge one micrograph.
@@ -181,11 +183,14 @@ class Judge:
                 warm.update(part, tempered(probabilities, self.temperature), guess)
 
         prediction = pair.predict(truth, sink if self.probabilities else None)
-        matrix = ConfusionMatrix.zeros(self.classes)
+        matrix = self._no_pixels()
         matrix.update(truth, prediction, unmeasured="ignore")
         scores = Scores(histogram, plain, None if self.temperature is None else warm) if scored else None
         boundary = boundary_counts(truth, prediction, self.classes, self.tolerance_px(truth.shape))
         return Tally(matrix, boundary, scores), prediction
+
+    def _no_pixels(self) -> ConfusionMatrix:
+        return ConfusionMatrix.zeros(self.classes, withheld_is_wrong=self.withheld_is_wrong)
 
     def tolerance_px(self, shape: tuple[int, ...]) -> float:
         """The tolerance for a micrograph of this shape.

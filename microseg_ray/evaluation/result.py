@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.evaluation.documents import boundary_document, calibration_document, scores_document
-from microseg_ray.evaluation.metrics import AreaErrors, ConfusionMatrix, area_fraction_errors, mean_of
+from microseg_ray.evaluation.metrics import (
+    AreaErrors,
+    ConfusionMatrix,
+    area_fraction_errors,
+    figure_intervals,
+    mean_of,
+    units_of,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from microseg_ray.accounts import Account
+    from microseg_ray.evaluation.comparing import Comparison
     from microseg_ray.evaluation.judging import Calibration, Tally
+    from microseg_ray.evaluation.metrics import Reliability, Units
     from microseg_ray.evaluation.sections import SectionRow
     from microseg_ray.quarantine import Failure
     from microseg_ray.settings import ClassSpec
@@ -37,6 +49,11 @@ class Evaluation:
         split: Which micrographs were judged; None: all.
         notes: Notes on the figures: a named class without a true pixel, say.
         accounts: Files, masks and pixels: seen = used + set aside + not taken.
+        groups: The group of each micrograph; without groups its own name.
+        reliability: Of the probabilities, by micrograph: as predicted, and with the temperature or None.
+        resamples: Of the bootstrap; 0 for no intervals.
+        seed: Of the bootstrap.
+        comparison: Differences to another evaluation, or None.
     """
 
     pooled: ConfusionMatrix
@@ -53,6 +70,27 @@ class Evaluation:
     split: str | None = None
     notes: tuple[str, ...] = ()
     accounts: tuple[Account, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
+    reliability: Mapping[str, tuple[Reliability, Reliability | None]] = field(default_factory=dict)
+    resamples: int = 0
+    seed: int = 0
+    comparison: Comparison | None = None
+
+    @cached_property
+    def units(self) -> Units:
+        """What is resampled: micrographs, or groups where there are any."""
+        every = len(self.reliability) == len(self.per_image)
+        gaps = {name: found.gaps() for name, (found, _) in self.reliability.items()} if every else None
+        groups = {name: self.groups.get(name, name) for name in self.per_image}
+        return units_of(self.per_image, groups, gaps)
+
+    @cached_property
+    def intervals(self) -> dict[str, Any] | None:
+        """Every figure with its interval, as in metrics.json; None where none was asked for."""
+        if not self.resamples:
+            return None
+        kind = "micrographs" if len(self.units.names) == len(self.per_image) else "groups"
+        return {"of": kind, **figure_intervals(self.units, self.classes, self.resamples, self.seed)}
 
     @property
     def areas(self) -> AreaErrors:
@@ -75,6 +113,9 @@ class Evaluation:
             "calibration": calibration_document(self.calibration, self.classes)
             if self.calibration is not None
             else {"split": None, "reason": self.reason},
+            "intervals": self.intervals,
+            "comparison": None if self.comparison is None else self.comparison.document(),
+            "withheld": "wrong" if self.pooled.withheld_is_wrong else "left_out",
             "notes": list(self.notes),
             "accounting": [each.as_json() for each in self.accounts],
         }

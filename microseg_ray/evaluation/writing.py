@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
 from microseg_ray.errors import CheckpointError
+from microseg_ray.evaluation.confusions import CONFUSIONS_FILE, write_confusions
 from microseg_ray.evaluation.documents import calibration_document, plain
 from microseg_ray.evaluation.metrics import CRITERIA, percentages
+from microseg_ray.evaluation.metrics.resampling import OVERALL
 from microseg_ray.files import write_json
 from microseg_ray.models.card import CARD_FILE, read_card
 from microseg_ray.names import in_table
@@ -47,6 +49,10 @@ TABLES = (
     "thresholds.csv",
     "sections.csv",
     "temperature.json",
+    CONFUSIONS_FILE,
+    "metric_intervals.csv",
+    "groups.csv",
+    "comparison.csv",
 )
 
 
@@ -67,10 +73,14 @@ def write_evaluation(output: Path, result: Evaluation) -> None:
     _write_table(output / "areas.csv", _areas(result))
     _write_table(output / "area_errors.csv", _area_errors(result, document))
     _write_confusion(output, result)
+    write_confusions(output / CONFUSIONS_FILE, result.per_image, result.groups, result.classes)
     optional: dict[str, list[dict[str, Any]]] = {
         "reliability.csv": _reliability(result),
         "precision_recall.csv": _curves(result),
         "thresholds.csv": _thresholds(result, document),
+        "metric_intervals.csv": _intervals(document["intervals"]),
+        "comparison.csv": _intervals(document["comparison"]),
+        "groups.csv": _groups(result),
         "sections.csv": [{"micrograph": name, **asdict(row)} for name, rows in result.sections.items() for row in rows],
     }
     for name, rows in optional.items():
@@ -119,10 +129,60 @@ def _per_image(result: Evaluation) -> list[dict[str, Any]]:
         figures = tally.matrix.with_coverage(result.classes)
         shown = ("pixel_accuracy", "mean_iou", "micro_iou", "coverage", "withheld")
         line = {"micrograph": name, **{key: figures[key] for key in shown}}
+        if result.reliability:
+            line |= _calibration_of(result, name)
         line |= {f"iou_{key}": values["iou"] for key, values in figures["classes"].items()}
         line |= {f"boundary_f1_{key}": plain(tally.boundary.f1[index]) for index, key in enumerate(result.classes)}
         table.append(line)
     return table
+
+
+def _calibration_of(result: Evaluation, name: str) -> dict[str, Any]:
+    """Calibration of one micrograph: the mean confidence beside the accuracy, and the expected calibration error."""
+    plain_one, tempered = result.reliability.get(name, (None, None))
+    found: dict[str, Any] = {
+        "mean_confidence": None if plain_one is None else plain(plain_one.mean_confidence()),
+        "expected_calibration_error": None if plain_one is None else plain(plain_one.expected_error(0)),
+    }
+    if result.calibration is not None:
+        found["expected_calibration_error_tempered"] = None if tempered is None else plain(tempered.expected_error(0))
+    return found
+
+
+def _groups(result: Evaluation) -> list[dict[str, Any]]:
+    """Pooled figures of each group; nothing where each micrograph is a group of its own."""
+    members: dict[str, list[str]] = {}
+    for name in result.per_image:
+        members.setdefault(result.groups.get(name, name), []).append(name)
+    if len(members) == len(result.per_image):
+        return []
+    table = []
+    for group in sorted(members):
+        pooled = sum((result.per_image[name] for name in members[group][1:]), result.per_image[members[group][0]])
+        figures = pooled.with_coverage(result.classes)
+        keys = ("pixel_accuracy", "mean_iou", "micro_iou", "coverage", "withheld")
+        line = {"group": group, "micrographs": len(members[group]), **{key: figures[key] for key in keys}}
+        total = int(pooled.counts.sum())
+        for index, name in enumerate(result.classes):
+            line |= {f"{key}_{name}": figures["classes"][name][key] for key in ("iou", "f1")}
+            for kind, axis in (("true", 1), ("predicted", 0)):
+                pixels = int(pooled.counts.sum(axis=axis)[index])
+                line[f"{kind}_fraction_{name}"] = pixels / total if total else None
+        table.append(line)
+    return table
+
+
+def _intervals(document: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """A row per figure and class, `pooled` for figures of all classes."""
+    if document is None:
+        return []
+    overall = [{"figure": name, "class": "pooled", **document[name]} for name in OVERALL]
+    classes = [
+        {"figure": figure, "class": name, **values}
+        for name, figures in document["classes"].items()
+        for figure, values in figures.items()
+    ]
+    return [{**row, "units": document["units"], "of": document.get("of")} for row in overall + classes]
 
 
 def _classes(result: Evaluation, document: Mapping[str, Any]) -> list[dict[str, Any]]:

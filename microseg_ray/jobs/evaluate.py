@@ -42,8 +42,13 @@ def evaluate(settings: EvaluateSettings, _start: StartRay) -> int:
         share = 100 * (1 - result.pooled.coverage)
         console.print(
             f"[yellow]{int(result.pooled.withheld.sum())} labelled pixels ({share:.2f} %) are predicted as 255: they are "
-            "withheld, and no figure above counts them[/]"
+            f"withheld, and {_counted(result)}[/]"
         )
+    _print_intervals(result, document["intervals"], "95 % intervals over {units} {of}")
+    if result.comparison is not None:
+        _print_intervals(result, document["comparison"], "this minus the other one, 95 % intervals over {units} {of}")
+        for note in result.comparison.notes():
+            console.print(f"[yellow]{escape(note)}[/]")
     _print_calibration(document)
     _print_sections(result)
     for note in result.notes:
@@ -76,6 +81,29 @@ def _class_table(result: Evaluation, document: dict[str, Any]) -> Table:
             line += [shown(figures["aupr"]), shown(chosen["threshold"]), shown(chosen["f1"])]
         table.add_row(*line)
     return table
+
+
+def _counted(result: Evaluation) -> str:
+    if result.pooled.withheld_is_wrong:
+        return "accuracy, IoU, F1 and recall count them as wrong"
+    return "no figure above counts them (withheld: wrong counts them as wrong)"
+
+
+def _print_intervals(result: Evaluation, document: dict[str, Any] | None, title: str) -> None:
+    """Accuracy, mean IoU and IoU of each class, with their intervals."""
+    if document is None:
+        return
+    if document["reason"]:
+        console.print(f"no interval: {document['reason']}")
+        return
+    table = Table("", "pixel accuracy", "mean IoU", *(f"IoU {escape(name)}" for name in result.classes))
+    table.title = escape(title.format(units=document["units"], of=document["of"]))
+    shown_figures = [document["pixel_accuracy"], document["mean_iou"]]
+    shown_figures += [document["classes"][name]["iou"] for name in result.classes]
+    table.add_row("value", *(shown(figure["value"]) for figure in shown_figures))
+    table.add_row("from", *(shown(figure["low"]) for figure in shown_figures))
+    table.add_row("to", *(shown(figure["high"]) for figure in shown_figures))
+    console.print(table)
 
 
 def _print_calibration(document: dict[str, Any]) -> None:

@@ -69,6 +69,21 @@ class EvaluateSettings(SectionFields, SplitFields):
         "on, rescale takes the range of the data for that of the type",
     )
     probabilities: bool = Field(default=True, description="judge probabilities too: AUPR, calibration, thresholds")
+    withheld: Literal["left_out", "wrong"] = Field(
+        default="left_out",
+        description="labelled pixels that are predicted as 255: counted beside the figures, or as wrong in accuracy, IoU, F1 "
+        "and recall",
+    )
+    resamples: int = Field(
+        default=2000,
+        ge=0,
+        le=100_000,
+        description="bootstrap resamples of micrographs or groups for intervals; 0: none",
+    )
+    against: str | None = Field(
+        default=None,
+        description="folder of another evaluation of the same true masks; the differences are written with intervals",
+    )
     boundary_tolerance: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         default=2.0, description="px of the boundary F1; auto: 0.75 % of the micrograph's diagonal"
     )
@@ -94,6 +109,8 @@ class EvaluateSettings(SectionFields, SplitFields):
             self.refuse_given(_OF_CHECKPOINT, "goes with checkpoint; predictions are masks already")
         else:
             self.refuse_given(("prediction_suffix",), "goes with predictions; a checkpoint has none")
+        if self.against is not None and not self.resamples:
+            raise ValueError("against: a comparison takes resamples above 0")
         if self.write_back and self.checkpoint is None:
             raise ValueError("write_back: there is no checkpoint to write to")
         return self

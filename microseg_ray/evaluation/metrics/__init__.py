@@ -9,6 +9,7 @@ from microseg_ray.evaluation.metrics.areas import AreaErrors, area_fraction_erro
 from microseg_ray.evaluation.metrics.boundary import BoundaryCounts, boundary_counts
 from microseg_ray.evaluation.metrics.calibration import PixelSample, Reliability, Temperature, fit_temperature
 from microseg_ray.evaluation.metrics.confusion import ConfusionMatrix, classification_report, mean_of
+from microseg_ray.evaluation.metrics.resampling import Units, difference_intervals, figure_intervals, units_of
 from microseg_ray.evaluation.metrics.scores import (
     CRITERIA,
     ScoreHistogram,
@@ -27,12 +28,16 @@ __all__ = [
     "ScoreHistogram",
     "Temperature",
     "ThresholdCurve",
+    "Units",
     "area_fraction_errors",
     "boundary_counts",
     "classification_report",
+    "difference_intervals",
     "exact_curve",
+    "figure_intervals",
     "fit_temperature",
     "mean_of",
     "percentages",
     "score_statistics",
+    "units_of",
 ]

@@ -103,6 +103,17 @@ class Reliability:
         pixels, hits, _ = self.counts[group]
         return ratio(hits, pixels)
 
+    def mean_confidence(self) -> float:
+        """Mean probability of the predicted class; nan without pixels."""
+        pixels, _, sums = self.counts[0]
+        total = int(pixels.sum())
+        return float(sums.sum() / _SCALE / total) if total else float("nan")
+
+    def gaps(self) -> NDArray[np.float64]:
+        """Sum over the pixels of each bin of correct minus confidence, (bins,); what `expected_error(0)` adds up."""
+        _, hits, sums = self.counts[0]
+        return np.asarray(hits - sums / _SCALE, np.float64)
+
     def expected_error(self, group: int) -> float:
         """Expected calibration error: mean |confidence - observed|, weighted by the pixels of the bins; nan without pixels."""
         pixels, hits, sums = self.counts[group]

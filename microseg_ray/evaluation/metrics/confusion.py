@@ -33,10 +33,11 @@ class ConfusionMatrix:
     Args:
         counts: Non-negative integers (K, K).
         withheld: Integers (K,): labelled pixels of each true class that were predicted as 255; zeros where None.
+        withheld_is_wrong: Whether these count as wrong: as labelled pixels of their class that were given to no class.
 
     Attributes:
         counts: int64 (K, K).
-        withheld: int64 (K,). No other figure counts these pixels, so they are stated beside each of them.
+        withheld: int64 (K,). Unless they count as wrong, no other figure counts these pixels, so they are stated beside each.
 
     Raises:
         ValueError: Not a square of non-negative integers, or more than 255 classes.
@@ -48,7 +49,14 @@ class ConfusionMatrix:
         ([[1, 1], [0, 1]], [0.5, 0.5])
     """
 
-    def __init__(self, counts: NDArray[np.integer[Any]], withheld: NDArray[np.integer[Any]] | None = None) -> None:
+    def __init__(
+        self,
+        counts: NDArray[np.integer[Any]],
+        withheld: NDArray[np.integer[Any]] | None = None,
+        *,
+        withheld_is_wrong: bool = False,
+    ) -> None:
+        self.withheld_is_wrong = withheld_is_wrong
         if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or not 1 <= len(counts) <= IGNORE_INDEX:
             raise ValueError(f"a confusion matrix is (K, K) with K from 1 to {IGNORE_INDEX}, not {counts.shape}")
         if not np.issubdtype(counts.dtype, np.integer) or (counts < 0).any():
@@ -61,14 +69,14 @@ class ConfusionMatrix:
             raise ValueError(f"withheld pixels of shape {self.withheld.shape} for {len(counts)} classes")
 
     @classmethod
-    def zeros(cls, classes: int) -> ConfusionMatrix:
+    def zeros(cls, classes: int, *, withheld_is_wrong: bool = False) -> ConfusionMatrix:
         """An empty matrix of `classes` classes.
 
         Example:
             >>> ConfusionMatrix.zeros(3).counts.sum().item()
             0
         """
-        return cls(np.zeros((classes, classes), np.int64))
+        return cls(np.zeros((classes, classes), np.int64), withheld_is_wrong=withheld_is_wrong)
 
     @property
     def classes(self) -> int:
@@ -129,7 +137,9 @@ class ConfusionMatrix:
             return NotImplemented
         if other.classes != self.classes:
             raise ValueError(f"confusion matrices of {self.classes} and {other.classes} classes cannot be added")
-        return ConfusionMatrix(self.counts + other.counts, self.withheld + other.withheld)
+        return ConfusionMatrix(
+            self.counts + other.counts, self.withheld + other.withheld, withheld_is_wrong=self.withheld_is_wrong
+        )
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -145,9 +155,14 @@ class ConfusionMatrix:
 
     @property
     def support(self) -> NDArray[np.int64]:
-        """Labelled pixels of each class for which a class was predicted, int64 (K,)."""
+        """Labelled pixels of each class that count, int64 (K,): those with a prediction, or all if withheld is wrong.
+
+        Example:
+            >>> ConfusionMatrix(np.array([[3, 0], [0, 3]]), np.array([4, 0]), withheld_is_wrong=True).support.tolist()
+            [7, 3]
+        """
         totals: NDArray[np.int64] = self.counts.sum(axis=1)
-        return totals
+        return totals + self.withheld if self.withheld_is_wrong else totals
 
     @property
     def coverage(self) -> float:
@@ -163,8 +178,8 @@ class ConfusionMatrix:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of the labelled and not withheld pixels that are correct; nan where there is none."""
-        total = int(self.counts.sum())
+        """Share of `support` that is correct; nan where there is none."""
+        total = int(self.support.sum())
         return int(np.trace(self.counts)) / total if total else float("nan")
 
     @property
@@ -204,8 +219,8 @@ class ConfusionMatrix:
             >>> ConfusionMatrix(np.array([[3, 1], [0, 4]])).micro_iou == 7 / 9
             True
         """
-        hits, total = int(np.trace(self.counts)), int(self.counts.sum())
-        return hits / (2 * total - hits) if total else float("nan")
+        hits, total = int(np.trace(self.counts)), int(self.support.sum())
+        return hits / (total + int(self.counts.sum()) - hits) if total else float("nan")
 
     @property
     def _hits(self) -> NDArray[np.int64]:
