@@ -17,6 +17,7 @@ from torch import nn
 from microseg_ray.errors import MicrosegError
 from microseg_ray.evaluation.metrics.undefined import none_if_undefined
 from microseg_ray.fitting.batches import Preparation, Tiles, prepared
+from microseg_ray.fitting.groups import encoder_of
 from microseg_ray.fitting.history import EpochReport
 from microseg_ray.fitting.precision import precision_of, settled
 from microseg_ray.fitting.sampling import BatchOrder, batches_of
@@ -125,15 +126,22 @@ def fit(
 
 def _runner(model: nn.Module, settings: TrainSettings, workers: Workers) -> nn.Module:
     """The model as it is called in training."""
-    if settings.freeze_batch_norm:
-        freeze_norms(model)
-    elif workers.distributed:
+    _freeze(model, settings)
+    if settings.freeze_batch_norm is not True and workers.distributed:
         synchronise(model)
     ready = compiled(model, workers.device) if settings.compile else model
     if not workers.distributed:
         return ready
     # Batch statistics are the same everywhere already.
     return nn.parallel.DistributedDataParallel(ready, broadcast_buffers=False)
+
+
+def _freeze(model: nn.Module, settings: TrainSettings) -> None:
+    """Freeze the batch norms of the whole model or of its encoder, or none."""
+    if settings.freeze_batch_norm == "encoder":
+        freeze_norms(encoder_of(model, "train.freeze_batch_norm"))
+    elif settings.freeze_batch_norm:
+        freeze_norms(model)
 
 
 def _epoch(state: Fit, stepper: Stepper, job: _Job) -> tuple[EpochReport, ConfusionMatrix]:
@@ -150,15 +158,14 @@ def _train(state: Fit, stepper: Stepper, job: _Job) -> tuple[float, ConfusionMat
     # Dropout draws from torch's own stream: a resumed epoch must begin it where the whole fit did.
     torch.manual_seed(int(np.random.SeedSequence([settings.seed, state.epoch, workers.rank]).generate_state(1)[0]))
     state.model.train()
-    if settings.freeze_batch_norm:
-        freeze_norms(state.model)
+    _freeze(state.model, settings)
     tally = Tally(len(job.classes), workers.device)
     losses = torch.zeros((), dtype=torch.float64, device=workers.device)
     steps, waited = 0, 0.0
     for step, of, parts in _prepared_steps(state, job):
         done, steps_in_all = state.epoch * of + step, settings.epochs * of
         rate = learning_rate(settings.optimizer, done, steps_in_all, settings.epochs, state.progress.dropped)
-        stepper.start(rate)
+        stepper.start(rate, hold_encoder=done < settings.optimizer.hold_encoder * steps_in_all)
         for place, (images, masks, wait) in enumerate(parts):
             waited += wait
             value, logits = stepper.part(images, masks, last=place == settings.accumulate - 1)

@@ -13,6 +13,7 @@ import torch
 from microseg_ray.errors import SettingsError
 from microseg_ray.files import write_json
 from microseg_ray.fitting.averaging import Averaged
+from microseg_ray.fitting.groups import parameter_groups
 from microseg_ray.fitting.losses import Loss, build_loss, class_weights_from_counts
 from microseg_ray.fitting.schedules import Progress
 from microseg_ray.fitting.state import Fit
@@ -110,6 +111,8 @@ def start_weights(state: Fit, weights: str | None, output: str) -> None:
     if weights is None:
         return
     loaded = load_weights(state.model, weights)
+    if loaded.note:
+        _LOG.warning("train.model.weights: %s", loaded.note)
     if state.averaged is not None:
         state.averaged.reset(state.model)
     document = {"summary": str(loaded), **asdict(loaded)}
@@ -138,11 +141,8 @@ def fresh(settings: TrainSettings, store: TileStore, workers: Workers) -> Fit:
 
 
 def optimizer_of(model: nn.Module, chosen: OptimizerSettings) -> torch.optim.Optimizer:
-    """The optimizer; norms and biases are not decayed."""
-    # Norms and biases set scale and offset, so decay does not regularise them.
-    decayed = [value for value in model.parameters() if value.ndim > 1]
-    plain = [value for value in model.parameters() if value.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": chosen.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    """The optimizer; norms and biases are not decayed, and an encoder may have a rate of its own."""
+    groups = parameter_groups(model, chosen)
     options: dict[str, Any] = {"lr": chosen.learning_rate}
     if chosen.eps is not None and chosen.name != "sgd":
         options["eps"] = chosen.eps

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from microseg_ray.evaluation.metrics import ConfusionMatrix
+from microseg_ray.fitting.groups import OF_ENCODER, SHARE
 from microseg_ray.models.largest import largest
 from microseg_ray.settings import IGNORE_INDEX
 
@@ -65,10 +66,10 @@ class Stepper:
         self._options = options
         self._workers = workers
 
-    def start(self, rate: float) -> None:
-        """Begin a step with this learning rate."""
+    def start(self, rate: float, *, hold_encoder: bool = False) -> None:
+        """Begin a step with this learning rate, of which each group has its share; a held encoder keeps its weights."""
         for group in self._state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = 0.0 if hold_encoder and group[OF_ENCODER] else rate * group[SHARE]
         self._state.optimizer.zero_grad(set_to_none=True)
 
     def part(self, images: Tensor, masks: Tensor, *, last: bool) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,8 @@ CLASSIFIERS: tuple[str, ...] = ("coarse_fine",)
 _BUILDERS: dict[str, tuple[str, str]] = {
     "unet": ("unet", "UNet"),
     "resunet": ("resunet", "ResUNet"),
+    "efficientnet_unet": ("efficientnet_decoders", "EfficientNetUNet"),
+    "efficientnet_deeplab": ("efficientnet_decoders", "EfficientNetDeepLab"),
     "vgg16_unet": ("vgg16_unet", "VGG16UNet"),
     "deeplabv3plus": ("deeplab", "DeepLabV3Plus"),
     "resnet_unet": ("encoder_unet", "resnet_unet"),

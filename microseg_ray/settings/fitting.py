@@ -161,6 +161,15 @@ class OptimizerSettings(Frozen):
     name: Literal["adamw", "adam", "sgd", "rmsprop", "adadelta"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0, description="not of norms and biases")
+    encoder_rate: float = Field(
+        default=1.0, gt=0, le=1, description="rate of the encoder's last stage, as share of learning_rate"
+    )
+    stage_decay: float = Field(
+        default=1.0, gt=0, le=1, description="rate of each stage of the encoder, as share of the next one's"
+    )
+    hold_encoder: float = Field(
+        default=0.0, ge=0, lt=1, description="share of all steps in which the encoder keeps its weights"
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd and rmsprop")
     nesterov: bool = Field(default=True, description="of sgd with momentum")
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="of adam and adamw")

@@ -16,9 +16,23 @@ from pydantic import (
 
 from microseg_ray.settings.base import Frozen
 
-__all__ = ["OPTIONS", "Architecture", "ClassifierSettings", "ModelSettings"]
+__all__ = ["IMAGENET", "OPTIONS", "Architecture", "ClassifierSettings", "ModelSettings"]
 
-Architecture = Literal["unet", "resunet", "vgg16_unet", "deeplabv3plus", "resnet_unet", "defectsegnet", "smp", "timm"]
+Architecture = Literal[
+    "unet",
+    "resunet",
+    "efficientnet_unet",
+    "efficientnet_deeplab",
+    "vgg16_unet",
+    "deeplabv3plus",
+    "resnet_unet",
+    "defectsegnet",
+    "smp",
+    "timm",
+]
+
+IMAGENET = "imagenet"
+"""In place of a file: the weights of an installed package (extra `pretrained`)."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "unet": {
@@ -30,6 +44,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "dropout_place": "after",
     },
     "resunet": {"width": 24, "depth": 4, "dilations": (1, 2, 4), "detail": 8, "dropout": 0.0},
+    "efficientnet_unet": {
+        "encoder": "efficientnet_lite0",
+        "stages": 4,
+        "width": 24,
+        "detail": 8,
+        "dropout": 0.0,
+    },
+    "efficientnet_deeplab": {
+        "encoder": "efficientnet_lite0",
+        "stages": 4,
+        "width": 96,
+        "dilations": (1, 2, 4),
+        "detail": 8,
+        "dropout": 0.0,
+    },
     "vgg16_unet": {"linear_decoder": True, "input_scaling": "plain"},
     "deeplabv3plus": {
         "encoder": "resnet50",
@@ -64,9 +93,15 @@ class ModelSettings(Frozen):
     name: Architecture = "resunet"
     weights: str | None = Field(
         default=None,
-        description="file, URL or checkpoint folder with weights to start from; ImageNet's or MicroNet's for an encoder",
+        description="weights to start from: a file, URL or checkpoint folder (ImageNet's or MicroNet's for an encoder), or "
+        "imagenet for those of the extra `pretrained` (efficientnet_unet, efficientnet_deeplab)",
     )
-    width: int | None = Field(default=None, ge=1, description="channels of the first level; doubled at each level")
+    width: int | None = Field(
+        default=None,
+        ge=1,
+        description="unet: channels of the first level, doubled at each level; resunet, efficientnet_unet: at half "
+        "resolution; efficientnet_deeplab: at a quarter",
+    )
     depth: int | None = Field(default=None, ge=1, le=7, description="number of poolings")
     norm: Literal["batch", "group", "instance", "none", "pool"] | None = Field(
         default=None,
@@ -78,12 +113,23 @@ class ModelSettings(Frozen):
         default=None, description="unet: whole channels after each pair of convolutions, or values between the two"
     )
     dilations: tuple[PositiveInt, ...] | None = Field(
-        default=None, description="resunet: dilation of each block of the coarsest level; sets how far the model sees"
+        default=None,
+        description="resunet: dilation of each block of the coarsest level, efficientnet_deeplab: of each branch; sets how "
+        "far the model sees",
     )
-    detail: int | None = Field(default=None, ge=1, description="resunet: channels of the path of full resolution")
+    detail: int | None = Field(
+        default=None, ge=1, description="resunet, efficientnet_*: channels of the path of full resolution"
+    )
+    stages: int | None = Field(
+        default=None,
+        ge=2,
+        le=5,
+        description="efficientnet_*: stages of the encoder, each of half the resolution; fewer see less far and are faster",
+    )
     encoder: str | None = Field(
         default=None,
-        description="deeplabv3plus: resnet50, resnet101; resnet_unet: also resnet18, resnet34; smp, timm: theirs",
+        description="efficientnet_*: efficientnet_lite0, _lite1, _lite2; deeplabv3plus: resnet50, resnet101; resnet_unet: "
+        "also resnet18, resnet34; smp, timm: theirs",
     )
     output_stride: Literal[8, 16] | None = Field(default=None, description="deeplabv3plus: stride of the encoder")
     image_pooling: bool | None = Field(
@@ -125,7 +171,8 @@ class ModelSettings(Frozen):
     @classmethod
     def _findable(cls, value: str | None) -> str | None:
         # A worker may run in another folder.
-        return value if value is None or "://" in value else str(Path(value).absolute())
+        named = value is None or value == IMAGENET or "://" in value
+        return value if named else str(Path(str(value)).absolute())
 
     @model_validator(mode="after")
     def _options_are_known(self) -> Self:
@@ -133,6 +180,10 @@ class ModelSettings(Frozen):
         for option in type(self).model_fields:
             if option not in known and option not in {"name", "weights"} and getattr(self, option) is not None:
                 raise ValueError(f"`{self.name}` has no option {option}; its options are {', '.join(known)}")
+        if self.weights == IMAGENET and not self.name.startswith("efficientnet_"):
+            raise ValueError(
+                f"weights: no package has ImageNet's for `{self.name}`; give a file, or ./{IMAGENET} for one of that name"
+            )
         return self
 
     @model_serializer(mode="wrap")

@@ -270,6 +270,8 @@ def test_models_that_do_not_are_not_listed(model):
         ("resunet", {}, False),
         ("unet", {"width": 4}, False),
         ("unet", {"width": 4, "norm": "group"}, True),
+        ("efficientnet_unet", {}, False),
+        ("efficientnet_deeplab", {}, False),
         ("vgg16_unet", {}, False),
         ("deeplabv3plus", {"image_pooling": True}, True),
         ("deeplabv3plus", {"image_pooling": False}, False),

@@ -70,7 +70,7 @@ def test_missing_and_unexpected_names_are_told(tensors, tmp_path):
     assert "90 of 100 tensors of the encoder" in line
     assert "missing: 10 (layer4.1.conv1.weight, " in line
     assert "unexpected: 1 (extra.weight)" in line
-    assert "its classifier left out: 2" in line
+    assert "classifier and unused stages left out: 2" in line
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])

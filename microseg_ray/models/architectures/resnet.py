@@ -88,6 +88,19 @@ class ResNetEncoder(nn.Module):
             features.append(layer(features[-1]))
         return features
 
+    def stage_of(self, name: str) -> int:
+        """The index of the first feature map that a parameter or buffer of this encoder has an effect on.
+
+        Args:
+            name: As in `state_dict`.
+
+        Example:
+            >>> encoder = ResNetEncoder("resnet18", in_channels=1)
+            >>> encoder.stage_of("bn1.weight"), encoder.stage_of("layer3.0.conv1.weight")
+            (0, 3)
+        """
+        return int(name[len("layer")]) if name.startswith("layer") else 0
+
 
 def _shortcut(before: int, after: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and before == after:

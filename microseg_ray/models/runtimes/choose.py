@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["RuntimeChoice", "load_runtime", "runtime_name", "runtime_record"]
 
 
-CONVERTED = ("unet", "resunet", "vgg16_unet", "deeplabv3plus", "resnet_unet", "defectsegnet", "coarse_fine")
+CONVERTED = (
+    *("unet", "resunet", "efficientnet_unet", "efficientnet_deeplab", "vgg16_unet", "deeplabv3plus", "resnet_unet"),
+    *("defectsegnet", "coarse_fine"),
+)
 """Architectures that OpenVINO computes as torch does, with all their options; tests/models/runtimes/test_parity.py."""
 
 

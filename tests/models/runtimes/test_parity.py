@@ -19,13 +19,15 @@ pytest.importorskip("openvino")
 SMALL = {
     "unet": {"width": 4, "depth": 2},
     "resunet": {"width": 4, "depth": 2, "detail": 4},
+    "efficientnet_unet": {"stages": 3, "width": 4, "detail": 2},
+    "efficientnet_deeplab": {"stages": 3, "width": 8, "detail": 2},
     "vgg16_unet": {},
     "deeplabv3plus": {},
     "resnet_unet": {},
     "defectsegnet": {},
     "coarse_fine": {"height": 64, "width": 48},
 }
-LARGE = ("vgg16_unet", "deeplabv3plus", "resnet_unet")
+LARGE = ("efficientnet_unet", "vgg16_unet", "deeplabv3plus", "resnet_unet")
 NORMS = {"unet group": ("unet", {"norm": "group"}), "unet instance": ("unet", {"norm": "instance"})}
 CASES = {name: (name, options) for name, options in SMALL.items()} | {
     name: (architecture, SMALL[architecture] | options) for name, (architecture, options) in NORMS.items()

@@ -22,6 +22,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "unet, pool": ("unet", {"width": 2, "depth": 1, "norm": "pool", "activation": "elu", "dropout": 0.1}),
     "resunet": ("resunet", {"width": 2, "depth": 2, "detail": 2, "dilations": (1, 3)}),
     "resunet, deep": ("resunet", {"width": 2, "depth": 3, "detail": 2, "dilations": (1, 2)}),
+    "efficientnet_unet": ("efficientnet_unet", {"stages": 2, "width": 2, "detail": 2}),
+    "efficientnet_deeplab": ("efficientnet_deeplab", {"stages": 3, "width": 4, "detail": 2, "dilations": (1, 2)}),
     "defectsegnet": ("defectsegnet", {}),
     "defectsegnet, before": ("defectsegnet", {"norm_place": "before"}),
 }
