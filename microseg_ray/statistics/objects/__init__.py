@@ -1,0 +1,1 @@
+"""Objects: connected components of each class, those of the whole mask, found block by block."""
