@@ -1,4 +1,4 @@
-"""The measure job: prints areas, and the sections that hold a class."""
+"""The measure job: prints areas and objects, and the sections that hold a class."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
 from microseg_ray.jobs.console import StartRay, console, quarantine
-from microseg_ray.jobs.tables import print_areas, print_dropped
+from microseg_ray.jobs.tables import print_areas, print_dropped, print_objects
 from microseg_ray.outputs import Kind
 
 if TYPE_CHECKING:
     from microseg_ray.runs.folder import Run
+    from microseg_ray.runs.objects import MeasuredObjects
     from microseg_ray.settings import MeasureSettings
 
 __all__ = ["measure"]
@@ -20,19 +22,26 @@ SHOWN_SECTIONS = 20
 
 
 def measure(settings: MeasureSettings, _start: StartRay) -> int:
-    """Write a run's tables again from its counts, list sections and draw overlays where that is asked for."""
+    """Write a run's tables again from its counts, measure objects, list sections and draw overlays where that is asked for."""
     from microseg_ray.runs.calibration import recalibrate
     from microseg_ray.runs.folder import Run
+    from microseg_ray.runs.objects import STAGE
 
     run = Run.open(settings.run)
-    failures = run.failures()
+    failures = [each for each in run.failures() if each.stage != STAGE]
     with run.locked():
         if settings.pixel_size_um is not None:
             run = recalibrate(run, settings.pixel_size_um)
         dropped = run.drop_outdated()
+        objects = _objects(settings, run)
+        failures += objects.failures if objects else []
         rows, accounts = run.write_tables(run.names(), failures)
-        print_dropped(dropped)
+        print_dropped([name for name in dropped if not (run.folder / name).exists()])
         print_areas(rows)
+        if objects is not None:
+            accounts = [*accounts, objects.account]
+            write_accounts(run.folder / ACCOUNTS_FILE, accounts)
+            print_objects(objects.rows, objects.notes)
         if settings.sections is not None:
             _print_sections(settings, run)
         if settings.overlays:
@@ -43,6 +52,12 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
             for name, reason in drawn.left_out.items():
                 console.print(f"[yellow]{escape(name)}, no overlay:[/] {escape(reason)}")
     return quarantine(failures, run.folder / "failures.csv", accounts)
+
+
+def _objects(settings: MeasureSettings, run: Run) -> MeasuredObjects | None:
+    from microseg_ray.runs.objects import measure_objects
+
+    return measure_objects(run, settings.objects) if settings.objects.measure else None
 
 
 def _print_sections(settings: MeasureSettings, run: Run) -> None:

@@ -11,12 +11,12 @@ from microseg_ray.jobs.console import console
 from microseg_ray.names import text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from microseg_ray.runs.forecast import Forecast
     from microseg_ray.stitching import EnginePlan
 
-__all__ = ["joined", "pieces", "print_areas", "print_dropped", "print_forecast"]
+__all__ = ["joined", "pieces", "print_areas", "print_dropped", "print_forecast", "print_objects"]
 
 SHOWN_NOTES = 10
 
@@ -32,6 +32,23 @@ def print_areas(rows: Sequence[Any], limit: int = 30) -> None:
     console.print(table)
     if len(rows) > limit:
         console.print(f"... and {len(rows) - limit} more rows in areas.csv")
+
+
+def print_objects(rows: Sequence[Any], notes: Mapping[str, str], limit: int = 30) -> None:
+    """Print the first rows of object_classes.csv, and which micrographs have no intensities."""
+    table = Table("micrograph", "class", "objects", "inside", "objects per mm2", "d10", "d50", "d90", "unit")
+    for row in rows[:limit]:
+        figures = (row.density_per_mm2, row.number_d10, row.number_d50, row.number_d90)
+        shown = ["-" if value is None else f"{value:.4g}" for value in figures]
+        counts = (str(row.object_count), str(row.inside_count))
+        table.add_row(escape(text(row.micrograph)), escape(row.class_name), *counts, *shown, row.unit)
+    console.print(table)
+    if len(rows) > limit:
+        console.print(f"... and {len(rows) - limit} more rows in object_classes.csv")
+    for name, note in list(notes.items())[:SHOWN_NOTES]:
+        console.print(f"[yellow]{escape(text(name))}[/]: {escape(note)}")
+    if len(notes) > SHOWN_NOTES:
+        console.print(f"... and {len(notes) - SHOWN_NOTES} more micrographs without intensities")
 
 
 def joined(engine: EnginePlan) -> str:

@@ -16,8 +16,8 @@ from microseg_ray.files import whole
 from microseg_ray.geometry import Box
 from microseg_ray.names import fits
 from microseg_ray.outputs import Kind, drop
-from microseg_ray.report.run import open_of_run
 from microseg_ray.runs.folder import OWNER
+from microseg_ray.runs.opening import open_of_run
 from microseg_ray.runs.store.masks import MaskStore
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from microseg_ray.names import text
 from microseg_ray.outputs import Kind
 from microseg_ray.report.page import Panel, RunReport, write_run_report
 from microseg_ray.runs.folder import Run
+from microseg_ray.runs.opening import open_of_run
 from microseg_ray.runs.store.masks import MaskStore
-from microseg_ray.settings import Scaling, SourceSettings
-from microseg_ray.sources import View, member_path, open_view
 from microseg_ray.stitching.seams import promise
 
 if TYPE_CHECKING:
@@ -22,9 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from microseg_ray.settings import ClassSpec
-    from microseg_ray.sources import Micrograph
 
-__all__ = ["open_of_run", "report_run"]
+__all__ = ["report_run"]
 
 PANELS = 12
 SHOWN_SETTINGS = ("tile", "halo", "stride", "shard", "blend", "tta", "precision", "threads", "extra", "postprocess")
@@ -82,23 +80,6 @@ def _identity(run: Run) -> dict[str, str]:
     versions: Mapping[str, Any] = document.get("versions", {})
     shown["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     return shown
-
-
-def open_of_run(run: Run, name: str, store: MaskStore) -> Micrograph:
-    """Open a micrograph of a run as it was segmented, on the grid of its mask.
-
-    Args:
-        run: The run.
-        name: The micrograph's path below the archive.
-        store: Its mask.
-
-    Raises:
-        InputError: The file is missing or its shape has changed.
-    """
-    record = store.identity.get("view")
-    view = View(store.spec.shape) if record is None else View.of_record(record)
-    source = SourceSettings(**run.document["settings"].get("source", {}))
-    return open_view(member_path(str(run.document["archive"]), name), Scaling(), source, view)
 
 
 def _panel(run: Run, name: str) -> Panel | None:

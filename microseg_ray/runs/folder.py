@@ -5,6 +5,7 @@ RUN/
   run.json         identity (model digest, everything that decides pixels), settings, versions, verdict
   masks/           <path of the micrograph below the archive>.zarr
   areas.csv        a row per micrograph and class; areas.parquet holds the same
+  objects.csv      a row per object, in objects.parquet too; object_sizes.csv and object_classes.csv sum them up (`measure`)
   failures.csv     inputs that were quarantined: path, stage, reason
   accounting.csv   files, pages and pixels: seen = used + set aside + not taken
 ```
@@ -38,10 +39,11 @@ from microseg_ray.versions import versions
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["FORMAT_VERSION", "Run"]
+__all__ = ["FORMAT_VERSION", "OBJECT_TABLES", "Run"]
 
 FORMAT_VERSION = 1
-OUTDATED = ("sections.csv", "percentages.csv", "overlays", "report.html")
+OBJECT_TABLES = ("objects.csv", "objects.parquet", "object_sizes.csv", "object_classes.csv")
+OUTDATED = ("sections.csv", "percentages.csv", "overlays", "report.html", *OBJECT_TABLES, "objects")
 """What jobs make of a run's masks and tables, and what must not outlive them."""
 
 SEAM_KEYS = tuple(each.name for each in fields(SeamAudit))
@@ -149,7 +151,7 @@ class Run:
         # A run of an earlier version has no manifest; its run.json and its stores prove it.
         proven = is_record(self.folder / "run.json", "identity", "classes")
         if proven and not has_manifest(self.folder):
-            older = ("run.json", *OUTDATED, *TABLES, *(f"overlays/{name}.png" for name in self.names()))
+            older = ("run.json", *OUTDATED[:4], *TABLES, *(f"overlays/{name}.png" for name in self.names()))
             entries = {**{name: Kind.FILE for name in older if (self.folder / name).is_file()}, **entries}
         claim(self.folder, OWNER, entries, proven=proven)
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from microseg_ray.settings.loading import load_settings, print_options, settings_from
     from microseg_ray.settings.measure import MeasureSettings
     from microseg_ray.settings.model import ClassifierSettings, ModelSettings
+    from microseg_ray.settings.objects import ObjectSettings
     from microseg_ray.settings.pixel_size import PixelSize
     from microseg_ray.settings.plan import PlanSettings
     from microseg_ray.settings.postprocess import PostprocessSettings
@@ -88,6 +89,7 @@ __all__ = [
     "MeasureSettings",
     "MlflowSettings",
     "ModelSettings",
+    "ObjectSettings",
     "OptimizerSettings",
     "PixelSize",
     "PlanSettings",
@@ -133,6 +135,7 @@ _MODULES = {
     "OptimizerSettings": "fitting",
     "PixelSize": "pixel_size",
     "PlateauSettings": "fitting",
+    "ObjectSettings": "objects",
     "RaySettings": "ray",
     "SamplingSettings": "fitting",
     "Scaling": "scaling",

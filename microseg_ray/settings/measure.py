@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from microseg_ray.settings.objects import ObjectSettings
 from microseg_ray.settings.pixel_size import PixelSize
 from microseg_ray.settings.sections import SectionFields
 
@@ -15,13 +16,15 @@ __all__ = ["MeasureSettings"]
 class MeasureSettings(SectionFields):
     """`measure`: the tables of a run again from its counts, without the model; and where in it a class is.
 
-    With `sections` it writes RUN/sections.csv, which sections of that many px hold which class, and RUN/percentages.csv; with
-    `overlays` RUN/overlays/NAME.png. No true mask is needed.
+    It measures the objects of all classes (RUN/objects.csv and .parquet, object_sizes.csv, object_classes.csv). With `sections`
+    it writes RUN/sections.csv, which sections of that many px hold which class, and RUN/percentages.csv; with `overlays`
+    RUN/overlays/NAME.png. No true mask is needed.
     """
 
     job: ClassVar[str] = "measure"
     run: str
     pixel_size_um: PixelSize = None
+    objects: ObjectSettings = ObjectSettings()
     overlays: int = Field(
         default=0, ge=0, description="micrographs that are drawn in the colours of their classes, at most"
     )

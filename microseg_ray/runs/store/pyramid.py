@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.runs.store.spec import MaskSpec
 
-__all__ = ["build_pyramid", "label_metadata", "level_shapes", "mode_downsample"]
+__all__ = ["build_pyramid", "label_axes", "label_metadata", "level_shapes", "mode_downsample"]
 
 SMALLEST_LEVEL = 512
 
@@ -105,26 +105,7 @@ def label_metadata(
         levels: Shapes of the pyramid.
         pixel_size_um: (y, x) in micrometres, or None: then scales are in pixels and axes carry no unit.
     """
-    unit = None if pixel_size_um is None else "micrometer"
-    size = pixel_size_um or (1.0, 1.0)
-    image = v05.Image(
-        multiscales=[
-            v05.Multiscale(
-                name=text(name),
-                axes=[v05.SpaceAxis(name=axis, type="space", unit=unit) for axis in "yx"],
-                datasets=[
-                    v05.Dataset(
-                        path=str(index),
-                        coordinateTransformations=[
-                            v05.ScaleTransformation(scale=[size[0] * 2**index, size[1] * 2**index])
-                        ],
-                    )
-                    for index in range(len(levels))
-                ],
-            )
-        ],
-    )
-    document: dict[str, Any] = image.model_dump(mode="json", exclude_none=True, by_alias=True)
+    document = label_axes(name, len(levels), pixel_size_um)
     # Written by hand: yaozarrs drops class properties and turns label values into floats (docs/decisions/0005).
     document["image-label"] = {
         "version": "0.5",
@@ -141,4 +122,35 @@ def label_metadata(
             {"label-value": IGNORE_INDEX, "class": "not measured"},
         ],
     }
+    return document
+
+
+def label_axes(name: str, levels: int, pixel_size_um: tuple[float, float] | None) -> dict[str, Any]:
+    """The axes and scales of a label image and its pyramid.
+
+    Args:
+        name: What viewers call it.
+        levels: How many levels there are.
+        pixel_size_um: As for `label_metadata`.
+    """
+    unit = None if pixel_size_um is None else "micrometer"
+    size = pixel_size_um or (1.0, 1.0)
+    image = v05.Image(
+        multiscales=[
+            v05.Multiscale(
+                name=text(name),
+                axes=[v05.SpaceAxis(name=axis, type="space", unit=unit) for axis in "yx"],
+                datasets=[
+                    v05.Dataset(
+                        path=str(index),
+                        coordinateTransformations=[
+                            v05.ScaleTransformation(scale=[size[0] * 2**index, size[1] * 2**index])
+                        ],
+                    )
+                    for index in range(levels)
+                ],
+            )
+        ],
+    )
+    document: dict[str, Any] = image.model_dump(mode="json", exclude_none=True, by_alias=True)
     return document

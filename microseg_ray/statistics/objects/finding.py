@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.geometry import Box
+from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.statistics.objects.labelling import Labeller
-from microseg_ray.statistics.objects.merging import Found, merge
+from microseg_ray.statistics.objects.merging import Found, merge, without_small
 from microseg_ray.statistics.objects.outlines import OUTLINE, outline_sums
 from microseg_ray.statistics.objects.parts import PART, Hulls, part_sums, touches_unmeasured
 from microseg_ray.statistics.objects.shapes import intensities, lengths, shapes
@@ -38,11 +39,13 @@ class ObjectRule:
     Attributes:
         connectivity: Pixels are connected by edges (4), or by edges and corners (8).
         only: Indices of the classes whose objects are wanted; None for all.
+        least: Smaller objects, in pixels, are left out.
         block: Side of a block in pixels.
     """
 
     connectivity: Connectivity = 8
     only: frozenset[int] | None = None
+    least: int = 1
     block: int = BLOCK
 
 
@@ -59,6 +62,9 @@ class Objects:
         um: Sizes in micrometres; None without a pixel size.
         shapes: Figures without a unit, of the true shape where the pixel size is known.
         intensities: None if there are none.
+        frame: The smallest box that holds all measured pixels; None without one.
+        measured: How many pixels are measured.
+        left_out: How many objects were too small.
     """
 
     shape: tuple[int, int]
@@ -67,6 +73,9 @@ class Objects:
     um: Lengths | None
     shapes: Shapes
     intensities: Intensities | None
+    frame: Box | None
+    measured: int
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.sums.pixels)
@@ -130,8 +139,11 @@ def find_objects(
     labeller = Labeller(shape, rule.connectivity, rule.only)
     parts, counts, points, outlines, corners, joins, unmeasured = _empty()
     offset = 0.0
+    frame = _Frame()
     for box in blocks(shape, rule.block):
-        block = labeller.add(box, read(box))
+        mask = read(box)
+        frame.add(box, mask)
+        block = labeller.add(box, mask)
         values = None if intensity is None else _values(intensity(box))
         if values is not None and values.dtype == np.float64:
             # Squares of numbers far from 0 would lose the digits that the deviation is made of.
@@ -158,7 +170,11 @@ def find_objects(
             np.concatenate(unmeasured),
         )
     )
-    return _described(shape, merged, pixel_size_um, None if intensity is None else offset)
+    found = len(merged.pixels)
+    merged = without_small(merged, rule.least)
+    px, um, figures = _sizes(merged, pixel_size_um)
+    values_of = None if intensity is None else intensities(merged, offset)
+    return Objects(shape, merged, px, um, figures, values_of, frame.box, frame.measured, found - len(merged.pixels))
 
 
 def label_blocks(
@@ -218,15 +234,36 @@ def _middle(values: NDArray[np.float64]) -> float:
     return float(finite.mean()) if finite.size else 0.0
 
 
-def _described(
-    shape: tuple[int, int], merged: Merged, pixel_size_um: tuple[float, float] | None, offset: float | None
-) -> Objects:
+def _sizes(merged: Merged, pixel_size_um: tuple[float, float] | None) -> tuple[Lengths, Lengths | None, Shapes]:
     px = lengths(merged)
     if pixel_size_um is None:
-        um, shape_of = None, shapes(merged, px)
-    elif pixel_size_um[0] == pixel_size_um[1]:
-        um, shape_of = px.scaled(pixel_size_um[0]), shapes(merged, px)
-    else:
-        um = lengths(merged, pixel_size_um)
-        shape_of = shapes(merged, um, pixel_size_um)
-    return Objects(shape, merged, px, um, shape_of, None if offset is None else intensities(merged, offset))
+        return px, None, shapes(merged, px)
+    if pixel_size_um[0] == pixel_size_um[1]:
+        return px, px.scaled(pixel_size_um[0]), shapes(merged, px)
+    um = lengths(merged, pixel_size_um)
+    return px, um, shapes(merged, um, pixel_size_um)
+
+
+@dataclass
+class _Frame:
+    """The smallest box around the measured pixels of the blocks so far, and their number."""
+
+    box: Box | None = None
+    measured: int = 0
+
+    def add(self, box: Box, mask: NDArray[np.uint8]) -> None:
+        known = mask != IGNORE_INDEX
+        count = int(np.count_nonzero(known))
+        if not count:
+            return
+        self.measured += count
+        inner = box
+        if count < mask.size:
+            rows, columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
+            inner = Box(
+                box.y0 + int(rows[0]),
+                box.x0 + int(columns[0]),
+                box.y0 + int(rows[-1]) + 1,
+                box.x0 + int(columns[-1]) + 1,
+            )
+        self.box = inner if self.box is None else self.box.union(inner)

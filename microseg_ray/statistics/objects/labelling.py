@@ -107,9 +107,8 @@ class Labeller:
         if box.x0 == 0:
             self._above, self._below = (self._below, self._above) if box.y0 else (self._above, self._below)
             self._left = _Line.empty(height + 1)
-        core: NDArray[np.uint32] = cc3d.connected_components(
-            self._codes[mask], connectivity=self.connectivity, out_dtype=np.uint32
-        )
+        found = cc3d.connected_components(self._codes[mask], connectivity=self.connectivity, out_dtype=np.uint32)
+        core = np.asarray(found, np.uint32)
         count = int(core.max(initial=0))
         ids = np.arange(-1, count, dtype=np.int64)
         ids[1:] += self.parts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from microseg_ray.statistics.objects.parts import Hulls
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Found", "Merged", "merge"]
+__all__ = ["Found", "Merged", "merge", "without_small"]
 
 LARGEST_EXACT = 1 << 15
 """Side of an object in pixels up to which the sums of squares fit 64 bits: 2^15 squared, squared, is 2^60."""
@@ -46,7 +46,7 @@ class Merged:
     """Sums of objects, sorted by class and then by the first pixel in row-major order.
 
     Attributes:
-        object_of: (part,) int64, the object of each part.
+        object_of: (part,) int64, the object of each part; -1 if it was left out.
         class_index: (object,) uint8.
         box: (object, 4) int64: y0, x0, y1, x1, half-open.
         pixels: (object,) int64.
@@ -122,6 +122,23 @@ def merge(found: Found) -> Merged:
         unmeasured,
         _hulls(found.hulls, object_of, count),
     )
+
+
+def without_small(merged: Merged, least: int) -> Merged:
+    """The objects with at least so many pixels.
+
+    Args:
+        merged: All objects.
+        least: In pixels.
+    """
+    kept = merged.pixels >= least
+    if kept.all():
+        return merged
+    number = np.where(kept, np.cumsum(kept) - 1, -1)
+    points = np.repeat(kept, merged.hulls.counts)
+    rows = {each.name: getattr(merged, each.name)[kept] for each in fields(Merged)[1:-1]}
+    hulls = Hulls(merged.hulls.counts[kept], merged.hulls.points[points])
+    return Merged(object_of=number[merged.object_of], hulls=hulls, **rows)
 
 
 _PICKS = (np.minimum, np.minimum, np.maximum, np.maximum)

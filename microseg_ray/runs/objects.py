@@ -1,0 +1,169 @@
+"""The objects of a run's masks: objects.csv, objects.parquet, object_sizes.csv, object_classes.csv, and label images."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from microseg_ray.accounts import Account
+from microseg_ray.errors import InputError, MicrosegError, SettingsError
+from microseg_ray.names import text
+from microseg_ray.outputs import Kind
+from microseg_ray.quarantine import Failure, stop_if_full
+from microseg_ray.runs.folder import OBJECT_TABLES
+from microseg_ray.runs.opening import open_of_run, require_unchanged
+from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.tables import write_csv
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from microseg_ray.geometry import Box
+    from microseg_ray.runs.folder import Run
+    from microseg_ray.settings import ObjectSettings
+    from microseg_ray.statistics.areas import Measured
+    from microseg_ray.statistics.objects.finding import ObjectRule, Objects
+    from microseg_ray.statistics.objects.sizes import ClassRow
+
+__all__ = ["STAGE", "MeasuredObjects", "measure_objects"]
+
+STAGE = "objects"
+"""The stage of the failures of this step."""
+
+
+@dataclass
+class MeasuredObjects:
+    """What was measured.
+
+    Attributes:
+        rows: Of object_classes.csv.
+        failures: Micrographs whose mask could not be read.
+        notes: Micrographs without intensities, and why.
+        found: How many objects there are.
+        left_out: How many of them were too small.
+    """
+
+    rows: list[ClassRow] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+    found: int = 0
+    left_out: int = 0
+
+    @property
+    def account(self) -> Account:
+        """What became of all objects."""
+        small = {"smaller than objects.min_pixels": self.left_out}
+        return Account("objects", self.found, self.found - self.left_out, 0, small)
+
+
+def measure_objects(run: Run, settings: ObjectSettings) -> MeasuredObjects:
+    """Measure the objects of all finished masks and write the tables.
+
+    One block of a mask and the table of one micrograph's objects are in memory at a time.
+
+    Args:
+        run: The run; locked by the caller, older tables are replaced.
+        settings: Which objects, and what is written.
+
+    Raises:
+        SettingsError: A class is not one of the run's.
+        StoreError: The disk is full.
+    """
+    from microseg_ray.statistics.objects.sizes import ClassRow, SizeRow, SizeTable, class_rows
+    from microseg_ray.statistics.objects.table import object_rows, objects_tables
+
+    rule = _rule(run, settings)
+    done = MeasuredObjects()
+    run.claim({**dict.fromkeys(OBJECT_TABLES, Kind.FILE), **({"objects": Kind.STORES} if settings.labels else {})})
+    sizes = SizeTable(run.classes)
+    bins: list[SizeRow] = []
+    with objects_tables(run.folder) as take:
+        for name in run.names():
+            try:
+                store = MaskStore.open(run.store_path(name))
+                measured = run.measured_in(name, store) if store.finished else None
+                if measured is None:
+                    continue
+                objects = _objects(run, store, measured, settings, done)
+                if settings.labels:
+                    _write_labels(run, store, measured, objects, rule)
+            except (MicrosegError, ValueError, RuntimeError, OSError) as error:
+                stop_if_full(error, run.folder)
+                reason = f"its objects were not measured ({error}); where its mask is damaged, run segment again"
+                done.failures.append(Failure(name, STAGE, reason))
+                continue
+            take(object_rows(measured, objects, run.classes))
+            bins += sizes.add(name, objects)
+            done.rows += class_rows(name, objects, run.classes, measured.pixel_size_um)
+            done.found += len(objects) + objects.left_out
+            done.left_out += objects.left_out
+    _write(run.folder / "object_sizes.csv", SizeRow, [*bins, *sizes.pooled()])
+    _write(run.folder / "object_classes.csv", ClassRow, done.rows)
+    return done
+
+
+def _rule(run: Run, settings: ObjectSettings) -> ObjectRule:
+    from microseg_ray.statistics.objects.finding import ObjectRule
+
+    names = [spec.name for spec in run.classes]
+    wanted = settings.classes or ()
+    strange = [name for name in wanted if name not in names]
+    if strange:
+        raise SettingsError(
+            f"measure.objects.classes: {strange[0]!r} is no class of this run; there are {', '.join(names)}"
+        )
+    only = frozenset(map(names.index, wanted)) if wanted else frozenset(range(len(names)))
+    return ObjectRule(settings.connectivity, only, settings.min_pixels)
+
+
+def _mask_of(store: MaskStore) -> Callable[[Box], NDArray[np.uint8]]:
+    return lambda box: np.asarray(store.mask[box.slices])
+
+
+def _objects(
+    run: Run, store: MaskStore, measured: Measured, settings: ObjectSettings, done: MeasuredObjects
+) -> Objects:
+    """The objects of one mask, with intensities where the micrograph can be read."""
+    from microseg_ray.statistics.objects.finding import find_objects
+
+    name, size, rule = measured.micrograph, measured.pixel_size_um, _rule(run, settings)
+    if settings.intensity:
+        try:
+            require_unchanged(run, name, store)
+            with open_of_run(run, name, store) as micrograph:
+                return find_objects(
+                    store.spec.shape, _mask_of(store), rule, size, lambda box: _gray(micrograph.read(box))
+                )
+        except (InputError, OSError) as error:
+            done.notes[name] = f"no intensities of its objects: {error}"
+    return find_objects(store.spec.shape, _mask_of(store), rule, size)
+
+
+def _gray(pixels: NDArray[Any]) -> NDArray[Any]:
+    """(y, x) of (channel, y, x): the mean of the channels."""
+    gray: NDArray[Any] = pixels[0] if len(pixels) == 1 else pixels.mean(axis=0, dtype=np.float64)
+    return gray
+
+
+def _write_labels(run: Run, store: MaskStore, measured: Measured, objects: Objects, rule: ObjectRule) -> None:
+    from microseg_ray.runs.store.object_labels import write_labels
+    from microseg_ray.statistics.objects.finding import label_blocks
+
+    shape = store.spec.shape
+    write_labels(
+        run.folder / "objects" / f"{measured.micrograph}.zarr",
+        shape,
+        label_blocks(shape, _mask_of(store), objects, rule),
+        measured.pixel_size_um,
+        {"objects": len(objects), "connectivity": rule.connectivity, "model_digest": measured.model_digest},
+    )
+
+
+def _write(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
+    columns = [each.name for each in fields(kind)]
+    write_csv(path, columns, ((text(row.micrograph), *astuple(row)[1:]) for row in rows))
