@@ -41,7 +41,8 @@ def text(name: str) -> str:
         >>> text("µ 1.tif"), text("a\udcff\n.tif")
         ('µ 1.tif', 'a\\xff\\n.tif')
     """
-    return "".join(_shown(sign) for sign in name)
+    # What Python calls printable holds none of the categories that are escaped; nearly every name is.
+    return name if name.isprintable() else "".join(_shown(sign) for sign in name)
 
 
 def _shown(sign: str) -> str:

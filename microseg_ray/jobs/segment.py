@@ -34,7 +34,7 @@ def segment(settings: SegmentSettings, start: StartRay) -> int:
 
         result = segmentation.segment(settings, report, pool_factory(settings, start), on_forecast=print_forecast)
     ledger = result.ledger
-    done = len({row.micrograph for row in result.areas})
+    done = len(result.areas) // len(result.run.classes)
     console.print(
         f"{ledger.computed} shards computed, {len(ledger.kept)} micrographs were complete already; {done} micrographs in "
         f"{time.monotonic() - began:.1f} s"

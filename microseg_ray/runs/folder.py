@@ -20,18 +20,18 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.accounts import ACCOUNTS_FILE, Account, file_account, write_accounts
+from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.errors import MicrosegError, RunMismatchError, StoreError
 from microseg_ray.files import sole_writer, write_json
-from microseg_ray.names import text
 from microseg_ray.outputs import Kind, claim, drop, has_manifest
 from microseg_ray.quarantine import FAILURES_FILE, Failure, read_failures, write_failures
 from microseg_ray.recognition import is_record
 from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.runs.totals import RunTotals
 from microseg_ray.settings import ClassSpec
 from microseg_ray.sources.scale.provenance import OPTION
-from microseg_ray.statistics.areas import AreaRow, Measured, area_rows, write_areas
+from microseg_ray.statistics.areas import AreaTable, Measured, area_rows, write_areas
 from microseg_ray.stitching.seams import SeamAudit, promise
 from microseg_ray.tables import read_parquet
 from microseg_ray.versions import versions
@@ -49,7 +49,8 @@ OUTDATED = ("sections.csv", "percentages.csv", "overlays", "report.html", *OBJEC
 SEAM_KEYS = tuple(each.name for each in fields(SeamAudit))
 OWNER = "run"
 """Whose a run's files are in the manifest, whichever job writes them."""
-TABLES = ("areas.csv", "areas.parquet", FAILURES_FILE, ACCOUNTS_FILE)
+AREAS_FILE = "areas.parquet"
+TABLES = ("areas.csv", AREAS_FILE, FAILURES_FILE, ACCOUNTS_FILE)
 
 
 @dataclass(frozen=True)
@@ -253,8 +254,10 @@ class Run:
 
     def write_tables(
         self, names: Iterable[str], failures: Iterable[Failure], known: Mapping[str, Measured] | None = None
-    ) -> tuple[list[AreaRow], list[Account]]:
+    ) -> tuple[AreaTable, list[Account]]:
         """Write areas.csv, areas.parquet, failures.csv, accounting.csv and the worst seams (run.json) from what is on disk.
+
+        Micrographs are read and written one after another: memory does not grow with their number.
 
         Args:
             names: The micrographs that belong to the run; unfinished ones are left out.
@@ -264,20 +267,20 @@ class Run:
         Returns:
             The rows of the areas tables, and what became of all files, pages and pixels.
         """
-        names = sorted(names)
-        done = self._measured_of(names, known or {})
-        rows = [row for measured in done.values() for row in area_rows(measured, self.classes)]
-        self.claim(dict.fromkeys(TABLES, Kind.FILE))
-        worst = _worst(measured.seams for measured in done.values())
-        said = promise(str(self.document.get("verdict", "")), str(self.document.get("verdict_reason", "")), worst)
-        document = {**self.document, "seams": worst, "promise": said}
-        write_json(self.folder / "run.json", document, sort_keys=True, default=asdict)
-        write_areas(self.folder, rows)
         failures = list(failures)
+        totals = RunTotals.of(failures)
+        self.claim(dict.fromkeys(TABLES, Kind.FILE))
+        found = totals.adding(self._measured_of(sorted(names), {} if known is None else known))
+        write_areas(self.folder, (row for measured in found for row in area_rows(measured, self.classes)))
+        said = promise(
+            str(self.document.get("verdict", "")), str(self.document.get("verdict_reason", "")), totals.seams
+        )
+        document = {**self.document, "seams": totals.seams, "promise": said}
+        write_json(self.folder / "run.json", document, sort_keys=True, default=asdict)
         write_failures(self.folder / FAILURES_FILE, failures)
-        accounts = self._accounts(names, failures, done)
+        accounts = totals.accounts(self.document.get("not_taken", {}))
         write_accounts(self.folder / ACCOUNTS_FILE, accounts)
-        return rows, accounts
+        return AreaTable(self.folder / AREAS_FILE), accounts
 
     def accounts(self, names: Iterable[str] | None = None, failures: Iterable[Failure] | None = None) -> list[Account]:
         """Files, pages and pixels of this run: seen = used + set aside + not taken.
@@ -289,36 +292,15 @@ class Run:
         failures = self.failures() if failures is None else list(failures)
         failed = {failure.path for failure in failures}
         names = sorted(name for name in (self.names() if names is None else names) if name not in failed)
-        return self._accounts(names, failures, self._measured_of(names, {}))
+        totals = RunTotals.of(failures)
+        for _ in totals.adding(self._measured_of(names, {})):
+            pass
+        return totals.accounts(self.document.get("not_taken", {}))
 
-    def _measured_of(self, names: Sequence[str], known: Mapping[str, Measured]) -> dict[str, Measured]:
-        found = {name: known.get(name) or self.measured(name) for name in names}
-        return {name: measured for name, measured in found.items() if measured is not None}
-
-    def _accounts(
-        self, names: Sequence[str], failures: Sequence[Failure], done: Mapping[str, Measured]
-    ) -> list[Account]:
-        not_taken = dict(self.document.get("not_taken", {}))
-        aside = {failure.path for failure in failures}
-        waiting = [name for name in names if name not in done and name not in aside]
-        files = file_account({*done, *aside}, done, failures, not_taken)
-        if waiting:
-            files = file_account(
-                {*done, *aside},
-                done,
-                failures,
-                {**not_taken, f"not finished, such as {text(waiting[0])}": len(waiting)},
-            )
-        pages = sum(measured.pages for measured in done.values())
-        pixels = sum(measured.pixels for measured in done.values())
-        counted = sum(int(measured.counts.sum()) for measured in done.values())
-        bars = sum(measured.bar_pixels for measured in done.values())
-        other = {"of other pages (source.page)": pages - len(done)} if pages > len(done) else {}
-        return [
-            files,
-            Account("pages", pages, len(done), 0, other),
-            Account("pixels", pixels, counted, 0, {"of info bars": bars, "of no class (255)": pixels - counted - bars}),
-        ]
+    def _measured_of(
+        self, names: Sequence[str], known: Mapping[str, Measured]
+    ) -> Iterator[tuple[str, Measured | None]]:
+        return ((name, known.get(name) or self.measured(name)) for name in names)
 
     def failures(self) -> list[Failure]:
         """The quarantined inputs of the last run."""
@@ -326,7 +308,7 @@ class Run:
 
     def areas(self) -> list[dict[str, Any]]:
         """The rows of areas.parquet."""
-        rows: list[dict[str, Any]] = read_parquet(self.folder / "areas.parquet").to_pylist()
+        rows: list[dict[str, Any]] = read_parquet(self.folder / AREAS_FILE).to_pylist()
         return rows
 
 
@@ -346,12 +328,3 @@ def _versions(older: Mapping[str, Any]) -> dict[str, Any]:
     if now not in [first, *others]:
         others = [*others, now]
     return {"versions": first} | ({"continued_with": others} if others else {})
-
-
-def _worst(seams: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The seam measurements of all micrographs together: pixels and flips added up, the largest difference."""
-    total = asdict(SeamAudit(0, 0.0, 0))
-    for found in seams:
-        for key, value in found.items():
-            total[key] = max(total[key], value) if key.endswith("max_abs") else total[key] + value
-    return total

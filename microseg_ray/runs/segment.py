@@ -45,7 +45,7 @@ class Segmented:
         run: The run.
         plan: Tiles, halo, memory, verdict.
         ledger: What was done, kept and quarantined.
-        areas: The rows of areas.csv.
+        areas: The rows of areas.csv, read from areas.parquet when they are asked for.
         seams: The seam measurements of all micrographs together.
         note: What the run kept from before and the settings did not give; "" for nothing.
         dropped: Files that showed older masks and were removed.
@@ -55,7 +55,7 @@ class Segmented:
     run: Run
     plan: RunPlan
     ledger: Ledger
-    areas: list[AreaRow]
+    areas: Sequence[AreaRow]
     seams: Mapping[str, Any]
     note: str = ""
     dropped: Sequence[str] = ()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import pyarrow as pa
 import pyarrow.csv
@@ -14,7 +15,7 @@ from microseg_ray.files import whole
 from microseg_ray.names import in_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 
     from microseg_ray.settings import ClassSpec
 
-__all__ = ["AREA_SCHEMA", "AreaRow", "Measured", "area_rows", "write_areas"]
+__all__ = ["AREA_SCHEMA", "AreaRow", "AreaTable", "Measured", "area_rows", "write_areas"]
 
 BATCH_ROWS = 1 << 14
-"""Rows of the areas tables that are in memory at once while they are written."""
+"""Rows of the areas tables that are in memory at once while they are written or read."""
 
 AREA_SCHEMA = pa.schema(
     [
@@ -93,6 +94,66 @@ class AreaRow:
     model_digest: str
 
 
+@dataclass(frozen=True, eq=False)
+class AreaTable(Sequence[AreaRow]):
+    """The rows of a table that `write_areas` wrote, read from the file each time that they are asked for.
+
+    At most one row group is in memory. Names of micrographs are those of the table: bytes that are not UTF-8 are escaped.
+
+    Attributes:
+        path: areas.parquet.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from microseg_ray.settings import ClassSpec
+        >>> import numpy as np
+        >>> rows = area_rows(Measured("a.tif", np.array([3, 1]), None, "", ""), (ClassSpec(name="a"), ClassSpec(name="b")))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_areas(Path(folder), rows)
+        ...     table = AreaTable(Path(folder, "areas.parquet"))
+        ...     len(table), table[1].class_name, list(table) == rows
+        (2, 'b', True)
+    """
+
+    path: Path
+
+    def __len__(self) -> int:
+        """Rows of the table."""
+        with self.path.open("rb") as file:
+            return int(pq.ParquetFile(file).metadata.num_rows)
+
+    def __iter__(self) -> Iterator[AreaRow]:
+        """All rows in the order of the table."""
+        return self._from(0)
+
+    @overload
+    def __getitem__(self, index: int) -> AreaRow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[AreaRow]: ...
+
+    def __getitem__(self, index: int | slice) -> AreaRow | list[AreaRow]:
+        """A row, or the rows of a slice; what lies before them is not read."""
+        chosen = range(len(self))[index]
+        if isinstance(chosen, int):
+            return next(self._from(chosen))
+        if not chosen:
+            return []
+        first, last = min(chosen), max(chosen)
+        found = list(islice(self._from(first), last - first + 1))
+        return [found[row - first] for row in chosen]
+
+    def _from(self, row: int) -> Iterator[AreaRow]:
+        with self.path.open("rb") as file:
+            parquet = pq.ParquetFile(file)
+            for group in range(parquet.num_row_groups):
+                rows = parquet.metadata.row_group(group).num_rows
+                if row < rows:
+                    yield from (AreaRow(**each) for each in parquet.read_row_group(group).slice(row).to_pylist())
+                row = max(0, row - rows)
+
+
 def area_rows(measured: Measured, classes: tuple[ClassSpec, ...]) -> list[AreaRow]:
     """Areas of every class of one micrograph.
 
@@ -125,6 +186,11 @@ def area_rows(measured: Measured, classes: tuple[ClassSpec, ...]) -> list[AreaRo
     ]
 
 
+def _cells(row: AreaRow) -> dict[str, Any]:
+    """`asdict` without its copies of each value, which cost as much as the writing."""
+    return {name: getattr(row, name) for name in AREA_SCHEMA.names}
+
+
 def write_areas(folder: Path, rows: Iterable[AreaRow]) -> None:
     """Write areas.csv and areas.parquet, both or neither.
 
@@ -146,7 +212,7 @@ def write_areas(folder: Path, rows: Iterable[AreaRow]) -> None:
         more = True
         while more:
             # A batch without a row, too, so that there are tables with the columns.
-            batch = [in_table(asdict(row)) for row in islice(left, BATCH_ROWS)]
+            batch = [in_table(_cells(row)) for row in islice(left, BATCH_ROWS)]
             table = pa.Table.from_pylist(batch, schema=AREA_SCHEMA)
             csv_writer.write_table(table)
             parquet_writer.write_table(table)

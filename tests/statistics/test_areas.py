@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from microseg_ray.settings import ClassSpec
 from microseg_ray.statistics import areas
-from microseg_ray.statistics.areas import AREA_SCHEMA, AreaRow, Measured, area_rows, write_areas
+from microseg_ray.statistics.areas import AREA_SCHEMA, AreaRow, AreaTable, Measured, area_rows, write_areas
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,3 +115,27 @@ def test_tables_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> 
     with pytest.raises(OSError, match="No space"):
         write_areas(tmp_path, area_rows(measured([5, 5, 5]), CLASSES))
     assert all((tmp_path / name).read_bytes() == raw for name, raw in before.items())
+
+
+@given(
+    counts=st.lists(st.integers(0, 9), max_size=12),
+    start=st.none() | st.integers(-40, 40),
+    stop=st.none() | st.integers(-40, 40),
+    step=st.sampled_from([None, 1, 2, 5, -1, -3]),
+)
+def test_a_written_table_is_read_as_a_list(tmp_path_factory, counts, start, stop, step) -> None:
+    folder = tmp_path_factory.mktemp("areas")
+    rows = [row for count in counts for row in area_rows(measured([count, 2, 1], (0.5, 0.25)), CLASSES)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(areas, "BATCH_ROWS", 4)
+        write_areas(folder, rows)
+    table = AreaTable(folder / "areas.parquet")
+    assert len(table) == len(rows)
+    assert list(table) == rows
+    assert table[start:stop:step] == rows[start:stop:step]
+    for place in {0, 1, 5, -1, len(rows) - 1, len(rows), -len(rows) - 1}:
+        if -len(rows) <= place < len(rows):
+            assert table[place] == rows[place]
+        else:
+            with pytest.raises(IndexError):
+                table[place]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ class Postprocessed:
     computed: int = 0
     kept: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    areas: list[AreaRow] = field(default_factory=list)
+    areas: Sequence[AreaRow] = ()
     dropped: list[str] = field(default_factory=list)
     accounts: list[Account] = field(default_factory=list)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -64,7 +64,7 @@ class Thresholded:
     """
 
     folder: Path
-    areas: list[AreaRow] = field(default_factory=list)
+    areas: Sequence[AreaRow] = ()
     failures: list[Failure] = field(default_factory=list)
     run: Run | None = None
     dropped: list[str] = field(default_factory=list)
@@ -129,7 +129,7 @@ def _of_maps(settings: ThresholdSettings, output: Path, report: Report) -> Thres
     targets = {target.relative_to(output).as_posix() for target in _targets(files, root, output, settings)}
     maps = Kind.STORE if settings.format == "zarr" else Kind.FILE
     claim(output, "threshold", dict.fromkeys(targets, maps))
-    done = Thresholded(output)
+    done, rows = Thresholded(output), list[AreaRow]()
     name = settings.class_name or _ABOVE
     specs = _two_classes(ClassSpec(name=name, color=default_color(1)))
     taken: dict[Path, Path] = {}
@@ -147,18 +147,19 @@ def _of_maps(settings: ThresholdSettings, output: Path, report: Report) -> Thres
                 given = settings.pixel_size_um is not None
                 size = settings.pixel_size_um if given else found.pixel_size_um
                 source = "option pixel_size_um" if given else found.pixel_size_source
-            done.areas += area_rows(Measured(own, counts, size, source if size else "", ""), specs)
+            rows += area_rows(Measured(own, counts, size, source if size else "", ""), specs)
         except (MicrosegError, ValueError, OSError) as error:
             stop_if_full(error, output)
             done.failures.append(Failure(str(file), "threshold", str(error).removeprefix(f"{file}: ")))
         report(number, len(files))
-    write_areas(output, done.areas)
+    write_areas(output, rows)
+    done.areas = rows
     write_failures(output / "failures.csv", done.failures)
-    counted_pixels = sum(row.pixel_count for row in done.areas)
+    counted_pixels = sum(row.pixel_count for row in rows)
     done.accounts = [
         file_account(
             [str(file) for file in files],
-            {str(root / row.micrograph) for row in done.areas},
+            {str(root / row.micrograph) for row in rows},
             done.failures,
             counted(listing.not_taken),
         ),
