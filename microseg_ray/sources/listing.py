@@ -7,6 +7,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR
 from typing import TYPE_CHECKING, Literal
 
 from microseg_ray.errors import InputError
@@ -241,8 +242,8 @@ def fingerprint(path: str | os.PathLike[str], kind: Literal["stat", "content"]) 
         return url_fingerprint(str(path), kind)
     path = Path(location(path))
     try:
-        if not path.is_dir():
-            stat = path.stat()
+        stat = path.stat()
+        if not S_ISDIR(stat.st_mode):
             return f"stat:{stat.st_size}:{stat.st_mtime_ns}" if kind == "stat" else f"sha256:{_digest(path)}"
         files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
         listing = hashlib.sha256()

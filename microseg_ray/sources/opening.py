@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import InputError
@@ -19,8 +20,6 @@ from microseg_ray.sources.specimen.bar_colors import gray_above_bar
 from microseg_ray.sources.specimen.columns import Columns, column_range
 
 if TYPE_CHECKING:
-    import os
-
     from microseg_ray.settings import SourceSettings
     from microseg_ray.sources.info import Format
 
@@ -151,7 +150,7 @@ def sniff(path: str) -> Format:
 
 def _is_folder(path: str) -> bool:
     if not is_url(path):
-        return Path(path).is_dir()
+        return os.path.isdir(path)  # noqa: PTH112 - asked of every file of an archive
     from microseg_ray.sources.formats.zarr_array import is_zarr
 
     # What a folder is, only some protocols know; a file of this suffix is none of the other formats.

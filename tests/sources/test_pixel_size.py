@@ -243,7 +243,7 @@ def test_the_first_line_that_fits_counts(tmp_path):
 def test_the_mark_changes_with_table_and_sidecar(tmp_path):
     path = str(write(tmp_path / "a.tif"))
     source = SourceSettings(pixel_sizes=str(tmp_path / "sizes.csv"))
-    (tmp_path / "sizes.csv").write_text("pattern,um_per_pixel\nb*,1\n")
+    (tmp_path / "sizes.csv").write_text("pattern,um_per_pixel\nother.tif,1\n")
     marks = [pixel_size_mark(path, source, "content")]
     (tmp_path / "sizes.csv").write_text("pattern,um_per_pixel\na*,1\n")
     marks.append(pixel_size_mark(path, source, "content"))

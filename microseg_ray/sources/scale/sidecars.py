@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,13 +34,19 @@ def sidecars_of(path: str) -> list[Path]:
     """
     if "://" in path:
         return []
-    file = Path(path)
-    stem, suffix = file.stem, file.suffix.removeprefix(".")
-    names = (f"{stem}.txt", f"{stem}.TXT", f"{file.name}.txt", f"{stem}-{suffix}.hdr", f"{stem}.hdr")
-    found = (file.with_name(name) for name in names if name != file.name and fits(name))
+    # Asked of every micrograph of an archive, twice: by system calls, because `Path` takes five times as long.
+    folder, name = os.path.split(path)
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122
+    names = (f"{stem}.txt", f"{stem}.TXT", f"{name}.txt", f"{stem}-{suffix[1:]}.hdr", f"{stem}.hdr")
     # On a case-insensitive file system a.txt and a.TXT are one file.
-    unique = {(entry.stat().st_dev, entry.stat().st_ino): entry for entry in found if entry.is_file()}
-    return sorted(unique.values())
+    unique: dict[tuple[int, int], str] = {}
+    for each in names:
+        if each != name and fits(each):
+            with contextlib.suppress(OSError, ValueError):
+                found = os.stat(f"{folder}/{each}" if folder else each)  # noqa: PTH116
+                if stat.S_ISREG(found.st_mode):
+                    unique[found.st_dev, found.st_ino] = each
+    return sorted(Path(folder, each) for each in unique.values())
 
 
 def read_sidecar(path: str, shape: tuple[int, int]) -> Statement:

@@ -17,6 +17,7 @@ __all__ = ["of_tescan_text", "stated_bar", "understood", "vendor_claims"]
 
 TESCAN, PHENOM = 50431, 34683
 GATAN_UNIT, GATAN_SCALE = (65004, 65003), (65010, 65009)  # y, x
+_PRIVATE = 32768
 _MAX_TAG = 16 << 20
 T = TypeVar("T")
 
@@ -28,6 +29,8 @@ def vendor_claims(tiff: Any, page: Any) -> list[PixelSize | None]:
         tiff: An open `tifffile.TiffFile`.
         page: Its page that is read.
     """
+    if not _private(tiff, page):
+        return []
     readers: tuple[Callable[[], list[PixelSize | None]], ...] = (
         lambda: _fei(tiff.fei_metadata) if tiff.is_fei else [],
         lambda: zeiss_claims(tiff.sem_metadata, _shape(page)) if tiff.is_sem else [],
@@ -45,12 +48,19 @@ def stated_bar(tiff: Any, page: Any) -> StatedBar | None:
         tiff: An open `tifffile.TiffFile`.
         page: Its page that is read.
     """
+    if not _private(tiff, page):
+        return None
     readers: tuple[Callable[[], StatedBar | None], ...] = (
         lambda: _fei_bar(tiff.fei_metadata, int(page.imagelength)) if tiff.is_fei else None,
         lambda: of_tescan_text(_text(page, TESCAN))[1],
         lambda: _phenom_bar(_text(page, PHENOM), _shape(page)),
     )
     return next((bar for reader in readers if (bar := understood(reader)) is not None), None)
+
+
+def _private(tiff: Any, page: Any) -> bool:
+    """Whether the page, or the first one, has a tag that a company registered; most converted files have none."""
+    return any(max(each.tags.keys(), default=0) >= _PRIVATE for each in (page, tiff.pages.first))
 
 
 def understood(reader: Callable[[], T | None]) -> T | None:
