@@ -55,13 +55,14 @@ def run(arguments: list[str]) -> list[Table]:
     """The table of `python -m benchmarks steps`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks steps", description=__doc__)
     parser.add_argument("--side", type=int, default=4096)
+    parser.add_argument("--count", type=int, default=1, help="micrographs, of equal pixels")
     parser.add_argument("--model", default="resunet")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of segment, last")
     chosen = parser.parse_args(arguments)
     from microseg_ray.cli import main
     from microseg_ray.models import largest, probing
     from microseg_ray.models.runtimes import eager, vino
-    from microseg_ray.runs import worker
+    from microseg_ray.runs import streaming, worker
     from microseg_ray.runs.store.masks import MaskStore
 
     clock = Clock()
@@ -69,9 +70,13 @@ def run(arguments: list[str]) -> list[Table]:
         folder = Path(name)
         checkpoint = str(make_checkpoint(folder / "checkpoint", chosen.model))
 
-        def job(side: int) -> None:
-            file = write_micrograph(folder / f"{side}.tif", side, side)
-            given = ["--archive", str(file), "--checkpoint", checkpoint, "--output", str(folder / f"run{side}")]
+        def job(side: int, count: int = 1) -> None:
+            archive = folder / f"archive{side}"
+            archive.mkdir()
+            first = write_micrograph(archive / "000.tif", side, side)
+            for number in range(1, count):
+                (archive / f"{number:03d}.tif").hardlink_to(first)
+            given = ["--archive", str(archive), "--checkpoint", checkpoint, "--output", str(folder / f"run{side}")]
             if main(["segment", *given, "--workers", "0", "--threads", "1", *chosen.options]):
                 raise SystemExit("segment failed")
 
@@ -85,6 +90,7 @@ def run(arguments: list[str]) -> list[Table]:
             (worker.ArchiveWorker, "_read", "reading"),
             (worker.ArchiveWorker, "_prepare", "preparing the micrograph"),
             (worker, "audit_seams", WHOLE),
+            (streaming.Streamer, "audit", WHOLE),
             (MaskStore, "commit", "writing shards"),
             (MaskStore, "finish", "pyramid and metadata"),
             (probing, "check_pixels", "checking pixels"),
@@ -94,15 +100,15 @@ def run(arguments: list[str]) -> list[Table]:
         clock.seconds.clear()
         clock.charge()
         clock.seconds.clear()
-        job(chosen.side)
+        job(chosen.side, chosen.count)
         clock.charge()
-    total = sum(clock.seconds.values())
+    total, pixels = sum(clock.seconds.values()), chosen.count * chosen.side**2
     command = " ".join(["python -m benchmarks steps", *arguments])
     table = Table("steps", command, ("step", "CPU s", "share", "ms per MPix"))
     for step, seconds in sorted(clock.seconds.items(), key=lambda item: -item[1]):
-        table.rows.append((step, f"{seconds:.2f}", f"{seconds / total:.3f}", f"{1e9 * seconds / chosen.side**2:.1f}"))
+        table.rows.append((step, f"{seconds:.2f}", f"{seconds / total:.3f}", f"{1e9 * seconds / pixels:.1f}"))
         table.figures[step] = round(seconds / total, 4)
     table.notes.append(
-        f"{chosen.side} x {chosen.side} px, `{chosen.model}`, {total:.1f} CPU s in all, one thread, one process."
+        f"{chosen.count} of {chosen.side} x {chosen.side} px, `{chosen.model}`, {total:.1f} CPU s in all, one thread."
     )
     return [table]

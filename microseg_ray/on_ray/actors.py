@@ -1,7 +1,8 @@
 """Segmentation on a pool of Ray actors.
 
 Uses plain actors with two calls in flight each instead of Ray Data; see benchmarks/pool.py and docs/decisions/0003.
-Tasks contain coordinates; pixels are never sent between processes.
+Tasks contain coordinates; pixels are never sent between processes. Headers are asked for in groups, because one is read in
+the time that a call takes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from microseg_ray.on_ray.environment import worker_environment
 from microseg_ray.on_ray.resources import Demand, require, waiting
 from microseg_ray.runs import segment as without_ray
 from microseg_ray.runs.plan import SHARDS_IN_FLIGHT
-from microseg_ray.runs.tasks import BandTask, Outcome, Task
+from microseg_ray.runs.tasks import BandTask, Outcome, PrepareTask, Task
 from microseg_ray.runs.worker import ArchiveWorker
 
 if TYPE_CHECKING:
@@ -34,16 +35,19 @@ if TYPE_CHECKING:
 __all__ = ["ActorPool", "actor_pool", "plan", "segment"]
 
 START_TRIES = 3
+GROUP_SECONDS = 0.1
+"""Seconds that a worker is to take for the headers that it is given in one call."""
+MOST_GROUPED = 64
 
 
 @dataclass
 class _Slot:
-    """One actor and its tasks in flight."""
+    """One actor and its tasks in flight, by call."""
 
     actor: Any
     ready: Any
     up: bool = False
-    tasks: dict[Any, Task] = field(default_factory=dict)
+    tasks: dict[Any, tuple[Task, ...]] = field(default_factory=dict)
     alone: bool = False
     since: float = field(default_factory=time.monotonic)
 
@@ -57,8 +61,28 @@ class _Remote:
     def ready(self) -> None:
         """Return as soon as the process runs."""
 
-    def do(self, task: Task) -> Outcome:
-        return self._worker.do(task)
+    def do(self, tasks: tuple[Task, ...]) -> list[Outcome]:
+        return [self._worker.do(task) for task in tasks]
+
+
+class _Groups:
+    """How many headers are asked for in one call: one at first, then as many as are read in `GROUP_SECONDS`."""
+
+    def __init__(self) -> None:
+        self.size = 1
+
+    def take(self, pending: Pending) -> tuple[Task, ...]:
+        """The tasks of the next call; the queue of a survey holds nothing but headers."""
+        tasks = [pending.popleft()]
+        while isinstance(tasks[0], PrepareTask) and len(tasks) < self.size and pending:
+            tasks.append(pending.popleft())
+        return tuple(tasks)
+
+    def learn(self, tasks: tuple[Task, ...], seconds: float) -> None:
+        """Note how long a call took."""
+        if isinstance(tasks[0], PrepareTask):
+            fitting = int(GROUP_SECONDS * len(tasks) / max(seconds, 1e-6))
+            self.size = max(1, min(fitting, 2 * self.size, MOST_GROUPED))
 
 
 class ActorPool:
@@ -88,6 +112,7 @@ class ActorPool:
     ) -> None:
         self._attempts_allowed = attempts
         self._timeout = timeout
+        self._groups = _Groups()
         self._attempts: dict[Task, int] = {}
         self._suspects: deque[Task] = deque()
         self._failed_starts = 0
@@ -134,21 +159,21 @@ class ActorPool:
         for index, slot in enumerate(up):
             if self._suspects and not slot.tasks:
                 slot.alone = True
-                self._submit(slot, self._suspects.popleft())
+                self._submit(slot, (self._suspects.popleft(),))
             # While suspects wait, the first worker gets no new tasks, so that it becomes idle.
             elif not (slot.alone and slot.tasks) and not (self._suspects and index == 0):
                 slot.alone = False
                 while pending and len(slot.tasks) < SHARDS_IN_FLIGHT:
-                    self._submit(slot, pending.popleft())
+                    self._submit(slot, self._groups.take(pending))
 
-    def _submit(self, slot: _Slot, task: Task) -> None:
+    def _submit(self, slot: _Slot, tasks: tuple[Task, ...]) -> None:
         if not slot.tasks:
             slot.since = time.monotonic()
-        slot.tasks[slot.actor.do.remote(task)] = task
+        slot.tasks[slot.actor.do.remote(tasks)] = tasks
 
     def _collect(self, reference: Any, slot: _Slot) -> Iterator[Outcome]:
         try:
-            outcome: Outcome = ray.get(reference)
+            outcomes: list[Outcome] = ray.get(reference)
         except (
             ray.exceptions.RayActorError,
             ray.exceptions.WorkerCrashedError,
@@ -157,17 +182,24 @@ class ActorPool:
             yield from self._replace(slot, f"its worker died ({_first_line(error)})")
             return
         except ray.exceptions.RayError as error:
-            outcome = Outcome(slot.tasks[reference], ok=False, reason=_first_line(error), detail=str(error))
-        del slot.tasks[reference]
-        slot.since = time.monotonic()
-        yield outcome
+            reason, detail = _first_line(error), str(error)
+            outcomes = [Outcome(task, ok=False, reason=reason, detail=detail) for task in slot.tasks[reference]]
+        now = time.monotonic()
+        self._groups.learn(slot.tasks.pop(reference), now - slot.since)
+        slot.since = now
+        yield from outcomes
 
     def _check_stalled(self) -> Iterator[Outcome]:
         now = time.monotonic()
         for slot in self._slots:
-            # A band has the time of all its shards.
+            # A band has the time of all its shards, a group of headers that of one.
             shards = max(
-                (len(task.shards) if isinstance(task, BandTask) else 1 for task in slot.tasks.values()), default=1
+                (
+                    len(task.shards) if isinstance(task, BandTask) else 1
+                    for group in slot.tasks.values()
+                    for task in group
+                ),
+                default=1,
             )
             if slot.tasks and now - slot.since > self._timeout * shards:
                 ray.kill(slot.actor)
@@ -194,7 +226,7 @@ class ActorPool:
         slot.ready, slot.up = slot.actor.ready.remote(), False
 
     def _replace(self, slot: _Slot, reason: str) -> Iterator[Outcome]:
-        tasks = list(slot.tasks.values())
+        tasks = [task for group in slot.tasks.values() for task in group]
         certain = len(tasks) == 1
         slot.tasks.clear()
         self._restart(slot)

@@ -167,6 +167,26 @@ def test_two_poisons_at_one_try_each_cost_no_one_else(archive, checkpoint, tmp_p
     assert result.ledger.computed == 13
 
 
+def test_a_header_that_kills_its_worker_costs_no_other_of_its_group(
+    checkpoint, tmp_path, ray_session, monkeypatch
+):  # fmt: skip
+    class Poisoned(Quick):
+        def _prepare(self, task):
+            if task.name == "05.tif":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._prepare(task)
+
+    (tmp_path / "a").mkdir()
+    for number in range(12):
+        tifffile.imwrite(tmp_path / f"a/{number:02d}.tif", np.full((64, 64), 90 + number, np.uint8))
+    monkeypatch.setattr(segmentation._Groups, "__init__", lambda groups: setattr(groups, "size", 4))
+    chosen = settings(tmp_path / "a", checkpoint, tmp_path / "run", attempts=1, workers=1)
+    result = segment(chosen, worker_class=Poisoned)
+    assert [(failure.path, failure.stage) for failure in result.ledger.failures] == [("05.tif", "open")]
+    assert "its worker died" in result.ledger.failures[0].reason
+    assert result.ledger.computed == 11
+
+
 def test_every_third_shard_failing(archive, checkpoint, quick, tree_of, tmp_path, ray_session):
     class Clumsy(Quick):
         def _shard(self, task):
