@@ -1,8 +1,8 @@
 """Argmax flips of stitched against whole-image prediction.
 
-`python benchmarks/exactness.py [IMAGE] [CHECKPOINT]`: by depth of the U-Net and halo, in fp32.
-`python benchmarks/exactness.py --mosaics [MODEL ...]`: models of default width and depth, default tiles and others, in fp32.
-`python benchmarks/exactness.py --kernels [MODEL ...]`: one block of pixels in tiles of many shapes, in fp32 and bf16. What
+`python -m benchmarks exactness [IMAGE] [CHECKPOINT]`: by depth of the U-Net and halo, in fp32.
+`python -m benchmarks exactness --mosaics [MODEL ...]`: models of default width and depth, default tiles and others, in fp32.
+`python -m benchmarks exactness --kernels [MODEL ...]`: one block of pixels in tiles of many shapes, in fp32 and bf16. What
 remains where the halo covers the receptive field is the rounding of the kernels, which may change with the shape of a tile.
 
 Without a checkpoint the models are untrained, with random weights and random running statistics: their outputs depend on
@@ -10,13 +10,13 @@ everything in reach, and classes lie close together.
 """
 
 import os
-import platform
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.harness import cpu_name
 from microseg_ray import Box, open_micrograph
 from microseg_ray.geometry import ceil_to
 from microseg_ray.models import build_model
@@ -103,17 +103,12 @@ def tiled_logits(predictor: Predictor, image: np.ndarray, plan: EnginePlan) -> t
     return logits, grid.tile_shape
 
 
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
-    numbers = {key.strip(): value.strip() for key, value in fields.items()}
-    name = f"{numbers.get('model name', platform.machine())}, family {numbers.get('cpu family')} model {numbers.get('model')}"
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, 1 thread of {os.cpu_count()} cores"
-
-
 def default_models(names: list[str]) -> list[tuple[str, torch.nn.Module, ModelCard]]:
     torch.set_num_threads(1)
-    print(cpu_name())
+    kernels = (
+        f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, 1 thread of {os.cpu_count()} cores"
+    )
+    print(f"{cpu_name()}, {kernels}")
     return [(name, *untrained(name, OPTIONS[name], seed=0)) for name in names or ["resunet", "unet"]]
 
 

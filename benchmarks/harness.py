@@ -117,8 +117,30 @@ def cpu_seconds() -> float:
 
 def peak_mib() -> float:
     """Largest resident set of this program; getrusage would report its parent's where that was larger."""
+    return _status_mib("VmHWM")
+
+
+def resident_mib() -> float:
+    """Resident set of this program now."""
+    return _status_mib("VmRSS")
+
+
+def _status_mib(name: str) -> float:
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith(f"{name}:"))) / 1024
+
+
+def run_part(module: str, arguments: Sequence[str], environment: dict[str, str] | None = None) -> str:
+    """The last line that a module prints which is run in a process of its own, as a fresh one has no memory to give back."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **(environment or {}), "PYTHONPATH": str(ROOT)},
+    )
+    return done.stdout.splitlines()[-1]
 
 
 def run_way(module: str, arguments: dict[str, Any], environment: dict[str, str] | None = None) -> Used | None:

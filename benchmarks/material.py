@@ -14,8 +14,13 @@ DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {"resunet": {}, "unet": {"width": 3
 CLASS_NAMES = ("matrix", "grain", "pore", "crack")
 
 
-def make_checkpoint(folder: Path, architecture: str = "resunet", options: dict[str, Any] | None = None) -> Path:
-    """A checkpoint with random weights and running statistics: speed does not depend on what was learnt."""
+def make_checkpoint(
+    folder: Path,
+    architecture: str = "resunet",
+    options: dict[str, Any] | None = None,
+    names: Sequence[str] = CLASS_NAMES,
+) -> Path:
+    """A checkpoint with random weights and running statistics: speed and memory do not depend on what was learnt."""
     import torch
     from torch import nn
 
@@ -28,7 +33,7 @@ def make_checkpoint(folder: Path, architecture: str = "resunet", options: dict[s
 
     torch.manual_seed(0)
     chosen = DEFAULT_OPTIONS.get(architecture, {}) if options is None else options
-    model = build_model(architecture, 1, len(CLASS_NAMES), chosen)
+    model = build_model(architecture, 1, len(names), chosen)
     model.train()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -43,7 +48,7 @@ def make_checkpoint(folder: Path, architecture: str = "resunet", options: dict[s
         architecture=architecture,
         options=chosen,
         in_channels=1,
-        classes=tuple(ClassSpec(name=name) for name in CLASS_NAMES),
+        classes=tuple(ClassSpec(name=name) for name in names),
         receptive_field=measure_receptive_field(model, 1),
         footprint=measure_footprint(model, 1),
     )

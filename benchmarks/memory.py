@@ -1,66 +1,18 @@
 """Peak memory of one worker against the size of the micrograph: law 3, measured.
 
-Prints a table; run with `python benchmarks/memory.py [--large]`. Each row is a process of its own that segments shards of
+Prints a table; run with `python -m benchmarks memory [--large]`. Each row is a process of its own that segments shards of
 one uncompressed TIFF by the plain loop and reads its peak resident set from the operating system.
 """
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import tifffile
-
-from microseg_ray.models import build_model
-from microseg_ray.models.card import ModelCard
-from microseg_ray.models.checkpoint import save_checkpoint
-from microseg_ray.models.footprint import measure_footprint
-from microseg_ray.models.receptive_field import measure_receptive_field
+from benchmarks.harness import peak_mib, run_part
+from benchmarks.material import make_checkpoint, write_micrograph
 from microseg_ray.on_ray.environment import worker_environment
-from microseg_ray.settings import ClassSpec, SegmentSettings, settings_from
-
-CLASSES = tuple(
-    ClassSpec(name=name, color=color) for name, color in (("a", "#000000"), ("b", "#ff0000"), ("c", "#00ff00"))
-)
-
-
-def make_checkpoint(folder: Path, width: int, depth: int) -> Path:
-    """An untrained U-Net: memory does not depend on what it learnt."""
-    import torch
-
-    torch.manual_seed(0)
-    options = {"width": width, "depth": depth}
-    model = build_model("unet", 1, len(CLASSES), options).eval()
-    card = ModelCard(
-        architecture="unet",
-        options=options,
-        in_channels=1,
-        classes=CLASSES,
-        receptive_field=measure_receptive_field(model, 1),
-        footprint=measure_footprint(model, 1),
-    )
-    save_checkpoint(folder, model, card)
-    return folder
-
-
-def make_micrograph(path: Path, side: int) -> None:
-    """A large TIFF of repeated noise, written without holding it."""
-    block = np.random.default_rng(side).integers(0, 256, (512, 512), dtype=np.uint8)
-    target = tifffile.memmap(path, shape=(side, side), dtype=np.uint8)
-    row = np.tile(block, (1, -(-side // 512)))[:, :side]
-    for y0 in range(0, side, 512):
-        target[y0 : y0 + 512] = row[: min(512, side - y0)]
-    target.flush()
-
-
-def peak_bytes() -> int:
-    """Peak resident set of this program; getrusage would report its parent's where that was larger."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
+from microseg_ray.settings import SegmentSettings, settings_from
 
 
 def segment_shards(archive: str, checkpoint: str, output: str, shards: int) -> dict[str, float]:
@@ -87,24 +39,22 @@ def segment_shards(archive: str, checkpoint: str, output: str, shards: int) -> d
         )
         if not outcome.ok:
             raise SystemExit(outcome.reason)
-    return {"peak": peak_bytes(), "projected": job.plan.worker_bytes, "shards": done, "tile": job.plan.engine.tile}
+    return {
+        "peak": peak_mib(),
+        "projected": job.plan.worker_bytes / 2**20,
+        "shards": done,
+        "tile": job.plan.engine.tile,
+    }
 
 
 def measure(side: int, width: int, depth: int, shards: int) -> dict[str, float]:
     """One row, in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_checkpoint(folder / "model", width, depth)
-        make_micrograph(folder / "large.tif", side)
+        make_checkpoint(folder / "model", "unet", {"width": width, "depth": depth}, ("a", "b", "c"))
+        write_micrograph(folder / "large.tif", side, side)
         child = [str(folder / "large.tif"), str(folder / "model"), str(folder / "run"), str(shards)]
-        done = subprocess.run(
-            [sys.executable, __file__, "--child", *child],
-            check=True,
-            capture_output=True,
-            text=True,
-            env={**os.environ, **worker_environment(1)},
-        )
-        return json.loads(done.stdout.splitlines()[-1])
+        return json.loads(run_part("benchmarks.memory", ["--child", *child], worker_environment(1)))
 
 
 def main() -> None:
@@ -125,8 +75,7 @@ def main() -> None:
     for label, side, width, depth, shards in rows:
         row = measure(side, width, depth, shards)
         print(
-            f"{label:<34} {side:>8} {row['shards']:>7} {row['tile']:>5} "
-            f"{row['peak'] / 2**20:>9.0f} {row['projected'] / 2**20:>10.0f}",
+            f"{label:<34} {side:>8} {row['shards']:>7} {row['tile']:>5} {row['peak']:>9.0f} {row['projected']:>10.0f}",
             flush=True,
         )
 

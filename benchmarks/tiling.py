@@ -1,6 +1,6 @@
 """Tiling beside a plain numpy copy of the same bytes, and its peak memory for one huge micrograph.
 
-python benchmarks/tiling.py [--side 4096] [--count 4] [--huge 16384]
+python -m benchmarks tile [--side 4096] [--count 4] [--huge 16384]
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,19 +16,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-# VmHWM and not ru_maxrss: that one is inherited from the process that forked.
-PEAK = """
-import json, sys, time
-from pathlib import Path
-from microseg_ray.settings import TileSettings
-from microseg_ray.tiles.make import tile
-def most():
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-before = most()
-start = time.perf_counter()
-tile(TileSettings(**json.loads(sys.argv[1])))
-print(json.dumps([before, most(), time.perf_counter() - start]))
-"""
+from benchmarks.harness import peak_mib, run_part
 
 
 def write_sources(folder: Path, count: int, side: int) -> None:
@@ -87,9 +73,18 @@ def tiling(folder: Path, workers: int) -> float:
 
 def peak(settings: dict[str, object]) -> tuple[float, float, float]:
     """MiB before, MiB at most, seconds; in a process of its own."""
-    ran = subprocess.run([sys.executable, "-c", PEAK, json.dumps(settings)], check=True, capture_output=True, text=True)
-    before, most, seconds = json.loads(ran.stdout.splitlines()[-1])
-    return before / 1024, most / 1024, seconds
+    before, most, seconds = json.loads(run_part("benchmarks.tiling", ["--peak", json.dumps(settings)]))
+    return before, most, seconds
+
+
+def print_peak(settings: dict[str, object]) -> None:
+    """For that process."""
+    from microseg_ray.settings import TileSettings
+    from microseg_ray.tiles.make import tile
+
+    before, start = peak_mib(), time.perf_counter()
+    tile(TileSettings(**settings))
+    print(json.dumps([before, peak_mib(), time.perf_counter() - start]))
 
 
 def main() -> None:
@@ -97,7 +92,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=4096)
     parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--huge", type=int, default=16384)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.peak:
+        print_peak(json.loads(options.peak))
+        return
     print(f"{platform.platform()}, Python {platform.python_version()}, numpy {np.__version__}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -463,13 +463,13 @@ def test_melt_pools_have_the_areas_that_coco_says(
     image = Box(0, 0, 512, 512)
     raster = {region.where.rsplit(".", 1)[1]: region.shape.fill(image).sum() for region in regions}
     drawn = np.array([raster[str(place)] for place in range(len(document["annotations"]))])
-    told = np.array([one["area"] for one in document["annotations"]])
-    assert drawn.sum() == pytest.approx(told.sum(), rel=0.001)
+    stated = np.array([one["area"] for one in document["annotations"]])
+    assert drawn.sum() == pytest.approx(stated.sum(), rel=0.001)
     # A few small ones are a few pixels off.
-    assert (np.abs(drawn - told) <= np.maximum(0.01 * told, 20)).all()
-    assert (np.abs(drawn - told) <= 0.01 * told).mean() > 0.97
+    assert (np.abs(drawn - stated) <= np.maximum(0.01 * stated, 20)).all()
+    assert (np.abs(drawn - stated) <= 0.01 * stated).mean() > 0.97
     # Masks hold the union, and melt pools hardly overlap.
-    assert report.pixels[1] == pytest.approx(told.sum(), rel=0.01)
+    assert report.pixels[1] == pytest.approx(stated.sum(), rel=0.01)
     print("meltpool", report.pixels, report.fractions)
 
 

@@ -85,9 +85,9 @@ def test_the_commands_of_the_page_run(workspace, monkeypatch, microseg):
     store = MaskStore.open(Run.open(runs / "defects/voids_run").store_path("steel_0000.tif"))
     np.testing.assert_array_equal(mask, np.asarray(store.mask[:]))
     np.testing.assert_array_equal(mask, void > 0.5)
-    told = json.loads((runs / "defects/evaluation/metrics.json").read_text(encoding="utf-8"))
-    assert set(told["pooled"]["classes"]) == {"matrix", "dislocation", "precipitate", "void"}
-    assert told["calibration"]["split"] == "val"
+    document = json.loads((runs / "defects/evaluation/metrics.json").read_text(encoding="utf-8"))
+    assert set(document["pooled"]["classes"]) == {"matrix", "dislocation", "precipitate", "void"}
+    assert document["calibration"]["split"] == "val"
     binary = json.loads((runs / "void/evaluation/metrics.json").read_text(encoding="utf-8"))
     assert set(binary["pooled"]["classes"]) == {"rest", "void"}
     folders = read_table(runs / "folders/catalog.csv")

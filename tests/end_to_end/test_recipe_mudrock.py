@@ -96,8 +96,8 @@ def test_the_commands_of_the_page_run(workspace, monkeypatch, microseg):
     assert {one.job for one in ran} >= {"tile", "train", "segment", "evaluate", "catalog", "export"}
 
     runs, data = workspace / "runs", workspace.parent / "shared/data/mudrock"
-    told = json.loads((runs / "mudrock/evaluation/metrics.json").read_text(encoding="utf-8"))
-    assert set(told["pooled"]["classes"]) == {"clay", "silt", "pore"}
+    document = json.loads((runs / "mudrock/evaluation/metrics.json").read_text(encoding="utf-8"))
+    assert set(document["pooled"]["classes"]) == {"clay", "silt", "pore"}
     assert list((runs / "mudrock/evaluation/overlays").iterdir())
     for folder in ("mudrock/mosaics", "mudrock_deeplab/mosaics"):
         run = Run.open(runs / folder)

@@ -90,9 +90,11 @@ def test_thresholds_are_the_best_of_the_other_split_and_are_reported_on_this_one
         assert found["f1"] == pytest.approx(
             f1_score(there == index, scores_there[index] > found["threshold"]), abs=1e-12
         )
-        told = document["scores"]["classes"][name]["chosen"]["f1"]
-        assert told["threshold"] == found["threshold"]
-        assert told["f1"] == pytest.approx(f1_score(here == index, scores_here[index] > found["threshold"]), abs=1e-12)
+        scored = document["scores"]["classes"][name]["chosen"]["f1"]
+        assert scored["threshold"] == found["threshold"]
+        assert scored["f1"] == pytest.approx(
+            f1_score(here == index, scores_here[index] > found["threshold"]), abs=1e-12
+        )
     with (root / "out/thresholds.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert [(row["class"], row["criterion"]) for row in rows[:2]] == [("matrix", "f1"), ("matrix", "f2")]

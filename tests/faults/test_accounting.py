@@ -147,11 +147,11 @@ def test_seen_is_used_or_set_aside_or_not_taken(job, messy, run_of, checkpoint, 
     if table is not None:
         with table.open(encoding="utf-8", newline="") as file:
             rows = {row["quantity"]: row for row in csv.DictReader(file)}
-        told = {
+        written = {
             name: (*(int(row[key]) for key in ("seen", "used", "set_aside", "not_taken")), row["reasons"])
             for name, row in rows.items()
         }
-        assert told == found
+        assert written == found
     if job in OF_AN_ARCHIVE:
         _, used, aside, _, reasons = found["files"]
         assert used == 2

@@ -359,18 +359,18 @@ def test_a_driver_killed_twice(driver, many, checkpoint, many_whole, tree_of, tm
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_driver_told_to_stop(driver, many, checkpoint, many_whole, tree_of, tmp_path, how):
     """It stops in good order, keeps a second job out until then, and another run goes on from there."""
-    told = driver()
-    told.wait_for(40)
+    stopped = driver()
+    stopped.wait_for(40)
     before = tree_of(tmp_path / "run/masks").keys()
     with pytest.raises(RunMismatchError, match="another job is writing"):
         segment(settings(many, checkpoint, tmp_path / "run", shard=64, workers=0, overwrite=True))
-    code, printed = told.end(how)
+    code, printed = stopped.end(how)
     assert code == 130, printed
     assert "the same command goes on from here" in printed
     assert "Traceback" not in printed
-    assert told.left(15) == []
+    assert stopped.left(15) == []
     assert before <= tree_of(tmp_path / "run/masks").keys()
-    done = told.done()
+    done = stopped.done()
     assert done < 256
     result = segment(settings(many, checkpoint, tmp_path / "run", shard=64, workers=0))
     assert 0 < result.ledger.computed <= 256 - done + 4

@@ -345,11 +345,11 @@ def plain(tiles, tmp_path_factory):
 
 @pytest.mark.ray
 def test_one_ray_worker_equals_this_process(tiles, plain, tmp_path, ray_session):
-    told = []
-    other = train(settings(tiles, tmp_path / "fit", workers=1, **INVARIANT), told.append)
+    reports = []
+    other = train(settings(tiles, tmp_path / "fit", workers=1, **INVARIANT), reports.append)
     assert without_times(other.history) == without_times(plain.history)
     assert same_weights(other.last, plain.last)
-    assert told[-1].epoch == 2
+    assert reports[-1].epoch == 2
     assert sorted(path.name for path in (tmp_path / "fit").iterdir() if not path.name.startswith(".")) == [
         "accounting.csv",
         "best",

@@ -11,12 +11,12 @@ BESIDE = {"README.md", "multifile.companion.ome"}
 
 
 def test_every_file_is_named_in_a_test(faults):
-    told = "\n".join(
+    sources = "\n".join(
         path.read_text(encoding="utf-8") for path in HERE.glob("test_*.py") if path.name != Path(__file__).name
     )
-    lacking = [path.name for path in faults.iterdir() if path.name not in BESIDE and f'"{path.name}"' not in told]
+    lacking = [path.name for path in faults.iterdir() if path.name not in BESIDE and f'"{path.name}"' not in sources]
     # Image and annotation are named by their own tests through a folder.
-    assert [name for name in lacking if name not in told] == []
+    assert [name for name in lacking if name not in sources] == []
 
 
 def test_the_readme_lists_every_file(faults):

@@ -199,8 +199,8 @@ def make_run(folder, masks, shard, pixel_size_um=(0.5, 0.25)):
     }
     run = Run.create(folder, RunIdentity("f0", {"halo": 8}), record)
     for name, mask in masks.items():
-        told = {"model_digest": "f0", "pixels": {"halo": 8}, "fingerprint": f"of {name}", "limits": [0, 255]}
-        store = MaskStore.create(run.store_path(name), MaskSpec(mask.shape, classes, shard), told)
+        identity = {"model_digest": "f0", "pixels": {"halo": 8}, "fingerprint": f"of {name}", "limits": [0, 255]}
+        store = MaskStore.create(run.store_path(name), MaskSpec(mask.shape, classes, shard), identity)
         for shard_index in store.missing():
             store.commit(shard_index, np.ascontiguousarray(mask[store.spec.box(shard_index).slices]))
         size = None if pixel_size_um is None else list(pixel_size_um)

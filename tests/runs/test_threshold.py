@@ -169,10 +169,10 @@ def test_a_run_gives_a_run(parent, tmp_path):
         rows = [row for row in found.areas if row.micrograph == name]
         assert rows[1].pixel_count == int((stored > 0.3).sum())
         assert rows[1].area_um2 == pytest.approx(rows[1].pixel_count * 0.125)
-    told = verify(settings_from(VerifySettings, {"run": str(run.folder)}))
-    assert not told.problems
-    assert told.recomputed == 0
-    assert told.recounted > 0
+    checked = verify(settings_from(VerifySettings, {"run": str(run.folder)}))
+    assert not checked.problems
+    assert checked.recomputed == 0
+    assert checked.recounted > 0
 
 
 def test_a_run_is_resumed_and_its_bytes_are_the_same(parent, tmp_path, tree_of):

@@ -281,7 +281,7 @@ def test_info_is_plain_json(tmp_path, microseg):
     path = write(tmp_path / "a.tif", [(34682, FEI.format(rows=50) + SCAN)])
     ran = microseg("info", path, "--json")
     assert ran.code == 0
-    told = json.loads(ran.out)
-    assert told["pixel_size_um"] == pytest.approx([0.3, 0.2])
-    assert (told["info_bar_rows"], told["shape"], told["pages"]) == (10, [60, 80], 1)
-    assert (told["intensity_low"], told["intensity_high"]) == (IMAGE[:50].min(), IMAGE[:50].max())
+    printed = json.loads(ran.out)
+    assert printed["pixel_size_um"] == pytest.approx([0.3, 0.2])
+    assert (printed["info_bar_rows"], printed["shape"], printed["pages"]) == (10, [60, 80], 1)
+    assert (printed["intensity_low"], printed["intensity_high"]) == (IMAGE[:50].min(), IMAGE[:50].max())

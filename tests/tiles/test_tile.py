@@ -91,11 +91,11 @@ def test_the_summary_is_a_plain_count(tiled):
 
 @pytest.mark.ray
 def test_ray_data_makes_the_same_store(pairs, tiled, tree_of, tmp_path, ray_session):
-    told = []
-    other = tile(settings(pairs, tmp_path / "store", workers=2), lambda *what: told.append(what))
+    reports = []
+    other = tile(settings(pairs, tmp_path / "store", workers=2), lambda *what: reports.append(what))
     assert tree_of(other.store.folder) == tree_of(tiled.store.folder)
     assert other.summary == tiled.summary
-    assert ("survey", 12, 12) in told
+    assert ("survey", 12, 12) in reports
 
 
 def test_the_same_settings_make_the_same_store(pairs, tiled, tree_of, tmp_path):
