@@ -100,6 +100,7 @@ class RunReport:
         failures: Quarantined inputs with the keys `path`, `stage`, `reason`.
         panels: Micrographs to show.
         truth: True area fraction by (micrograph, class), shown beside the measured one; None to leave these columns out.
+        objects: A row per micrograph and class, as in `object_classes.csv`; empty where objects were not measured.
 
     Example:
         >>> RunReport("Run a", identity={"verdict": "exact"}).areas
@@ -112,6 +113,20 @@ class RunReport:
     failures: list[dict[str, Any]] = field(default_factory=list)
     panels: list[Panel] = field(default_factory=list)
     truth: dict[tuple[str, str], float] | None = None
+    objects: list[dict[str, Any]] = field(default_factory=list)
+
+
+_OBJECT_CELLS = (
+    ("object_count", 0),
+    ("inside_count", 0),
+    ("density_per_mm2", 2),
+    ("mean_diameter", 3),
+    ("number_d10", 3),
+    ("number_d50", 3),
+    ("number_d90", 3),
+    ("area_d50", 3),
+)
+"""Columns of `object_classes.csv` on the page, and their decimals."""
 
 
 def _number(value: Any) -> float | None:
@@ -164,7 +179,7 @@ def _class_colors(report: RunReport) -> dict[str, str]:
         for panel in report.panels
         for index, spec in enumerate(panel.classes)
     }
-    names = dict.fromkeys(_class_of(row) for row in report.areas)
+    names = dict.fromkeys(_class_of(row) for row in (*report.areas, *report.objects))
     return {name: default_color(index) for index, name in enumerate(names)} | colors
 
 
@@ -199,6 +214,18 @@ def _area_rows(report: RunReport) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _object_rows(report: RunReport) -> list[dict[str, Any]]:
+    return [
+        {
+            "micrograph": str(row["micrograph"]),
+            "class": _class_of(row),
+            "unit": "µm" if row["unit"] == "um" else str(row["unit"]),
+            "cells": [_cell(_number(row.get(name)), decimals) for name, decimals in _OBJECT_CELLS],
+        }
+        for row in report.objects
+    ]
 
 
 def _class_summaries(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -314,6 +341,7 @@ def write_run_report(page: Path, report: RunReport) -> None:
         micrographs=len({row["micrograph"] for row in rows}),
         failures=[{key: str(row.get(key, "")) for key in ("path", "stage", "reason")} for row in report.failures],
         anchors=shown,
+        objects=_object_rows(report),
         panels=(_panel_view(panel) for panel in report.panels),
         has_truth=report.truth is not None,
         has_share=any(row["share_cell"].value for row in rows),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +61,7 @@ def report_run(
         failures=[vars(failure) for failure in run.failures()],
         panels=[panel for name in names[:panels] if (panel := _panel(run, name)) is not None],
         truth=None if truth is None else dict(truth),
+        objects=_objects(run),
     )
     write_run_report(page, report)
     return page
@@ -80,6 +82,15 @@ def _identity(run: Run) -> dict[str, str]:
     versions: Mapping[str, Any] = document.get("versions", {})
     shown["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     return shown
+
+
+def _objects(run: Run) -> list[dict[str, Any]]:
+    """The rows of object_classes.csv; none where `measure` did not run."""
+    path = run.folder / "object_classes.csv"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
+        return list(csv.DictReader(handle))
 
 
 def _panel(run: Run, name: str) -> Panel | None:

@@ -223,3 +223,17 @@ def test_row_groups_hold_a_bounded_number_of_rows(run, monkeypatch):
     assert max(groups.row_group(index).num_rows for index in range(groups.num_row_groups)) <= 7
     assert pq.read_table(run.folder / "objects.parquet").schema == object_table.OBJECT_SCHEMA
     assert isinstance(object_table.OBJECT_SCHEMA, pa.Schema)
+
+
+def test_the_report_shows_the_objects_of_each_class(run, microseg):
+    assert microseg("measure", "--run", run.folder).code == 0
+    assert microseg("report", "--run", run.folder).code == 0
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    table = page[page.index("objects-heading") :]
+    with (run.folder / "object_classes.csv").open(encoding="utf-8", newline="") as handle:
+        for row in csv.DictReader(handle):
+            assert f'data-value="{int(row["object_count"])}' in table
+            assert row["class_name"] in table
+    assert microseg("measure", "--run", run.folder, "--objects.measure", "false").code == 0
+    assert microseg("report", "--run", run.folder).code == 0
+    assert "objects-heading" not in (run.folder / "report.html").read_text(encoding="utf-8")
