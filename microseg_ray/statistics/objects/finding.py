@@ -117,7 +117,7 @@ def find_objects(
     """Find and measure the connected components of each class of a mask.
 
     They are those of `scipy.ndimage.label` on the whole mask, whatever the block. A pixel of `IGNORE_INDEX` is in no object.
-    One block of the mask is in memory at a time, a row and a column of labels, and about 250 bytes for each object and for each
+    One block of the mask is in memory at a time, a row and a column of labels, and about 650 bytes for each object and for each
     place where one crosses the border of a block.
 
     Args:
