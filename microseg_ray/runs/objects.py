@@ -99,7 +99,7 @@ def measure_objects(run: Run, settings: ObjectSettings) -> MeasuredObjects:
                 continue
             take(object_rows(measured, objects, run.classes))
             bins += sizes.add(name, objects)
-            done.rows += class_rows(name, objects, run.classes, measured.pixel_size_um)
+            done.rows += class_rows(name, objects, run.classes, measured.pixel_size_um, rule)
             done.found += len(objects) + objects.left_out
             done.left_out += objects.left_out
     _write(run.folder / "object_sizes.csv", SizeRow, [*bins, *sizes.pooled()])

@@ -185,6 +185,9 @@ def test_measure_writes_objects_and_says_so(run, microseg):
     assert ran.code == 0, ran.err
     rows = rows_of(run)
     assert {row["class_name"] for row in rows} == {"pore"}
+    with (run.folder / "object_classes.csv").open(encoding="utf-8", newline="") as handle:
+        listed = [(row["class_name"], row["connectivity"], row["min_pixels"]) for row in csv.DictReader(handle)]
+    assert listed == [("pore", "4", "9")] * len(SHAPES)
     assert min(row["pixel_count"] for row in rows) >= 9
     account = next(line for line in (run.folder / "accounting.csv").read_text().splitlines() if "objects" in line)
     assert "smaller than objects.min_pixels" in account or account.endswith(",0,0,")

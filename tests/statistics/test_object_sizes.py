@@ -88,7 +88,7 @@ def test_bins_and_quantiles_are_those_of_the_objects(seed: int, size: tuple[floa
             assert row.number_share is None
     ends = {row.class_index: row for row in rows}
     assert all((end.number_share_up_to or 1) == pytest.approx(1) for end in ends.values())
-    for row in class_rows("a", found, CLASSES, size):
+    for row in class_rows("a", found, CLASSES, size, ObjectRule()):
         own = found.sums.class_index == row.class_index
         repeated = np.repeat(sizes.equivalent_diameter[own], np.round(weights[own] * 1e4).astype(int))
         if row.number_d50 is None:
@@ -106,7 +106,7 @@ def test_bins_and_quantiles_are_those_of_the_objects(seed: int, size: tuple[floa
 
 def test_a_class_without_an_object_has_a_row_and_no_bins() -> None:
     found = found_in(np.zeros((5, 5), np.uint8), (2.0, 2.0))
-    rows = class_rows("a", found, CLASSES, (2.0, 2.0))
+    rows = class_rows("a", found, CLASSES, (2.0, 2.0), ObjectRule())
     assert [row.object_count for row in rows] == [1, 0]
     assert rows[1].number_d50 is None
     assert rows[1].density_per_mm2 == 0
@@ -116,7 +116,7 @@ def test_a_class_without_an_object_has_a_row_and_no_bins() -> None:
 def test_nothing_measured_has_no_frame() -> None:
     found = found_in(np.full((5, 5), 255, np.uint8))
     assert found.frame is None
-    assert [row.density_per_mpx for row in class_rows("a", found, CLASSES, None)] == [None, None]
+    assert [row.density_per_mpx for row in class_rows("a", found, CLASSES, None, ObjectRule())] == [None, None]
     assert [*SizeTable(CLASSES).add("a", found)] == []
 
 
@@ -129,7 +129,7 @@ def test_the_frame_is_what_was_measured() -> None:
     assert found.frame is not None
     assert found.frame.shape == (30, 30)
     assert border_weights(found)[1:].tolist() == [pytest.approx(30 * 30 / (25 * 25)), 0]
-    (row,) = [row for row in class_rows("a", found, CLASSES, None) if row.class_index == 1]
+    (row,) = [row for row in class_rows("a", found, CLASSES, None, ObjectRule()) if row.class_index == 1]
     assert (row.inside_count, row.frame_measured_share) == (1, 1)
 
 

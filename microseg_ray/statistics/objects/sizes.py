@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.settings import ClassSpec
-    from microseg_ray.statistics.objects.finding import Objects
+    from microseg_ray.statistics.objects.finding import ObjectRule, Objects
 
 __all__ = ["ClassRow", "SizeRow", "SizeTable", "border_weights", "class_rows"]
 
@@ -56,8 +56,8 @@ class ClassRow:
 
     Means and quantiles are of the equivalent diameter, in `unit`, with the border correction; None without an object inside.
     `density_per_mm2` is the corrected number of objects for each square millimetre of the frame, `density_per_mpx` for each
-    10^6 px.
-    `frame_measured_share` is the share of the frame's pixels that were measured: below 1 the correction is approximate.
+    10^6 px. `frame_measured_share` is the share of the frame's pixels that were measured: below 1 the correction is
+    approximate. `connectivity` and `min_pixels` say which objects were looked for.
     """
 
     micrograph: str
@@ -76,6 +76,8 @@ class ClassRow:
     number_d90: float | None
     area_d50: float | None
     mean_nearest_neighbour: float | None
+    connectivity: int
+    min_pixels: int
 
 
 def border_weights(objects: Objects) -> NDArray[np.float64]:
@@ -195,15 +197,20 @@ def _share(part: float, whole: float) -> float | None:
 
 
 def class_rows(
-    micrograph: str, objects: Objects, classes: Sequence[ClassSpec], pixel_size_um: tuple[float, float] | None
+    micrograph: str,
+    objects: Objects,
+    classes: Sequence[ClassSpec],
+    pixel_size_um: tuple[float, float] | None,
+    rule: ObjectRule,
 ) -> list[ClassRow]:
-    """A row for each class, also for one without an object.
+    """A row for each class whose objects were looked for, also where there is none.
 
     Args:
         micrograph: Its name.
         objects: Its objects.
         classes: In the order of the class index.
         pixel_size_um: (y, x) in micrometres, or None.
+        rule: Which objects were looked for.
     """
     sizes, unit = (objects.px, "px") if objects.um is None else (objects.um, "um")
     weights = border_weights(objects)
@@ -211,6 +218,8 @@ def class_rows(
     square = None if pixel_size_um is None else frame * pixel_size_um[0] * pixel_size_um[1] / _SQUARE_MM
     rows = []
     for index, spec in enumerate(classes):
+        if rule.only is not None and index not in rule.only:
+            continue
         own = objects.sums.class_index == index
         weight, diameter, area = weights[own], sizes.equivalent_diameter[own], sizes.area[own]
         near = sizes.nearest_neighbour[own]
@@ -233,6 +242,8 @@ def class_rows(
                 number_d90=_quantile(diameter, weight, 0.9),
                 area_d50=_quantile(diameter, weight * area, 0.5),
                 mean_nearest_neighbour=None if np.isnan(near).all() else float(near.mean()),
+                connectivity=rule.connectivity,
+                min_pixels=rule.least,
             )
         )
     return rows
