@@ -26,6 +26,7 @@ SCRIPTS = {
     "memory": "memory",
     "exactness": "exactness",
     "pool": "pool",
+    "intervals": "intervals",
 }
 """Modules with a `main()` that prints its own tables."""
 CHECKED = ROOT / "docs" / "results" / "benchmarks" / "check.json"

@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from microseg_ray.evaluation.metrics import ConfusionMatrix, difference_intervals, units_of
+from microseg_ray.evaluation.result import Comparison
 from microseg_ray.names import text
 from microseg_ray.quarantine import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from microseg_ray.evaluation.confusions import Confusions
     from microseg_ray.evaluation.result import Evaluation
 
-__all__ = ["Comparison", "compare"]
-
-_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """This evaluation minus another one.
-
-    Attributes:
-        other: File of the other one.
-        micrographs: How many both judged.
-        only_here: Micrographs that only this one judged.
-        only_there: Those that only the other one judged.
-        figures: As `metrics.difference_intervals`.
-    """
-
-    other: str
-    micrographs: int
-    only_here: tuple[str, ...]
-    only_there: tuple[str, ...]
-    figures: Mapping[str, Any]
-
-    def document(self) -> dict[str, Any]:
-        """The comparison as plain JSON types."""
-        return {
-            "other": self.other,
-            "micrographs": self.micrographs,
-            "only_here": len(self.only_here),
-            "only_there": len(self.only_there),
-            **self.figures,
-        }
-
-    def notes(self) -> list[str]:
-        """What was left out, for the console."""
-        parts = (("here", self.only_here), ("there", self.only_there))
-        return [
-            f"comparison: {len(names)} micrographs were judged only {where} and are left out, such as {text(names[0])}"
-            for where, names in parts
-            if names
-        ]
+__all__ = ["compare"]
 
 
 def compare(result: Evaluation, other: Confusions) -> tuple[Comparison | None, list[Failure]]:

@@ -15,19 +15,57 @@ from microseg_ray.evaluation.metrics import (
     mean_of,
     units_of,
 )
+from microseg_ray.names import text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from microseg_ray.accounts import Account
-    from microseg_ray.evaluation.comparing import Comparison
     from microseg_ray.evaluation.judging import Calibration, Tally
     from microseg_ray.evaluation.metrics import Reliability, Units
     from microseg_ray.evaluation.sections import SectionRow
     from microseg_ray.quarantine import Failure
     from microseg_ray.settings import ClassSpec
 
-__all__ = ["Evaluation"]
+__all__ = ["Comparison", "Evaluation"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """This evaluation minus another one.
+
+    Attributes:
+        other: File of the other one.
+        micrographs: How many both judged.
+        only_here: Micrographs that only this one judged.
+        only_there: Those that only the other one judged.
+        figures: As `metrics.difference_intervals`.
+    """
+
+    other: str
+    micrographs: int
+    only_here: tuple[str, ...]
+    only_there: tuple[str, ...]
+    figures: Mapping[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """The comparison as plain JSON types."""
+        return {
+            "other": self.other,
+            "micrographs": self.micrographs,
+            "only_here": len(self.only_here),
+            "only_there": len(self.only_there),
+            **self.figures,
+        }
+
+    def notes(self) -> list[str]:
+        """What was left out, for the console."""
+        parts = (("here", self.only_here), ("there", self.only_there))
+        return [
+            f"comparison: {len(names)} micrographs were judged only {where} and are left out, such as {text(names[0])}"
+            for where, names in parts
+            if names
+        ]
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
 from microseg_ray.jobs.console import StartRay, console, quarantine
-from microseg_ray.jobs.tables import print_areas, print_dropped, print_objects
+from microseg_ray.jobs.tables import print_areas, print_dropped, print_intervals, print_objects
 from microseg_ray.outputs import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from microseg_ray.runs.folder import Run
+    from microseg_ray.runs.intervals import RunIntervals
     from microseg_ray.runs.objects import MeasuredObjects
     from microseg_ray.settings import MeasureSettings
 
@@ -22,22 +26,31 @@ SHOWN_SECTIONS = 20
 
 
 def measure(settings: MeasureSettings, _start: StartRay) -> int:
-    """Write a run's tables again from its counts, measure objects, list sections and draw overlays where that is asked for."""
+    """Write a run's tables again from its counts, measure areas and objects, list sections and draw overlays where asked for."""
+    from microseg_ray.runs import intervals as of_intervals
+    from microseg_ray.runs import objects as of_objects
     from microseg_ray.runs.calibration import recalibrate
     from microseg_ray.runs.folder import Run
-    from microseg_ray.runs.objects import STAGE
 
     run = Run.open(settings.run)
-    failures = [each for each in run.failures() if each.stage != STAGE]
+    failures = [each for each in run.failures() if each.stage not in {of_intervals.STAGE, of_objects.STAGE}]
     with run.locked():
         if settings.pixel_size_um is not None:
             run = recalibrate(run, settings.pixel_size_um)
+        intervals = _intervals(settings, run)
+        failures += intervals.failures if intervals else []
         dropped = run.drop_outdated()
         objects = _objects(settings, run)
-        failures += objects.failures if objects else []
+        # A mask that cannot be read is named once.
+        named = {each.path for each in failures}
+        failures += [each for each in objects.failures if each.path not in named] if objects else []
         rows, accounts = run.write_tables(run.names(), failures)
+        if intervals is not None:
+            intervals.write(run)
         print_dropped([name for name in dropped if not (run.folder / name).exists()])
         print_areas(rows)
+        if intervals is not None:
+            print_intervals(intervals.intervals, intervals.notes)
         if objects is not None:
             accounts = [*accounts, objects.account]
             write_accounts(run.folder / ACCOUNTS_FILE, accounts)
@@ -58,6 +71,35 @@ def _objects(settings: MeasureSettings, run: Run) -> MeasuredObjects | None:
     from microseg_ray.runs.objects import measure_objects
 
     return measure_objects(run, settings.objects) if settings.objects.measure else None
+
+
+def _intervals(settings: MeasureSettings, run: Run) -> RunIntervals | None:
+    """Groups, boundaries and intervals, where they are asked for; nothing is written yet."""
+    if not settings.intervals.measure:
+        return None
+    from microseg_ray.evaluation.confusions import read_confusions
+    from microseg_ray.runs.intervals import ModelTest, measure_intervals
+
+    test = None
+    if settings.intervals.evaluation is not None:
+        found = read_confusions(settings.intervals.evaluation, run.classes)
+        test = ModelTest({name: matrix.counts for name, matrix in found.matrices.items()}, found.groups)
+    return measure_intervals(run, _groups(settings, run), test, settings.intervals.pixel_size_uncertainty)
+
+
+def _groups(settings: MeasureSettings, run: Run) -> Callable[[str], str | None]:
+    """The group of a micrograph by its name: of the table, by the regular expression, or none."""
+    if settings.table is not None:
+        from microseg_ray.catalog.table import read_table
+        from microseg_ray.runs.intervals import groups_by_image
+
+        groups = {row.image: row.group for row in read_table(settings.table) if row.group}
+        return groups_by_image(groups, str(run.document["archive"]))
+    if settings.group is not None:
+        from microseg_ray.catalog.pairing import group_of
+
+        return lambda name: group_of(settings.data, Path(name), Path())
+    return lambda _: ""
 
 
 def _print_sections(settings: MeasureSettings, run: Run) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from microseg_ray.runs.forecast import Forecast
     from microseg_ray.stitching import EnginePlan
 
-__all__ = ["joined", "pieces", "print_areas", "print_dropped", "print_forecast", "print_objects"]
+__all__ = ["joined", "pieces", "print_areas", "print_dropped", "print_forecast", "print_intervals", "print_objects"]
 
 SHOWN_NOTES = 10
 
@@ -49,6 +49,22 @@ def print_objects(rows: Sequence[Any], notes: Mapping[str, str], limit: int = 30
         console.print(f"[yellow]{escape(text(name))}[/]: {escape(note)}")
     if len(notes) > SHOWN_NOTES:
         console.print(f"... and {len(notes) - SHOWN_NOTES} more micrographs without intensities")
+
+
+def print_intervals(rows: Sequence[Any], notes: Sequence[str], limit: int = 30) -> None:
+    """Print the error bars of groups and of the archive."""
+    shown = [row for row in rows if row.scope != "micrograph"]
+    table = Table("", "class", "error by", "area fraction", "95 % interval", "note", title="intervals")
+    for row in shown[:limit]:
+        name = "all micrographs" if row.scope == "archive" else text(row.name)
+        ends = "-" if row.low is None else f"{row.low:.5f} to {row.high:.5f}"
+        fraction = "-" if row.estimate is None else f"{row.estimate:.5f}"
+        table.add_row(escape(name), escape(row.class_name), row.part, fraction, ends, escape(row.reason))
+    console.print(table)
+    if len(shown) > limit:
+        console.print(f"... and {len(shown) - limit} more rows in intervals.csv")
+    for note in notes:
+        console.print(f"[yellow]{escape(note)}[/]")
 
 
 def joined(engine: EnginePlan) -> str:

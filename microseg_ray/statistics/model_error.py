@@ -3,11 +3,12 @@
 A model errs by a class's own rates, so the area that it finds is biased, however large the archive. Two corrections of the
 predicted fractions p by rates from a test set:
 
-* `stratified` (Olofsson et al., Remote Sens. Environ. 148:42, 2014, equation 2; Buonaccorsi, Measurement Error, 2010, section 2.4):
-  by the true classes of the pixels that are predicted as i, P(true j | predicted i). Always a fraction. It takes the test set to
-  have classes in about the same proportions as what is measured.
-* `inverse` (Buonaccorsi, section 2.3): by the predicted classes of the pixels that are truly j, P(predicted i | true j), a system
-  of equations. It holds for other proportions too, but is unstable where a class is hardly recognised, and may leave 0 to 1.
+* `stratified` (Olofsson et al., Remote Sens. Environ. 148:42, 2014; Buonaccorsi, Measurement Error, 2010, chapter 2, on
+  reclassification rates): by the true classes of the pixels that are predicted as i, P(true j | predicted i). Always a fraction.
+  It takes the test set to have classes in about the same proportions as what is measured.
+* `inverse` (Buonaccorsi, the same chapter, on misclassification rates): by the predicted classes of the pixels that are truly j,
+  P(predicted i | true j), a system of equations. It holds for other proportions too, but is unstable where a class is hardly
+  recognised, and may leave 0 to 1.
 
 Olofsson's own standard error takes test pixels to be independent. Pixels of a mask are not: the error of a model varies from
 micrograph to micrograph. Here each test micrograph (or group of them) in turn is corrected by the rates of the others, and the
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "Correction", "Method", "correction_matrix", "correction_of", "olofsson_standard_error"]
 
 Method = Literal["stratified", "inverse"]
-METHODS: tuple[Method, ...] = ("stratified", "inverse")
+METHODS: tuple[Method, ...] = ("inverse", "stratified")
+"""The first one that the test set allows is part of combined intervals: only it holds for other proportions."""
+
 _WORST_CONDITION = 1e3
 
 
@@ -60,9 +63,14 @@ class Correction:
         found: NDArray[np.float64] = fractions @ self.matrix.T
         return found
 
-    def standard_error(self, measured: int) -> NDArray[np.float64]:
-        """Of the corrected fractions of `measured` micrographs together, (K,), by the model alone."""
-        return self.spread * math.sqrt(1 / self.units + 1 / measured)
+    def standard_error(self, measured: int | None) -> NDArray[np.float64]:
+        """By the model alone, (K,).
+
+        Args:
+            measured: Of the corrected fraction of so many micrographs together; None: of the rates alone, where the spread
+                between the measured micrographs is known otherwise.
+        """
+        return self.spread * math.sqrt(1 / self.units + (0 if measured is None else 1 / measured))
 
     @property
     def degrees_of_freedom(self) -> int:
@@ -140,7 +148,7 @@ def correction_of(confusions: NDArray[np.integer[Any]], method: Method = "strati
 def olofsson_standard_error(
     predicted: NDArray[np.floating[Any]], confusion: NDArray[np.integer[Any]]
 ) -> NDArray[np.float64]:
-    """Standard error of stratified fractions from n independent test pixels (Olofsson et al. 2014, equation 10).
+    """Standard error of stratified fractions from n independent test pixels (Olofsson et al. 2014).
 
     For masks of whole test micrographs it is many times too small, because their pixels are not independent; use
     `correction_of`. It is for points that were drawn at random and judged one by one.
@@ -165,4 +173,5 @@ def olofsson_standard_error(
     totals = confusion.sum(axis=0).astype(np.float64)
     share = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
     variance = predicted**2 * share * (1 - share) / np.maximum(totals - 1, 1)
-    return np.sqrt(variance.sum(axis=1))
+    error: NDArray[np.float64] = np.sqrt(variance.sum(axis=1))
+    return error

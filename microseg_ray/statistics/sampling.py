@@ -168,5 +168,5 @@ def _radial(
     inside = (lags[0] < shape[0])[:, None] & (lags[1] < shape[1])[None]
     # Pairs that do not exist are rounding noise of the transform.
     rings = np.rint(distance[inside]).astype(np.intp)
-    sums = [np.bincount(rings, product[inside]) for product in products]
+    sums = [np.bincount(rings, product[inside]).astype(np.float64) for product in products]
     return np.arange(len(sums[0]), dtype=np.float64), sums[0], sums[1]

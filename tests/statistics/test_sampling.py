@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage, stats
@@ -37,6 +37,7 @@ def test_the_number_of_blocks_is_bounded():
         assert side == 1 or -(-shape[0] // (side // 2)) * -(-shape[1] // (side // 2)) > 1 << 18
 
 
+@settings(max_examples=25)
 @given(arrays(np.uint8, (5, 6), elements=st.sampled_from([0, 1, 2, 255])))
 def test_sums_at_each_distance_are_those_of_all_pairs(mask):
     values, weights = (mask == 1) - 0.25, (mask != 255).astype(float)
@@ -61,7 +62,7 @@ def structure(generator, side, length, fraction):
 
 def test_the_variance_is_that_between_fields():
     generator = np.random.default_rng(0)
-    found = [sampling_error(structure(generator, 96, 3, 0.3), np.ones((96, 96))) for _ in range(200)]
+    found = [sampling_error(structure(generator, 96, 3, 0.3), np.ones((96, 96))) for _ in range(150)]
     spread = np.var([each.fraction for each in found], ddof=1)
     assert np.mean([each.variance for each in found]) == pytest.approx(spread, rel=0.3)
     assert np.mean([each.integral_range for each in found]) > 30  # a pixel alone would be 1

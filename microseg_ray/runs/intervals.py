@@ -1,0 +1,280 @@
+"""Groups, boundaries and intervals of a run, from its masks: one shard is in memory at a time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from microseg_ray.errors import MicrosegError, SettingsError
+from microseg_ray.outputs import Kind
+from microseg_ray.quarantine import Failure
+from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.statistics.blocks import BlockCounts
+from microseg_ray.statistics.boundaries import count_crossings, crossing_frame
+from microseg_ray.statistics.fields import Field, Parts, field_of
+from microseg_ray.statistics.groups import BoundaryRow, GroupRow, boundary_rows, group_area_rows
+from microseg_ray.statistics.intervals import IntervalRow, field_rows, group_rows
+from microseg_ray.statistics.model_error import METHODS, Correction, Method, correction_of
+from microseg_ray.statistics.rows import write_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from microseg_ray.runs.folder import Run
+    from microseg_ray.settings import ClassSpec
+
+__all__ = ["STAGE", "ModelTest", "RunIntervals", "count_parts", "groups_by_image", "measure_intervals"]
+
+STAGE = "intervals"
+ENOUGH = 5
+"""Test micrographs of a group from which its own confusion is taken in place of that of the whole test set."""
+
+
+@dataclass(frozen=True)
+class ModelTest:
+    """Confusion matrices of test micrographs.
+
+    Attributes:
+        confusions: (K, K) int64 of each test micrograph, (true, predicted).
+        groups: Its group.
+    """
+
+    confusions: Mapping[str, NDArray[np.int64]]
+    groups: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunIntervals:
+    """The rows of the tables.
+
+    Attributes:
+        groups: Of groups.csv.
+        boundaries: Of boundaries.csv.
+        intervals: Of intervals.csv.
+        failures: Micrographs that could not be read.
+        notes: What is to be said of all this.
+    """
+
+    groups: list[GroupRow]
+    boundaries: list[BoundaryRow]
+    intervals: list[IntervalRow]
+    failures: list[Failure]
+    notes: list[str]
+
+    def write(self, run: Run) -> None:
+        """Write the tables into the run's folder, as CSV and Parquet."""
+        tables = {"groups": GroupRow, "boundaries": BoundaryRow, "intervals": IntervalRow}
+        run.claim({f"{name}.{kind}": Kind.FILE for name in tables for kind in ("csv", "parquet")})
+        for name, row in tables.items():
+            write_rows(run.folder, name, row, getattr(self, name))
+
+
+def measure_intervals(
+    run: Run,
+    group_of: Callable[[str], str | None],
+    test: ModelTest | None = None,
+    pixel_size_uncertainty: float | None = None,
+) -> RunIntervals:
+    """Measure every finished micrograph of a run, and its groups and archive.
+
+    Args:
+        run: The run; nothing is written.
+        group_of: The group of a micrograph by its name, None for none.
+        test: What the model's error is taken from, or None.
+        pixel_size_uncertainty: Relative standard uncertainty of the pixel size, or None.
+
+    Raises:
+        SettingsError: The test set cannot correct areas.
+    """
+    correct = _Corrections(test, len(run.classes))
+    fields: list[Field] = []
+    waiting: dict[str, int] = defaultdict(int)
+    rows: list[IntervalRow] = []
+    failures: list[Failure] = []
+    without = 0
+    for name in run.names():
+        group = group_of(name)
+        without += group is None
+        try:
+            field = _field(run, name, group or "", correct)
+        except (MicrosegError, OSError, ValueError, RuntimeError) as error:
+            failures.append(Failure(name, STAGE, str(error)))
+            continue
+        if field is None:
+            waiting[group or ""] += 1
+            continue
+        fields.append(field)
+        rows += field_rows(field, run.classes)
+    found = _Tables(run.classes, fields, waiting, pixel_size_uncertainty)
+    notes = _notes(without, waiting, len(fields)) + correct.notes()
+    return RunIntervals(found.groups(), found.boundaries(), rows + found.intervals(), failures, notes)
+
+
+def count_parts(store: MaskStore) -> Parts:
+    """Blocks and crossings of a mask, shard by shard.
+
+    Example:
+        >>> import tempfile
+        >>> from microseg_ray.runs.store.spec import MaskSpec
+        >>> from microseg_ray.settings import ClassSpec
+        >>> spec = MaskSpec((4, 6), (ClassSpec(name="a"), ClassSpec(name="b")), shard=512)
+        >>> store = MaskStore.create(f"{tempfile.mkdtemp()}/a.zarr", spec, identity={})
+        >>> _ = store.commit((0, 0), np.eye(4, 6, dtype=np.uint8))
+        >>> parts = count_parts(store)
+        >>> parts.blocks.counts.sum(axis=(1, 2)).tolist(), parts.crossings[:, 0, 1].tolist()
+        ([20, 4], [7, 6, 0, 5])
+    """
+    spec = store.spec
+    blocks = BlockCounts(spec.shape, len(spec.classes))
+    crossings = np.zeros((4, len(spec.classes), len(spec.classes)), np.int64)
+    for shard in np.ndindex(*spec.shards):
+        box = spec.box((shard[0], shard[1]))
+        frame = crossing_frame(box, spec.shape)
+        pixels = np.asarray(store.mask[frame.slices])
+        core = box.relative_to(frame)
+        blocks.add(box, pixels[core.slices])
+        crossings += count_crossings(pixels, core, len(spec.classes))
+    return Parts(blocks, crossings)
+
+
+def _field(run: Run, name: str, group: str, correct: _Corrections) -> Field | None:
+    store = MaskStore.open(run.store_path(name))
+    measured = run.measured_in(name, store) if store.finished else None
+    if measured is None:
+        return None
+    parts = count_parts(store)
+    base = Field(
+        name=name,
+        group=group,
+        counts=measured.counts,
+        pixels=measured.pixels,
+        bar_pixels=measured.bar_pixels,
+        pixel_size_um=measured.pixel_size_um,
+        crossings=parts.crossings,
+        sampling=(),
+        corrections=correct.of(group),
+    )
+    return field_of(base, parts.blocks)
+
+
+class _Corrections:
+    """The corrections of each group: its own where the test set has enough of it."""
+
+    def __init__(self, test: ModelTest | None, classes: int) -> None:
+        self._all: dict[Method, Correction] = {}
+        self._own: dict[str, dict[Method, Correction]] = {}
+        self._skipped: list[str] = []
+        if test is None:
+            return
+        units: dict[str, NDArray[np.int64]] = {}
+        members: dict[str, list[NDArray[np.int64]]] = defaultdict(list)
+        for name, confusion in test.confusions.items():
+            group = test.groups.get(name, name)
+            units[group] = units.get(group, np.zeros((classes, classes), np.int64)) + confusion
+            members[group].append(confusion)
+        self._all = self._made(np.array(list(units.values())))
+        if "stratified" not in self._all:
+            raise SettingsError(
+                "measure.intervals.evaluation: its confusion matrices hold no pixel with both a true and a predicted class; "
+                "evaluate the model on labelled micrographs"
+            )
+        for group, matrices in members.items():
+            if len(matrices) >= ENOUGH:
+                self._own[group] = self._made(np.array(matrices))
+
+    def of(self, group: str) -> dict[Method, Correction]:
+        """What corrects the micrographs of a group."""
+        own = self._own.get(group, {})
+        # All groups have the same methods, so that they can be put together.
+        return {method: own.get(method, correction) for method, correction in self._all.items()}
+
+    def notes(self) -> list[str]:
+        """Which method could not be used."""
+        return self._skipped
+
+    def _made(self, confusions: NDArray[np.int64]) -> dict[Method, Correction]:
+        made: dict[Method, Correction] = {}
+        for method in METHODS:
+            try:
+                made[method] = correction_of(confusions, method)
+            except (ValueError, np.linalg.LinAlgError) as error:
+                note = f"areas are not corrected by the method {method}: {error}"
+                if note not in self._skipped:
+                    self._skipped.append(note)
+        return made
+
+
+@dataclass(frozen=True)
+class _Tables:
+    classes: Sequence[ClassSpec]
+    fields: Sequence[Field]
+    waiting: Mapping[str, int]
+    uncertainty: float | None
+
+    def groups(self) -> list[GroupRow]:
+        return [
+            row
+            for scope, name, members, unfinished in self._scopes()
+            for row in group_area_rows(scope, name, members, self.classes, unfinished, self.uncertainty)
+        ]
+
+    def boundaries(self) -> list[BoundaryRow]:
+        own = [row for each in self.fields for row in boundary_rows("micrograph", each.name, [each], self.classes, 0)]
+        return own + [
+            row
+            for scope, name, members, unfinished in self._scopes()
+            for row in boundary_rows(scope, name, members, self.classes, unfinished)
+        ]
+
+    def intervals(self) -> list[IntervalRow]:
+        return [
+            row
+            for scope, name, members, unfinished in self._scopes()
+            for row in group_rows(scope, name, members, self.classes, unfinished)
+        ]
+
+    def _scopes(self) -> list[tuple[str, str, list[Field], int]]:
+        """Groups by name, then the archive."""
+        members: dict[str, list[Field]] = defaultdict(list)
+        for field in self.fields:
+            members[field.group].append(field)
+        found = [("group", name, members[name], self.waiting.get(name, 0)) for name in sorted(members) if name]
+        if self.fields:
+            found.append(("archive", "", list(self.fields), sum(self.waiting.values())))
+        return found
+
+
+def _notes(without: int, waiting: Mapping[str, int], finished: int) -> list[str]:
+    notes = []
+    if without:
+        notes.append(f"{without} micrographs are in no group and count for the archive alone")
+    unfinished = sum(waiting.values())
+    if unfinished:
+        notes.append(
+            f"{unfinished} micrographs are not finished: groups, boundaries and intervals are of {finished} only"
+        )
+    return notes
+
+
+def groups_by_image(groups: Mapping[Path, str], archive: str) -> Callable[[str], str | None]:
+    """The group of a micrograph by its path, as a catalog's table gives it.
+
+    Args:
+        groups: By absolute path of the image.
+        archive: The run's archive.
+    """
+    root = Path(archive)
+    resolved = {path.resolve(): group for path, group in groups.items()}
+
+    def group_of(name: str) -> str | None:
+        # An archive may be a folder, or a file or a glob in one.
+        places = ((folder / name).resolve() for folder in (root, root.parent))
+        return next((resolved[place] for place in places if place in resolved), None)
+
+    return group_of

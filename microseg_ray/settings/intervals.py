@@ -1,0 +1,28 @@
+"""Groups, boundaries and error bars of areas."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from microseg_ray.settings.base import Frozen
+
+__all__ = ["IntervalSettings"]
+
+
+class IntervalSettings(Frozen):
+    """Error bars on area fractions, and what is measured with them; reads every mask once."""
+
+    measure: bool = Field(
+        default=True, description="groups, boundaries and intervals as .csv and .parquet; false: areas from counts only"
+    )
+    evaluation: str | None = Field(
+        default=None,
+        description="folder of an evaluation of the same model on test micrographs: areas are corrected by its confusion matrix, "
+        "and the model's error is part of the intervals",
+    )
+    pixel_size_uncertainty: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="relative standard uncertainty of the pixel size, 0.01 for 1 %; it goes into the areas in um2 of groups",
+    )

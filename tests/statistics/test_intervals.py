@@ -1,0 +1,150 @@
+"""Intervals between micrographs, corrections by a test set, planning; coverage by simulation (slow)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from benchmarks.intervals import STRUCTURES, blocks_of
+from microseg_ray.settings import ClassSpec
+from microseg_ray.statistics.fields import Field
+from microseg_ray.statistics.groups import boundary_rows, group_area_rows
+from microseg_ray.statistics.intervals import Estimate, between_micrographs, field_rows, group_rows, needed
+from microseg_ray.statistics.model_error import METHODS, correction_matrix, correction_of
+from microseg_ray.statistics.sampling import SamplingError, bounded_interval, sampling_error
+
+CLASSES = (ClassSpec(name="matrix"), ClassSpec(name="pore"))
+
+
+def field(name, counts, **options):
+    errors = tuple(SamplingError(c / max(1, sum(counts)), 1e-4, 20, 50, 10) for c in counts)
+    base = {"pixels": sum(counts), "bar_pixels": 0, "pixel_size_um": None, "crossings": np.zeros((4, 2, 2), np.int64)}
+    return Field(name, "g", np.array(counts), **{**base, "sampling": errors, **options})
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=2, max_size=8))
+def test_equal_micrographs_give_the_textbook_t_interval(pairs):
+    counts = np.array([[one, other] for one, other in pairs])
+    measured = counts.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        shares = counts / measured[:, None]
+    found = between_micrographs(measured, shares)[1]
+    known = shares[measured > 0, 1]
+    if not len(known):
+        assert math.isnan(found.value)
+        return
+    assert found.value == pytest.approx(counts[:, 1].sum() / measured.sum())
+    if len(known) == 1 or found.value in {0, 1}:
+        assert "micrograph" in found.reason
+        assert math.isnan(found.variance)
+        return
+    assert found.degrees_of_freedom == len(known) - 1
+    equal = between_micrographs(np.full(len(known), 500), np.stack([1 - known, known], axis=1))[1]
+    assert equal.value == pytest.approx(known.mean())
+    assert equal.variance == pytest.approx(known.var(ddof=1) / len(known))
+
+
+@given(st.floats(0.001, 0.3), st.floats(0.002, 0.1))
+def test_the_planned_number_is_the_smallest_that_is_enough(spread, aim):
+    found = needed(spread**2, aim)
+
+    def half_width(count):
+        return stats.t.ppf(0.975, count - 1) * spread / math.sqrt(count)
+
+    assert half_width(found) <= aim * (1 + 1e-9)
+    assert found == 2 or half_width(found - 1) > aim * (1 - 1e-9)
+
+
+def test_what_cannot_be_planned():
+    assert needed(0.0, 0.01) is None
+    assert needed(math.nan, 0.01) is None
+    assert needed(0.01, 1e-9) is None
+
+
+@given(st.integers(0, 999), st.integers(2, 5), st.sampled_from(METHODS))
+def test_a_test_set_is_corrected_to_its_own_truth(seed, classes, method):
+    """What the rates were taken from has its true fractions afterwards, by both methods."""
+    generator = np.random.default_rng(seed)
+    confusion = generator.integers(1, 50, (classes, classes)) + np.diag(generator.integers(200, 400, classes))
+    corrected = correction_matrix(confusion, method) @ (confusion.sum(axis=0) / confusion.sum())
+    np.testing.assert_allclose(corrected, confusion.sum(axis=1) / confusion.sum(), atol=1e-9)
+    np.testing.assert_allclose(correction_matrix(confusion, method).sum(axis=0), 1, atol=1e-9)
+
+
+def test_errors_that_are_left_are_of_micrographs_that_did_not_correct_themselves():
+    units = np.array([[[85, 20], [10, 90]], [[70, 30], [25, 80]], [[150, 40], [30, 190]]])
+    found = correction_of(units)
+    left = []
+    for number, unit in enumerate(units):
+        others = np.delete(units, number, axis=0).sum(axis=0)
+        true_of_predicted = others / others.sum(axis=0)
+        left.append(true_of_predicted @ unit.sum(axis=0) / unit.sum() - unit.sum(axis=1) / unit.sum())
+    np.testing.assert_allclose(found.spread, np.std(left, axis=0, ddof=1))
+    np.testing.assert_allclose(found.standard_error(6), found.spread * np.sqrt(1 / 3 + 1 / 6))
+    one = correction_of(units[:1])
+    assert "one test unit" in one.reason
+    assert np.isnan(one.standard_error(1)).all()
+
+
+def test_rates_that_say_nothing():
+    never = np.array([[[50, 0, 0], [0, 40, 0], [0, 5, 0]]] * 2)
+    found = correction_of(never)
+    assert "class 2 is not in the test set" in found.reason
+    assert found.corrected(np.array([0.5, 0.3, 0.2]))[2] == pytest.approx(0.2 + 0.3 * 5 / 45)
+    with pytest.raises(ValueError, match="cannot be inverted"):
+        correction_of(np.array([[[50, 50], [50, 50]]] * 3), "inverse")
+    with pytest.raises(ValueError, match="no pixel"):
+        correction_of(np.zeros((2, 2, 2), np.int64))
+
+
+def test_parts_of_an_error_add_up():
+    parts = Estimate(0.3, 0.0004, 9), Estimate(0.0, 0.0009, 4, "of the model")
+    found = parts[0].plus(parts[1])
+    assert (found.value, found.variance, found.reason) == (0.3, pytest.approx(0.0013), "of the model")
+    assert found.degrees_of_freedom == pytest.approx(0.0013**2 / (0.0004**2 / 9 + 0.0009**2 / 4))
+    assert Estimate(0.3, 0.0, 5).plus(Estimate(0.0, 0.0, 5)).degrees_of_freedom == 5
+
+
+def test_micrographs_without_a_measured_pixel_and_a_class_that_is_nowhere():
+    nothing = field(
+        "a", (0, 0), sampling=(SamplingError(math.nan, math.nan, math.nan, 0, 0, "nothing was measured"),) * 2
+    )
+    rows = field_rows(nothing, CLASSES)
+    assert all(row.estimate is None and row.area_fraction is None for row in rows)
+    assert "nothing was measured" in rows[0].reason
+    both = group_rows("group", "g", [nothing, field("b", (60, 40))], CLASSES, 3)
+    pore = {row.part: row for row in both if row.class_name == "pore"}
+    assert pore["sampling"].estimate == pytest.approx(0.4)
+    assert pore["micrographs"].reason == "one micrograph: no interval across micrographs"
+    assert pore["micrographs"].unfinished_micrographs == 3
+    areas = group_area_rows("group", "g", [nothing], CLASSES, 0)[0]
+    assert (areas.area_fraction, areas.coverage, areas.mean_area_fraction) == (None, None, None)
+    edges = boundary_rows("group", "g", [nothing], CLASSES, 0)[0]
+    assert (edges.length_px, edges.specific_length_per_px, edges.share_of_class) == (0, None, None)
+    absent = group_rows("group", "g", [field("a", (9, 0)), field("b", (7, 0))], CLASSES, 0)
+    between = next(row for row in absent if row.class_name == "pore" and row.part == "micrographs")
+    assert (between.estimate, between.low, between.high) == (0, None, None)
+
+
+def test_a_class_found_nowhere_has_no_interval_of_zero_width():
+    found = between_micrographs(np.array([9, 7]), np.array([[1.0, 0.0], [1.0, 0.0]]))[1]
+    assert math.isnan(found.variance)
+    assert "in no micrograph" in found.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "length", "fraction"), [("gaussian", 4, 0.1), ("discs", 6, 0.4), ("grains", 8, 0.2)])
+def test_sampling_intervals_cover_the_truth(name, length, fraction):
+    """Nominal 95 %: 200 fields cover in 90 to 98.5 % of the cases, by more than the noise of 200 draws alone."""
+    generator = np.random.default_rng(5)
+    covered = []
+    for _ in range(200):
+        found = sampling_error(*blocks_of(STRUCTURES[name](generator, 192, length, fraction)), side=2)
+        interval = bounded_interval(found.fraction, found.variance, found.degrees_of_freedom)
+        covered.append(interval.low <= fraction <= interval.high)
+    assert 0.9 <= np.mean(covered) <= 0.985
