@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-import torch
+from microseg_ray.models.runtimes.units import has_bf16
 
 if TYPE_CHECKING:
     from microseg_ray.settings.fit import FitSettings
@@ -33,8 +33,7 @@ def settled(settings: S, *, gpu: bool) -> S:
     """
     if settings.precision != "auto":
         return settings
-    quick = _gpu_has_bf16() if gpu else _cpu_has_bf16(_capabilities())
-    return settings.model_copy(update={"precision": "bf16" if quick else "fp32"})
+    return settings.model_copy(update={"precision": "bf16" if has_bf16(gpu=gpu) else "fp32"})
 
 
 def precision_of(settings: FitSettings) -> Precision:
@@ -46,24 +45,3 @@ def precision_of(settings: FitSettings) -> Precision:
     if settings.precision == "auto":
         raise ValueError("precision auto: settle the settings first")
     return settings.precision
-
-
-def _gpu_has_bf16() -> bool:
-    # Where this process sees no GPU the workers have one, and every GPU since 2020 computes in bf16.
-    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def _capabilities() -> dict[str, Any]:
-    """What torch says of this CPU's instructions; empty where it says nothing."""
-    found = getattr(torch.cpu, "get_capabilities", dict)
-    return dict(found())
-
-
-def _cpu_has_bf16(capabilities: dict[str, Any]) -> bool:
-    """Whether a CPU multiplies in bf16; without such instructions bf16 is converted to and fro, slower than fp32.
-
-    Example:
-        >>> _cpu_has_bf16({"avx512_bf16": True}), _cpu_has_bf16({"avx512_f": True, "amx_bf16": False})
-        (True, False)
-    """
-    return any(bool(value) for name, value in capabilities.items() if name.endswith("bf16"))

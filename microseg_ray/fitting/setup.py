@@ -21,6 +21,7 @@ from microseg_ray.models import build_model
 from microseg_ray.models.card import ModelCard
 from microseg_ray.models.footprint import measure_footprint
 from microseg_ray.models.receptive_field import measure_receptive_field
+from microseg_ray.models.skeleton import model_skeleton
 from microseg_ray.models.weights import load_weights
 from microseg_ray.sources.agreement import Intensities, class_order_objection, empty_classes, used_bits
 from microseg_ray.sources.specimen.profile import PERCENTILES
@@ -87,8 +88,8 @@ def _check_classes(settings: TrainSettings, store: TileStore) -> None:
 
 def _check_sides(settings: TrainSettings, store: TileStore) -> None:
     """Tiles and crops must be multiples of the model's stride, and a crop must fit a tile."""
-    with torch.device("meta"):
-        stride = int(_built(settings, store).stride)  # type: ignore[arg-type]
+    model, spec = settings.model, store.spec
+    stride = int(model_skeleton(model.name, spec.channels, len(spec.classes), model.options).stride)  # type: ignore[arg-type]
     side = store.spec.side
     if side % stride:
         raise SettingsError(

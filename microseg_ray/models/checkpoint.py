@@ -13,8 +13,8 @@ from safetensors.torch import load, save
 
 from microseg_ray.errors import CheckpointError, SettingsError
 from microseg_ray.files import whole_folder
-from microseg_ray.models import build_model
 from microseg_ray.models.card import CARD_FILE, DIGEST_KEY, WEIGHTS_FILE, ModelCard, read_card_and_checksum, read_part
+from microseg_ray.models.skeleton import model_skeleton
 from microseg_ray.recognition import is_checkpoint
 
 if TYPE_CHECKING:
@@ -112,8 +112,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelCar
 def _skeleton(folder: str | os.PathLike[str], card: ModelCard) -> nn.Module:
     """The model that a card describes, without memory for its weights."""
     try:
-        with torch.device("meta"):
-            model = build_model(card.architecture, card.in_channels, len(card.classes), card.options)
+        model = model_skeleton(card.architecture, card.in_channels, len(card.classes), card.options)
     except SettingsError as error:
         advice = "install the microseg_ray that wrote it"
         raise CheckpointError(

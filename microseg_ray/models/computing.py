@@ -75,12 +75,12 @@ def decide_runtime(
         if reason and choice != "auto":
             raise SettingsError(f"{key}: {reason}; set runtime: torch")
         name = "torch" if reason else name
-    record = runtime_record(name, precision)
+    record = runtime_record(name, precision, device)
     used = record.get("runtime_precision", precision)
     if reason:
         reason = f"computed by torch: {reason}"
     elif used != precision:
-        reason = f"computed in {used}: OpenVINO finds no {precision} units in this processor"
+        reason = f"computed in {used}: this processor has no {precision} units"
     if reason:
         _log.warning("%s", reason)
     return Computing(name, record, reason)

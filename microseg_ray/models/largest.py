@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from microseg_ray.errors import MicrosegError
 
-__all__ = ["MOST_UNROLLED", "NOT_FINITE", "LargestClass", "checked", "finite", "largest"]
+__all__ = ["LARGEST_FLOAT", "MOST_UNROLLED", "NOT_FINITE", "LargestClass", "checked", "finite", "largest"]
 
 NOT_FINITE = 255
 """In place of a class where a logit is NaN or infinite; there are at most 255 classes, so none has this index."""
@@ -15,7 +15,9 @@ NOT_FINITE = 255
 MOST_UNROLLED = 8
 """With more classes `LargestClass` is no faster than `largest`."""
 
-_LARGEST_FLOAT = 3e38
+LARGEST_FLOAT = 3e38
+"""Sums of logits beyond it are taken for infinite."""
+
 _STRIP_PIXELS = 1 << 16
 """Pixels whose logits are compared at once on the CPU: few enough to stay in its cache."""
 
@@ -45,7 +47,7 @@ class LargestClass(nn.Module):
             best = torch.maximum(best, other)
             total = total + other.abs()
         # A comparison with NaN is false.
-        return torch.where(total <= _LARGEST_FLOAT, chosen, float(NOT_FINITE)).to(torch.uint8)
+        return torch.where(total <= LARGEST_FLOAT, chosen, float(NOT_FINITE)).to(torch.uint8)
 
 
 def checked(classes: Tensor, logits: Tensor) -> Tensor:

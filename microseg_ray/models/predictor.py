@@ -23,7 +23,7 @@ from microseg_ray.models.scaling import model_input
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -132,7 +132,7 @@ class Predictor:
             raise TypeError(f"runtime {runtime.name} compiles no images")
         if not self.digest or self.digest not in _CONVERTED:
             size = (card.options["height"], card.options["width"]) if card.architecture in CLASSIFIERS else None
-            network = ImageNetwork(runtime, self._model, card.in_channels, self.stride, size)
+            network = ImageNetwork(runtime, self._model, card.in_channels, self.stride, size, self._writable(size))
             largest = largest_pixel(self._model, network.small)
             check_same_logits(self._model, network.by(OpenVinoRuntime("fp32", runtime.threads)), network.small)
             while len(_CONVERTED) >= _CONVERTED_KEPT:
@@ -141,6 +141,18 @@ class Predictor:
         network, self._largest_pixel = _CONVERTED[self.digest]
         # The converted model has no state; what is compiled from it has, and belongs to this predictor.
         self._network = network.by(runtime)
+
+    def _writable(self, size: tuple[int, int] | None) -> Callable[[int], nn.Module] | None:
+        """The model of an image by its height, in a form that is compiled without torch.export; None where it has none."""
+        from microseg_ray.models.strips.reason import NotStreamableError
+        from microseg_ray.models.strips.stream import undivided
+
+        if size:
+            return None
+        try:
+            return undivided(self._model, self.card.in_channels, self.stride)
+        except NotStreamableError:
+            return None
 
     def masks(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> NDArray[np.uint8]:
         """The class of each pixel: that of the largest logit, the lower class on a tie.

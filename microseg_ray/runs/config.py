@@ -96,7 +96,7 @@ def load_own_predictor(config: WorkerConfig) -> ModelPredictor:
 
     try:
         # First, because loading takes seconds: another version here is found at once.
-        record = runtime_record(config.runtime, config.precision)
+        record = runtime_record(config.runtime, config.precision, config.device)
         loaded = load_predictor(
             config.checkpoint,
             precision=config.precision,

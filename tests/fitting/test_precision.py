@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from microseg_ray.errors import SettingsError
-from microseg_ray.fitting import precision
 from microseg_ray.fitting.precision import precision_of, settled
 from microseg_ray.fitting.state import identity_of
 from microseg_ray.fitting.train import train
 from microseg_ray.models.card import read_card
+from microseg_ray.models.runtimes import units
 from microseg_ray.settings import TileSettings, TrainSettings
 from microseg_ray.tiles.make import tile
 from microseg_ray.tiles.store import TileStore
@@ -34,7 +34,7 @@ def settings(tiles, output, **options) -> TrainSettings:
 
 @pytest.mark.parametrize(("found", "expected"), [(FAST, "bf16"), (PLAIN, "fp32"), ({}, "fp32")])
 def test_auto_is_what_the_cpu_computes_in(tiles, found, expected, monkeypatch):
-    monkeypatch.setattr(precision, "_capabilities", lambda: found)
+    monkeypatch.setattr(units, "capabilities", lambda: found)
     auto = settings(tiles, "unused")
     assert auto.precision == "auto"
     assert precision_of(settled(auto, gpu=False)) == expected
@@ -48,10 +48,10 @@ def test_auto_is_what_the_cpu_computes_in(tiles, found, expected, monkeypatch):
 
 
 def test_a_fit_is_not_gone_on_with_in_another_precision(tiles, tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "_capabilities", lambda: PLAIN)
+    monkeypatch.setattr(units, "capabilities", lambda: PLAIN)
     first = train(settings(tiles, tmp_path / "fit"))
     assert read_card(first.last).training["settings"]["precision"] == "fp32"
-    monkeypatch.setattr(precision, "_capabilities", lambda: FAST)
+    monkeypatch.setattr(units, "capabilities", lambda: FAST)
     with pytest.raises(SettingsError, match="precision: fp32 there, bf16 now"):
         train(settings(tiles, tmp_path / "fit"))
     # The other machine can be told to.

@@ -1,4 +1,4 @@
-"""Which runtime a job takes, and what of it is bound to a run. No torch and no OpenVINO is loaded to choose."""
+"""Which runtime a job takes, and what of it is bound to a run. Neither torch nor OpenVINO is loaded to choose."""
 
 from __future__ import annotations
 
@@ -83,21 +83,28 @@ def load_runtime(name: str, precision: Precision = "bf16", device: str = "cpu", 
     return TorchRuntime(precision, device, threads)
 
 
-def runtime_record(name: str, precision: Precision) -> dict[str, str]:
+def runtime_record(name: str, precision: Precision, device: str = "cpu") -> dict[str, str]:
     """What of a runtime decides bytes here, by name: its own version, that of torch, and the precision that it has.
 
     Args:
         name: `torch` or `openvino`.
         precision: The setting.
+        device: `cpu`, `cuda` ...
 
     Raises:
         ImportError: OpenVINO is not installed, or does not load.
 
     Example:
-        >>> sorted(runtime_record("torch", "bf16"))
+        >>> sorted(runtime_record("torch", "fp32"))
         ['runtime', 'torch']
     """
     found = {"runtime": name, "torch": version("torch")}
+    if name == "torch" and precision == "bf16":
+        from microseg_ray.models.runtimes.units import torch_precision
+
+        used = torch_precision(precision, device)
+        # Only what differs from the setting, which is part of a run's identity itself.
+        found |= {} if used == precision else {"runtime_precision": used}
     if name == "openvino":
         from microseg_ray.models.runtimes.package import precision_here
 

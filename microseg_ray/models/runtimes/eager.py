@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from microseg_ray.models.runtimes.base import check_inputs
+from microseg_ray.models.runtimes.units import torch_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +25,8 @@ class TorchRuntime:
     """Runs modules with torch, on a CPU or a GPU.
 
     Args:
-        precision: `bf16` runs convolutions in bfloat16 (autocast), `fp32` all in float32.
+        precision: `bf16` runs convolutions in bfloat16 (autocast), `fp32` all in float32; `bf16` becomes `fp32` on a
+            processor without bf16 units, as the attribute says.
         device: `cpu`, `cuda`, `cuda:1` ...
         threads: Threads that torch uses in this process from now on; None leaves them as they are.
 
@@ -48,7 +50,7 @@ class TorchRuntime:
                 raise ValueError(f"threads {threads} is not possible; it must be at least 1")
             torch.set_num_threads(threads)
         self.version: str = version("torch")
-        self.precision: Precision = precision
+        self.precision: Precision = torch_precision(precision, device)
         self.device = torch.device(device)
 
     def compile(self, module: nn.Module, examples: Sequence[Tensor], *, exact: bool = False) -> _Eager:

@@ -1,4 +1,6 @@
-"""A network of images in OpenVINO: converted once for all sizes, compiled at the first image of a size.
+"""A network of images in OpenVINO, compiled at the first image of a size.
+
+A network whose layers are known is written for each size; any other is converted by torch.export once, for all sizes.
 
 Logits come out in float32. The class of a pixel is decided from them by a graph of its own in float32: inside the network's graph
 they would be rounded to bfloat16 first, and close ones would tie.
@@ -16,6 +18,8 @@ from microseg_ray.models.largest import MOST_UNROLLED, LargestClass, checked, fi
 from microseg_ray.models.runtimes.base import FREE_PIXELS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from microseg_ray.models.runtimes.vino import Graph, OpenVinoRuntime
@@ -32,6 +36,7 @@ class ImageNetwork:
         channels: c.
         stride: Sides are multiples of it.
         size: (y, x) of a model of one size; None for any.
+        written: Gives the same network for images of one height in a form that can be written; None: it is converted.
 
     Attributes:
         small: Shape (1, c, y, x) of a small image that it takes.
@@ -47,11 +52,16 @@ class ImageNetwork:
         channels: int,
         stride: int,
         size: tuple[int, int] | None = None,
+        written: Callable[[int], nn.Module] | None = None,
     ) -> None:
         self._runtime = runtime
         self.small: tuple[int, ...] = (1, channels, *(size or (4 * stride, 5 * stride)))
-        example = torch.zeros(self.small)
-        self._model = runtime.convert(model, [example], None if size else [_open_sides(stride)])
+        self._written = written
+        self._model = (
+            None
+            if written
+            else runtime.convert(model, [torch.zeros(self.small)], None if size else [_open_sides(stride)])
+        )
         self._sized: OrderedDict[tuple[int, ...], tuple[Graph, list[Graph]]] = OrderedDict()
 
     def by(self, runtime: OpenVinoRuntime) -> ImageNetwork:
@@ -102,9 +112,14 @@ class ImageNetwork:
         if shape not in self._sized:
             # Before the new one is made: each holds as much memory as its image is large.
             self._forget(shape)
-            self._sized[shape] = self._runtime.resized(self._model, image), []
+            self._sized[shape] = self._compiled(image), []
         self._sized.move_to_end(shape)
         return self._sized[shape]
+
+    def _compiled(self, image: Tensor) -> Graph:
+        if self._written is None:
+            return self._runtime.resized(self._model, image)
+        return self._runtime.compile(self._written(image.shape[2]), [image], sets=1)
 
     def _forget(self, coming: tuple[int, ...]) -> None:
         while self._sized and sum(map(_pixels, (*self._sized, coming))) > FREE_PIXELS:

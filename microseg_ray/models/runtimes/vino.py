@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,9 @@ import torch
 from microseg_ray.errors import RuntimeUnfitError
 from microseg_ray.models.largest import LargestClass
 from microseg_ray.models.runtimes.base import check_inputs
+from microseg_ray.models.runtimes.nodes import largest_class, written
 from microseg_ray.models.runtimes.package import core, openvino_package, precision_here
+from microseg_ray.models.runtimes.writing import Writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,15 +60,19 @@ class OpenVinoRuntime:
         self.threads = threads or torch.get_num_threads()
         self.precision: Precision = precision_here(precision)
 
-    def compile(self, module: nn.Module, examples: Sequence[Tensor], *, exact: bool = False) -> Graph:
-        """As `Runtime.compile`."""
+    def compile(
+        self, module: nn.Module, examples: Sequence[Tensor], *, exact: bool = False, sets: int = _SETS
+    ) -> Graph:
+        """As `Runtime.compile`; `sets` of output buffers take turns."""
         if isinstance(module, LargestClass):
             with self._unfit():
-                model = _largest_class(*examples[0].shape[:2]).clone()
-                model.reshape(list(examples[0].shape))
+                model = largest_class(examples[0].shape)
+        elif isinstance(module, Writable):
+            with self._unfit():
+                model = written(module, examples, lambda part, values: _converted(part, values, None))
         else:
             model = self.convert(module, examples)
-        return self._compiled(model, examples, _SETS, exact=exact)
+        return self._compiled(model, examples, sets, exact=exact)
 
     def convert(self, module: nn.Module, examples: Sequence[Tensor], shapes: Sequence[Any] | None = None) -> Any:
         """The module as an OpenVINO model. Nothing is computed: torch.export sees shapes only.
@@ -158,13 +163,6 @@ class Graph:
             self._request.set_output_tensor(number, tensor)
         self._request.infer()
         return tuple(self._sets[self._turn])
-
-
-@lru_cache(maxsize=8)
-def _largest_class(count: int, classes: int) -> Any:
-    """`LargestClass` for any size: a conversion takes longer than computing some megapixels, and every size needs it."""
-    sides = {axis: torch.export.Dim(name, min=1) for axis, name in ((2, "rows"), (3, "columns"))}
-    return _converted(LargestClass(), [torch.zeros((count, classes, 4, 5))], [sides])
 
 
 def _reason(error: Exception) -> str:

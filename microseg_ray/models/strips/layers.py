@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import fx, nn
@@ -11,8 +11,8 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from microseg_ray.models.architectures.blocks import full_precision
 from microseg_ray.models.architectures.defectsegnet import SymmetricPad
+from microseg_ray.models.runtimes.writing import TensorWriter, Writer
 from microseg_ray.models.strips.reason import NotStreamableError
 from microseg_ray.models.strips.rows import Bordered, Cut, Resampled, Rows, Same, Transposed, Window
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Operation", "operation_of"]
+
+V = TypeVar("V")
 
 _ACTIVATIONS = "torch.nn.modules.activation"
 _NOT_ROWWISE = (nn.GLU, nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)
@@ -42,30 +44,27 @@ class Operation(nn.Module):
 
     def forward(self, tensors: Sequence[Tensor], cut: Cut) -> Tensor:
         """The rows that `cut` asks for, from tensors that hold exactly the rows needed."""
-        if not self.exact:
-            return self.apply_to(tensors, cut)
-        return full_precision(lambda features: self.apply_to([features], cut), tensors[0])
+        return self.write(TensorWriter(), tensors, cut)
 
-    def apply_to(self, tensors: Sequence[Tensor], cut: Cut) -> Tensor:
-        """`forward` without regard to precision."""
+    def write(self, writer: Writer[V], values: Sequence[V], cut: Cut) -> V:
+        """`forward` with any writer."""
         raise NotImplementedError
 
 
 class _Rowwise(Operation):
-    """A layer, function or method that treats all pixels alike."""
+    """A function or method that treats all pixels alike."""
 
-    def __init__(self, call: Any, args: Any, kwargs: Any, *, exact: bool = False) -> None:
-        super().__init__(Same(), exact=exact)
+    def __init__(self, call: Any, args: Any, kwargs: Any) -> None:
+        super().__init__(Same())
         self.call = call
         self.args = args
         self.kwargs = kwargs
 
-    def apply_to(self, tensors: Sequence[Tensor], cut: Cut) -> Tensor:  # noqa: ARG002 - no padding, no surplus rows
+    def write(self, writer: Writer[V], values: Sequence[V], cut: Cut) -> V:  # noqa: ARG002 - no padding, no surplus rows
         def filled(value: Any) -> Any:
-            return fx.node.map_aggregate(value, lambda each: tensors[each.place] if isinstance(each, Slot) else each)
+            return fx.node.map_aggregate(value, lambda each: values[each.place] if isinstance(each, Slot) else each)
 
-        result: Tensor = self.call(*filled(self.args), **filled(self.kwargs))
-        return result
+        return writer.function(self.call, filled(self.args), filled(self.kwargs), exact=self.exact)
 
 
 class Slot:
@@ -80,17 +79,18 @@ class Slot:
 
 
 class _Windowed(Operation):
+    """A layer of which each row comes from one or several rows, some of which may be padding."""
+
     def __init__(self, rows: Rows, layer: nn.Module, fill: float, *, exact: bool) -> None:
         super().__init__(rows, exact=exact)
         self.layer = layer
         self.fill = fill
 
-    def apply_to(self, tensors: Sequence[Tensor], cut: Cut) -> Tensor:
-        features = tensors[0]
+    def write(self, writer: Writer[V], values: Sequence[V], cut: Cut) -> V:
+        features = values[0]
         if cut.above or cut.below:
-            features = F.pad(features, (0, 0, cut.above, cut.below), value=self.fill)
-        result: Tensor = self.layer(features)
-        return result
+            features = writer.padded(features, cut.above, cut.below, self.fill)
+        return writer.layer(self.layer, features, exact=self.exact)
 
 
 class _Enlarging(Operation):
@@ -100,11 +100,11 @@ class _Enlarging(Operation):
         super().__init__(rows, exact=exact)
         self.layer = layer
 
-    def apply_to(self, tensors: Sequence[Tensor], cut: Cut) -> Tensor:
-        result: Tensor = self.layer(tensors[0])
-        if cut.skip == 0 and cut.length == result.shape[2]:
+    def write(self, writer: Writer[V], values: Sequence[V], cut: Cut) -> V:
+        result = writer.layer(self.layer, values[0], exact=self.exact)
+        if cut.skip == 0 and cut.length == writer.length(result, 2):
             return result
-        return result[:, :, cut.skip : cut.skip + cut.length]
+        return writer.cut(result, 2, cut.skip, cut.length)
 
 
 class _Border(Operation):
@@ -119,8 +119,10 @@ class _Border(Operation):
         self.value = value
         self.sides = (left, right)
 
-    def apply_to(self, tensors: Sequence[Tensor], cut: Cut) -> Tensor:
-        given = tensors[0]
+    def write(self, writer: Writer[V], values: Sequence[V], cut: Cut) -> V:
+        return writer.function(self._bordered, (values[0], cut), {}, exact=self.exact)
+
+    def _bordered(self, given: Tensor, cut: Cut) -> Tensor:
         middle = given[:, :, cut.skip : cut.skip + cut.length - cut.above - cut.below]
         parts = [middle]
         if cut.above:
@@ -176,7 +178,7 @@ def operation_of(layer: nn.Module, name: str, *, exact: bool = False) -> Operati
     """
     made = _sampled(layer, name, exact=exact) or _padded(layer, exact=exact)
     if made is None and _treats_pixels_alike(layer):
-        made = _Rowwise(_fresh(layer), (Slot(0),), {}, exact=exact)
+        made = _Windowed(Same(), _fresh(layer), 0.0, exact=exact)
     if made is None:
         raise NotStreamableError(f"layer {name} ({type(layer).__name__}) needs the whole image or is not known")
     return made

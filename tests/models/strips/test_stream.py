@@ -161,7 +161,10 @@ def test_large_networks_have_a_schedule(name: str, options: dict[str, Any]) -> N
 def test_at_real_widths_strips_are_equal_to_the_bit(
     name: str, options: dict[str, Any], width: int, precision: Literal["fp32", "bf16"]
 ) -> None:
-    """There torch takes the same kernels for a strip as for the whole image."""
+    """There torch takes the same kernels for a strip as for the whole image, with the vector units that servers have.
+
+    With AVX2 it takes others for some shapes, so that sums are rounded in another way.
+    """
     torch.manual_seed(0)
     model = build_model(name, 1, 4, options)
     prepared = _prepared(model).float()
@@ -169,7 +172,13 @@ def test_at_real_widths_strips_are_equal_to_the_bit(
     strips = StripNetwork(prepared, 1, int(model.stride), 128, runtime)  # type: ignore[arg-type]
     image = _image(strips.schedule.first + 144, width).float().contiguous(memory_format=torch.channels_last)
     whole = runtime.compile(prepared, [image])(image)[0]
-    assert float((_streamed(strips, image) - whole).abs().max()) == 0.0
+    found = _streamed(strips, image)
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert float((found - whole).abs().max()) == 0.0
+    elif precision == "fp32":
+        torch.testing.assert_close(found, whole, rtol=0, atol=1e-4)
+    else:
+        assert float((found.argmax(1) != whole.argmax(1)).float().mean()) < 1e-3
 
 
 def test_memory_is_flat_in_height() -> None:
