@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
 from microseg_ray.jobs.console import StartRay, console, quarantine
-from microseg_ray.jobs.tables import print_areas, print_dropped, print_intervals, print_objects
+from microseg_ray.jobs.tables import print_areas, print_dropped, print_grain_size, print_intervals, print_objects
 from microseg_ray.outputs import Kind
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
         print_areas(rows)
         if intervals is not None:
             print_intervals(intervals.intervals, intervals.notes)
+            print_grain_size(intervals.stereology)
         if objects is not None:
             accounts = [*accounts, objects.account]
             write_accounts(run.folder / ACCOUNTS_FILE, accounts)
@@ -84,7 +85,9 @@ def _intervals(settings: MeasureSettings, run: Run) -> RunIntervals | None:
     if settings.intervals.evaluation is not None:
         found = read_confusions(settings.intervals.evaluation, run.classes)
         test = ModelTest({name: matrix.counts for name, matrix in found.matrices.items()}, found.groups)
-    return measure_intervals(run, _groups(settings, run), test, settings.intervals.pixel_size_uncertainty)
+    wanted = settings.intervals
+    groups = _groups(settings, run)
+    return measure_intervals(run, groups, test, wanted.pixel_size_uncertainty, wanted.grain_boundaries)
 
 
 def _groups(settings: MeasureSettings, run: Run) -> Callable[[str], str | None]:

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from microseg_ray.runs.forecast import Forecast
     from microseg_ray.stitching import EnginePlan
 
-__all__ = ["joined", "pieces", "print_areas", "print_dropped", "print_forecast", "print_intervals", "print_objects"]
+__all__ = [
+    "joined",
+    "pieces",
+    "print_areas",
+    "print_dropped",
+    "print_forecast",
+    "print_grain_size",
+    "print_intervals",
+    "print_objects",
+]
 
 SHOWN_NOTES = 10
 
@@ -65,6 +74,17 @@ def print_intervals(rows: Sequence[Any], notes: Sequence[str], limit: int = 30) 
         console.print(f"... and {len(shown) - limit} more rows in intervals.csv")
     for note in notes:
         console.print(f"[yellow]{escape(note)}[/]")
+
+
+def print_grain_size(rows: Sequence[Any]) -> None:
+    """Print the ASTM grain size number of each group, where it was measured."""
+    for row in rows:
+        if row.quantity == "grain_size_number":
+            name = "all micrographs" if row.scope == "archive" else text(row.name)
+            ends = f" (95 % {row.low:.2f} to {row.high:.2f})" if row.low is not None and row.high is not None else ""
+            size = "-" if row.mean is None else f"{row.mean:.2f}"
+            said = f"; {row.reason}" if row.reason else ""
+            console.print(f"{name}: ASTM grain size number G {size}{ends} from {row.fields} fields{said}", markup=False)
 
 
 def joined(engine: EnginePlan) -> str:

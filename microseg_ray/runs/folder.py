@@ -5,7 +5,7 @@ RUN/
   run.json         identity (model digest, everything that decides pixels), settings, versions, verdict
   masks/           <path of the micrograph below the archive>.zarr
   areas.csv        a row per micrograph and class; areas.parquet holds the same
-  groups.csv       groups of micrographs; boundaries.csv, intervals.csv: boundary lengths, error bars; .parquet, too (`measure`)
+  groups.csv       groups of micrographs; boundaries.csv, intervals.csv, stereology.csv; .parquet, too (`measure`)
   objects.csv      a row per object, in objects.parquet too; object_sizes.csv and object_classes.csv sum them up (`measure`)
   failures.csv     inputs that were quarantined: path, stage, reason
   accounting.csv   files, pages and pixels: seen = used + set aside + not taken
@@ -45,7 +45,7 @@ __all__ = ["FORMAT_VERSION", "OBJECT_TABLES", "Run"]
 FORMAT_VERSION = 1
 OBJECT_TABLES = ("objects.csv", "objects.parquet", "object_sizes.csv", "object_classes.csv")
 INTERVAL_TABLES = tuple(
-    f"{name}.{kind}" for name in ("groups", "boundaries", "intervals") for kind in ("csv", "parquet")
+    f"{name}.{kind}" for name in ("groups", "boundaries", "intervals", "stereology") for kind in ("csv", "parquet")
 )
 OUTDATED = ("sections.csv", "percentages.csv", "overlays", "report.html", *OBJECT_TABLES, "objects", *INTERVAL_TABLES)
 """What jobs make of a run's masks and tables, and what must not outlive them."""

@@ -20,6 +20,7 @@ from microseg_ray.statistics.groups import BoundaryRow, GroupRow, boundary_rows,
 from microseg_ray.statistics.intervals import IntervalRow, field_rows, group_rows
 from microseg_ray.statistics.model_error import METHODS, Correction, Method, correction_of
 from microseg_ray.statistics.rows import write_rows
+from microseg_ray.statistics.stereology import StereologyRow, stereology_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,7 @@ class RunIntervals:
         groups: Of groups.csv.
         boundaries: Of boundaries.csv.
         intervals: Of intervals.csv.
+        stereology: Of stereology.csv.
         failures: Micrographs that could not be read.
         notes: What is to be said of all this.
     """
@@ -64,12 +66,13 @@ class RunIntervals:
     groups: list[GroupRow]
     boundaries: list[BoundaryRow]
     intervals: list[IntervalRow]
+    stereology: list[StereologyRow]
     failures: list[Failure]
     notes: list[str]
 
     def write(self, run: Run) -> None:
         """Write the tables into the run's folder, as CSV and Parquet."""
-        tables = {"groups": GroupRow, "boundaries": BoundaryRow, "intervals": IntervalRow}
+        tables = {"groups": GroupRow, "boundaries": BoundaryRow, "intervals": IntervalRow, "stereology": StereologyRow}
         run.claim({f"{name}.{kind}": Kind.FILE for name in tables for kind in ("csv", "parquet")})
         for name, row in tables.items():
             write_rows(run.folder, name, row, getattr(self, name))
@@ -80,6 +83,7 @@ def measure_intervals(
     group_of: Callable[[str], str | None],
     test: ModelTest | None = None,
     pixel_size_uncertainty: float | None = None,
+    grain_boundaries: str | None = None,
 ) -> RunIntervals:
     """Measure every finished micrograph of a run, and its groups and archive.
 
@@ -88,10 +92,12 @@ def measure_intervals(
         group_of: The group of a micrograph by its name, None for none.
         test: What the model's error is taken from, or None.
         pixel_size_uncertainty: Relative standard uncertainty of the pixel size, or None.
+        grain_boundaries: Name of the class that is the boundary between grains, or None.
 
     Raises:
-        SettingsError: The test set cannot correct areas.
+        SettingsError: The test set cannot correct areas, or no class has the name of the grain boundaries.
     """
+    boundaries = _index_of(grain_boundaries, run.classes)
     correct = _Corrections(test, len(run.classes))
     fields: list[Field] = []
     waiting: dict[str, int] = defaultdict(int)
@@ -111,9 +117,11 @@ def measure_intervals(
             continue
         fields.append(field)
         rows += field_rows(field, run.classes)
-    found = _Tables(run.classes, fields, waiting, pixel_size_uncertainty)
+    found = _Tables(run.classes, fields, waiting, pixel_size_uncertainty, boundaries)
     notes = _notes(without, waiting, len(fields)) + correct.notes()
-    return RunIntervals(found.groups(), found.boundaries(), rows + found.intervals(), failures, notes)
+    return RunIntervals(
+        found.groups(), found.boundaries(), rows + found.intervals(), found.stereology(), failures, notes
+    )
 
 
 def count_parts(store: MaskStore) -> Parts:
@@ -216,6 +224,7 @@ class _Tables:
     fields: Sequence[Field]
     waiting: Mapping[str, int]
     uncertainty: float | None
+    grain_boundaries: int | None
 
     def groups(self) -> list[GroupRow]:
         return [
@@ -239,6 +248,13 @@ class _Tables:
             for row in group_rows(scope, name, members, self.classes, unfinished)
         ]
 
+    def stereology(self) -> list[StereologyRow]:
+        return [
+            row
+            for scope, name, members, unfinished in self._scopes()
+            for row in stereology_rows(scope, name, members, self.classes, unfinished, self.grain_boundaries)
+        ]
+
     def _scopes(self) -> list[tuple[str, str, list[Field], int]]:
         """Groups by name, then the archive."""
         members: dict[str, list[Field]] = defaultdict(list)
@@ -248,6 +264,15 @@ class _Tables:
         if self.fields:
             found.append(("archive", "", list(self.fields), sum(self.waiting.values())))
         return found
+
+
+def _index_of(name: str | None, classes: Sequence[ClassSpec]) -> int | None:
+    names = [item.name for item in classes]
+    if name is not None and name not in names:
+        raise SettingsError(
+            f"measure.intervals.grain_boundaries: no class is named {name!r}; there are {', '.join(names)}"
+        )
+    return None if name is None else names.index(name)
 
 
 def _notes(without: int, waiting: Mapping[str, int], finished: int) -> list[str]:

@@ -13,12 +13,16 @@ class IntervalSettings(Frozen):
     """Error bars on area fractions, and what is measured with them; reads every mask once."""
 
     measure: bool = Field(
-        default=True, description="groups, boundaries and intervals as .csv and .parquet; false: areas from counts only"
+        default=True,
+        description="groups, boundaries, intervals, stereology as .csv and .parquet; false: areas from counts only",
     )
     evaluation: str | None = Field(
         default=None,
         description="folder of an evaluation of the same model on test micrographs: areas are corrected by its confusion matrix, "
         "and the model's error is part of the intervals",
+    )
+    grain_boundaries: str | None = Field(
+        default=None, description="class that is the boundary between grains: the ASTM grain size number is measured"
     )
     pixel_size_uncertainty: float | None = Field(
         default=None,

@@ -18,10 +18,10 @@ __all__ = ["MeasureSettings"]
 class MeasureSettings(SectionFields, DataFields):
     """`measure`: the tables of a run again from its counts, without the model; and where in it a class is.
 
-    By default it reads every mask for groups, boundaries and intervals (RUN/groups.csv, boundaries.csv, intervals.csv, and the
-    same as .parquet), and measures the objects of all classes (RUN/objects.csv and .parquet, object_sizes.csv,
-    object_classes.csv). With `sections` it writes RUN/sections.csv, which sections of that many px hold which class, and
-    RUN/percentages.csv; with `overlays` RUN/overlays/NAME.png. No true mask is needed.
+    By default it reads every mask for groups, boundaries and intervals (RUN/groups.csv, boundaries.csv, intervals.csv,
+    stereology.csv, and the same as .parquet), and measures the objects of all classes (RUN/objects.csv and .parquet,
+    object_sizes.csv, object_classes.csv). With `sections` it writes RUN/sections.csv, which sections of that many px hold which
+    class, and RUN/percentages.csv; with `overlays` RUN/overlays/NAME.png. No true mask is needed.
     """
 
     job: ClassVar[str] = "measure"

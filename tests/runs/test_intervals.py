@@ -25,7 +25,7 @@ from microseg_ray.statistics.sampling import bounded_interval, sampling_error
 
 NAMES = ("matrix", "grain", "pore")
 CLASSES = tuple(ClassSpec(name=name) for name in NAMES)
-TABLES = ("groups", "boundaries", "intervals")
+TABLES = ("groups", "boundaries", "intervals", "stereology")
 SHAPE = (200, 150)
 MEASURE = ("measure", "--objects.measure", "false", "--run")
 
@@ -39,7 +39,7 @@ def mask_of(number):
     return mask
 
 
-def make_run(folder, sizes, *, unfinished=()):
+def make_run(folder, sizes, *, unfinished=(), masks=None):
     """A run of micrographs G_N.tif with the pixel sizes given by name."""
     record = {
         "archive": str(folder / "images"),
@@ -50,10 +50,11 @@ def make_run(folder, sizes, *, unfinished=()):
     }
     run = Run.create(folder / "run", RunIdentity("f0", {"halo": 8}), record)
     for number, (name, size) in enumerate(sizes.items()):
-        store = MaskStore.create(run.store_path(name), MaskSpec(SHAPE, CLASSES, shard=64), {"model": "f0"})
+        mask = mask_of(number) if masks is None else masks[number]
+        store = MaskStore.create(run.store_path(name), MaskSpec(mask.shape, CLASSES, shard=64), {"model": "f0"})
         for shard in store.missing():
             if name not in unfinished or shard != (0, 0):
-                store.commit(shard, mask_of(number)[store.spec.box(shard).slices])
+                store.commit(shard, mask[store.spec.box(shard).slices])
         if name not in unfinished:
             note = {"pixel_size_um": size, "pixel_size_source": "option", "info_bar": {"rows": 10}}
             store.finish(size, note)
@@ -163,6 +164,33 @@ def test_intervals_are_those_of_the_mask_and_between_micrographs(run, microseg, 
     assert (nowhere["low"], nowhere["estimate"]) == ("", "0")
     assert "no pixel of the class" in nowhere["reason"]
     assert "no pixel of the class" in rows["group", "a", "pore", "sampling"]["reason"]
+
+
+def test_the_grain_size_of_squares_is_that_of_their_intercepts(tmp_path, microseg):
+    """Grains are squares of 20 um with boundaries of 1 px: along x and y one in 20 um, along a diagonal sqrt(2) times as many."""
+    mask = np.ones((400, 400), np.uint8)
+    mask[20::40] = mask[:, 20::40] = 2
+    run = make_run(tmp_path, {"a_1.tif": (0.5, 0.5), "a_2.tif": (0.5, 0.5)}, masks=(mask, mask[:360].copy()))
+    ran = microseg(*MEASURE, run, "--intervals.grain_boundaries", "pore")
+    assert ran.code == 0, ran.err
+    assert "ASTM grain size number G" in ran.out
+    rows = by(rows_of(run / "stereology.csv"), "scope", "class_name", "quantity")
+    length = float(rows["archive", "pore", "mean_grain_intercept"]["mean"])
+    assert length == pytest.approx(20 / ((1 + np.sqrt(2)) / 2), rel=0.04)
+    number = rows["archive", "pore", "grain_size_number"]
+    assert float(number["mean"]) == pytest.approx(-6.643856 * np.log10(length / 1000) - 3.288)
+    assert float(number["low"]) <= float(number["mean"]) <= float(number["high"])
+    assert float(rows["archive", "grain", "mean_intercept_x"]["mean"]) == pytest.approx(19.5)
+    wrong = microseg(*MEASURE, run, "--intervals.grain_boundaries", "edge")
+    assert (wrong.code, "no class is named 'edge'" in wrong.err) == (2, True)
+    without = make_run(tmp_path / "px", {"a_1.tif": None}, masks=(mask,))
+    assert microseg(*MEASURE, without, "--intervals.grain_boundaries", "pore").code == 0
+    rows = by(rows_of(without / "stereology.csv"), "scope", "class_name", "quantity")
+    assert rows["archive", "pore", "mean_grain_intercept"]["unit"] == "px"
+    assert rows["archive", "pore", "grain_size_number"]["mean"] == ""
+    assert "no pixel size" in rows["archive", "pore", "grain_size_number"]["reason"]
+    assert rows["archive", "pore", "area_fraction"]["reason"] == "one field: no interval"
+    assert rows["archive", "matrix", "mean_intercept"]["reason"] == "in no field: not defined"
 
 
 def test_one_micrograph_has_no_interval_across_micrographs(tmp_path, microseg):
