@@ -17,7 +17,7 @@ from benchmarks.harness import ROOT, Table, write
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SUITE = ("forward", "segment", "steps", "stitch", "archive", "strips", "objects")
+SUITE = ("forward", "segment", "steps", "stitch", "archive", "strips", "tax", "objects")
 """Modules with a `run(arguments) -> tables`."""
 SCRIPTS = {
     "tile": "tiling",

@@ -41,6 +41,7 @@ _ENGINE = (
     "strip",
     "strip_width",
     "tile",
+    "tile_area",
     "halo",
     "shard",
     "batch",

@@ -98,7 +98,12 @@ def _noted(note: str) -> str:
 
 def pieces(engine: EnginePlan) -> str:
     """Of what a micrograph is put together."""
-    return f"strips of {engine.strip} rows" if engine.strip else f"tile {engine.tile}, {joined(engine)}"
+    return f"strips of {engine.strip} rows" if engine.strip else f"{tile_size(engine)}, {joined(engine)}"
+
+
+def tile_size(engine: EnginePlan) -> str:
+    """How large a tile is at most."""
+    return f"tiles of at most {engine.tile_area / 1e6:.2f} MPix" if engine.tile_area else f"tile {engine.tile}"
 
 
 def print_dropped(names: Sequence[str]) -> None:
@@ -120,7 +125,7 @@ def print_forecast(cost: Forecast) -> None:
         ("shards", f"{cost.missing} of {cost.shards} to compute, {engine.shard} px a side"),
         (
             "tiles",
-            f"about {cost.tiles}, at most {engine.tile} px, {joined(engine)}, batch {engine.batch}",
+            f"about {cost.tiles}, {tile_size(engine)}, {joined(engine)}, batch {engine.batch}",
         )
         if not engine.strip
         else (

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["report_run"]
 
 PANELS = 12
-SHOWN_SETTINGS = ("tile", "halo", "stride", "shard", "blend", "tta", "precision", "threads", "extra", "postprocess")
+SHOWN_SETTINGS = (
+    *("tile", "tile_area", "halo", "stride", "shard", "blend", "tta", "precision", "threads", "extra"),
+    "postprocess",
+)
 
 
 def report_run(

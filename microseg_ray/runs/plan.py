@@ -11,8 +11,8 @@ from microseg_ray.models.computing import Computing
 from microseg_ray.models.runtimes import FREE_PIXELS
 from microseg_ray.models.strips.reason import NotStreamableError
 from microseg_ray.runs.store.spec import CHUNK
-from microseg_ray.stitching import EnginePlan
-from microseg_ray.stitching.shards import shard_bytes
+from microseg_ray.stitching import EnginePlan, engine_grid
+from microseg_ray.stitching.shard_memory import shard_bytes
 
 if TYPE_CHECKING:
     from microseg_ray.models.card import ModelCard
@@ -40,11 +40,15 @@ SHARDS_IN_FLIGHT = 2
 # Of the GPU's memory; the rest is for its libraries and for fragmentation.
 DEVICE_SHARE = 0.8
 SMALLEST_TILE = 64
+SIDE_STEP = 32
+"""Of the squares that are tried, in pixels."""
 STRIP_ROWS = (256, 128, 64)
 """Rows of a strip that are tried: taller ones copy less, lower ones reach further across."""
 ENOUGH_WIDTH = 8192
 WORTH = 1.5
 """Pixels computed in tiles for each one kept, from which on `path: auto` takes strips."""
+_MANY = 8
+"""Shards of a side of a micrograph whose borders count for little."""
 MAX_BATCH = 8
 BATCH_PIXELS = 1024**2
 
@@ -100,10 +104,10 @@ def project_memory(
     per_pixel = card.footprint.bf16 if used == "bf16" else card.footprint.fp32
     if computing.runtime == "openvino":
         # One tile at a time, whatever the batch; the second shape of the seam audit stays compiled beside a small one.
-        pixels_held = max(plan.tile**2, min(AUDITED * plan.tile**2, FREE_PIXELS))
+        pixels_held = max(plan.tile_pixels, min(AUDITED * plan.tile_pixels, FREE_PIXELS))
         model = int(OPENVINO_BYTES + 3 * card.footprint.parameter_bytes + per_pixel * pixels_held * OPENVINO_SCRATCH)
     else:
-        model = int(2 * card.footprint.parameter_bytes + per_pixel * plan.tile**2 * plan.batch * SCRATCH)
+        model = int(2 * card.footprint.parameter_bytes + per_pixel * plan.tile_pixels * plan.batch * SCRATCH)
     pixels = shard_bytes(plan, card.in_channels, 4 if card.scaling.kind != "dtype" else 2, len(card.classes))
     host = BASE_BYTES + SHARDS_IN_FLIGHT * pixels
     return Projection(host, model) if gpu else Projection(host + model, 0)
@@ -129,21 +133,10 @@ def engine_plan(
     wanted = settings.halo if settings.blend == "crop" and settings.halo != "auto" else card.receptive_field.halo
     halo = EnginePlan(tile=stride, halo=wanted, stride=stride, shard=settings.shard).halo
     least = stride if settings.blend != "crop" else 2 * halo + stride
-    largest = ceil_to(settings.shard + 2 * halo, stride)
-    if settings.tile == "auto":
-        sides = {floor_to(side, stride) for side in range(SMALLEST_TILE, largest, 64)} | {largest, least}
-        fitting = sorted((side for side in sides if side >= least), reverse=True)
-    elif settings.tile % stride or settings.tile < least:
-        raise SettingsError(
-            f"tile {settings.tile}: must be a multiple of the model's stride {stride} and, beside a halo of {halo} px on each "
-            f"side, at least {least}; raise tile or lower halo"
-        )
-    else:
-        fitting = [settings.tile]
     budget = Projection(int(settings.memory * GIB), int((device_bytes or 0) * DEVICE_SHARE))
     tiles = None
-    for side in fitting:
-        engine = _engine(settings, side, halo, stride)
+    for tile, area in _tile_sizes(settings, least, halo, stride):
+        engine = _engine(settings, (tile, area), halo, stride)
         needs = project_memory(engine, card, settings.precision, gpu=settings.gpu, computing=computing)
         if needs.host <= budget.host and (not budget.device or needs.device <= budget.device):
             tiles = RunPlan(engine, *verdict_of(engine, card), needs.host, computing)
@@ -159,11 +152,11 @@ def engine_plan(
             return replace(tiles, path_reason=str(error))
     else:
         # No tile is computed but one of the audit, which is small.
-        engine = replace(_engine(settings, max(least, stride), halo, stride), strip=strip, strip_width=width)
+        engine = replace(_engine(settings, (max(least, stride), 0), halo, stride), strip=strip, strip_width=width)
         return RunPlan(engine, *verdict_of(engine, card), needed_bytes, computing)
     needed = (needs.host + needs.device) / GIB
     raise SettingsError(
-        f"memory {settings.memory:g} GiB: a worker needs about {needed:.2f} GiB at tile {engine.tile}, "
+        f"memory {settings.memory:g} GiB: a worker needs about {needed:.2f} GiB at tiles of {engine.tile_pixels} px, "
         f"batch {engine.batch}, shard {settings.shard}; raise memory, or lower tile, batch or shard"
     )
 
@@ -174,7 +167,10 @@ def _require_worth(plan: EnginePlan) -> None:
     Raises:
         NotStreamableError: They do.
     """
-    tax = (plan.tile / (plan.tile - 2 * plan.halo)) ** 2 if plan.blend == "crop" else WORTH
+    if plan.tile_area:
+        tax = engine_grid((_MANY * plan.shard, _MANY * plan.shard), plan).halo_tax
+    else:
+        tax = (plan.tile / (plan.tile - 2 * plan.halo)) ** 2 if plan.blend == "crop" else WORTH
     if tax < WORTH:
         raise NotStreamableError(f"tiles compute {tax:.2f} pixels for each one kept, less than {WORTH:g}")
 
@@ -198,7 +194,7 @@ def strips_of(
         (settings.path == "tiles", "path: tiles"),
         (settings.blend != "crop", f"blend: {settings.blend} averages overlapping tiles"),
         (settings.tta, "tta: symmetries of tiles are averaged"),
-        (settings.tile != "auto", "a size of tiles is set"),
+        (settings.tile != "auto" or settings.tile_area != "auto", "a size of tiles is set"),
         (settings.batch != "auto", "a batch of tiles is set"),
     ):
         if set_:
@@ -270,8 +266,41 @@ def _check_shard(settings: EngineSettings, card: ModelCard) -> None:
         raise SettingsError(f"shard {settings.shard}: above {CHUNK} it must be a multiple of {CHUNK}, the zarr chunk")
 
 
-def _engine(settings: EngineSettings, tile: int, halo: int, stride: int) -> EnginePlan:
-    batch = settings.batch if settings.batch != "auto" else max(1, min(MAX_BATCH, BATCH_PIXELS // tile**2))
+def _tile_sizes(settings: EngineSettings, least: int, halo: int, stride: int) -> list[tuple[int, int]]:
+    """Largest side and area of tiles that are tried, the largest first; an area of 0 is that of the square.
+
+    Args:
+        settings: The job's settings.
+        least: Side of the smallest tile.
+        halo: In pixels.
+        stride: Of the model.
+
+    Raises:
+        SettingsError: The sizes that were set cannot work.
+    """
+    largest = ceil_to(settings.shard + 2 * halo, stride)
+    if settings.tile != "auto" and (settings.tile % stride or settings.tile < least):
+        raise SettingsError(
+            f"tile {settings.tile}: must be a multiple of the model's stride {stride} and, beside a halo of {halo} px on each "
+            f"side, at least {least}; raise tile or lower halo"
+        )
+    # Symmetries turn tiles, and windows are square.
+    square = settings.blend != "crop" or settings.tta
+    if settings.tile_area != "auto":
+        if square or settings.tile_area < least**2:
+            reason = "blend and tta take square tiles" if square else f"the smallest tile has {least**2} px"
+            raise SettingsError(f"tile_area {settings.tile_area}: {reason}; set tile_area: auto")
+        return [(largest if settings.tile == "auto" else settings.tile, settings.tile_area)]
+    if settings.tile != "auto":
+        return [(settings.tile, 0)]
+    sides = {floor_to(side, stride) for side in range(SMALLEST_TILE, largest, SIDE_STEP)} | {least}
+    fitting = sorted((side for side in sides if least <= side < largest), reverse=True)
+    return [(largest, 0), *((side, 0) if square else (largest, side**2) for side in fitting)]
+
+
+def _engine(settings: EngineSettings, size: tuple[int, int], halo: int, stride: int) -> EnginePlan:
+    tile, area = size
+    batch = settings.batch if settings.batch != "auto" else max(1, min(MAX_BATCH, BATCH_PIXELS // (area or tile**2)))
     return EnginePlan(
         tile=tile,
         halo=halo,
@@ -282,6 +311,7 @@ def _engine(settings: EngineSettings, tile: int, halo: int, stride: int) -> Engi
         overlap=settings.overlap,
         tta=settings.tta,
         extra=settings.extra,
+        tile_area=area,
     )
 
 

@@ -129,7 +129,7 @@ def _job_of(run: Run, checkpoint: str | None) -> Job:
             # The value that `auto` had in that run; it may be another one now.
             **{
                 key: pixels[key]
-                for key in ("tile", "halo", "batch", "threads", "strip", "strip_width")
+                for key in ("tile", "tile_area", "halo", "batch", "threads", "strip", "strip_width")
                 if key in pixels
             },
             "path": pixels.get("path", "tiles"),

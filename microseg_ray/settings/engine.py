@@ -8,7 +8,7 @@ from pydantic import Field
 
 from microseg_ray.settings.base import JobSettings
 from microseg_ray.settings.classes import Classes
-from microseg_ray.settings.limits import GiB, Halo, RuntimeChoice, Threads, TileSide, Workers
+from microseg_ray.settings.limits import GiB, Halo, RuntimeChoice, Threads, TileArea, TileSide, Workers
 from microseg_ray.settings.pixel_size import PixelSize
 from microseg_ray.settings.ray import RaySettings
 from microseg_ray.settings.source import SourceSettings
@@ -27,6 +27,11 @@ class EngineSettings(JobSettings):
     )
     tile: TileSide | Literal["auto"] = Field(
         default="auto", description="largest tile side in px; auto: what the memory allows"
+    )
+    tile_area: TileArea | Literal["auto"] = Field(
+        default="auto",
+        description="largest area of a tile in px, its sides chosen for each micrograph so that the fewest pixels are computed; "
+        "auto: the square of `tile` where that is set, else what the memory allows",
     )
     halo: Halo | Literal["auto"] = Field(default="auto", description="auto: the receptive field's radius")
     shard: int = Field(

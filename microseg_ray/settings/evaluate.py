@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from microseg_ray.settings.classes import Classes
 from microseg_ray.settings.data import SplitFields
-from microseg_ray.settings.limits import GiB, Halo, RuntimeChoice, Threads, TileSide
+from microseg_ray.settings.limits import GiB, Halo, RuntimeChoice, Threads, TileArea, TileSide
 from microseg_ray.settings.sections import SectionFields
 from microseg_ray.settings.source import SourceSettings
 
@@ -16,7 +16,7 @@ __all__ = ["EvaluateSettings"]
 
 
 _OF_CHECKPOINT = (
-    *("tile", "halo", "shard", "batch", "path", "strip", "strip_width", "blend", "overlap", "tta"),
+    *("tile", "tile_area", "halo", "shard", "batch", "path", "strip", "strip_width", "blend", "overlap", "tta"),
     *("precision", "runtime", "gpu"),
     *("scale_tolerance", "on_scale_mismatch", "on_intensity_mismatch"),
 )
@@ -39,6 +39,7 @@ class EvaluateSettings(SectionFields, SplitFields):
     output: str = Field(default="evaluation", description="folder for metrics.json, tables and figures")
     classes: Classes = ()
     tile: TileSide | Literal["auto"] = "auto"
+    tile_area: TileArea | Literal["auto"] = Field(default="auto", description="as of segment")
     halo: Halo | Literal["auto"] = "auto"
     shard: int = Field(default=2048, ge=64, le=1 << 16, description="as of segment; part of what decides the pixels")
     batch: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(

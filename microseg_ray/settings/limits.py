@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-__all__ = ["Epochs", "GiB", "Halo", "RuntimeChoice", "Seed", "Side", "Threads", "TileSide", "Workers"]
+__all__ = ["Epochs", "GiB", "Halo", "RuntimeChoice", "Seed", "Side", "Threads", "TileArea", "TileSide", "Workers"]
 
 # NumPy's and Optuna's older generators take no larger seed.
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Side = Annotated[int, Field(ge=1, le=1 << 17)]
 TileSide = Annotated[int, Field(ge=8, le=1 << 16)]
+TileArea = Annotated[int, Field(ge=64, le=1 << 32)]
 Halo = Annotated[int, Field(ge=0, le=1 << 15)]
 Workers = Annotated[int, Field(ge=0, le=4096)]
 Threads = Annotated[int, Field(ge=1, le=1024)]

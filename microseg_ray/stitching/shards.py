@@ -16,6 +16,7 @@ from microseg_ray.errors import MicrosegError
 from microseg_ray.geometry import Box, Tile, TileGrid, ceil_to
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.stitching.extra import Extra, extra_output
+from microseg_ray.stitching.tile_sizes import TileRule, least_tax_tile
 from microseg_ray.stitching.windows import Blend, argmax_first, window
 from microseg_ray.symmetry import SYMMETRIES
 
@@ -57,6 +58,8 @@ class EnginePlan:
         extra: Per-pixel output beside the class.
         strip: Rows of a strip, where the micrograph is computed as a stream of strips; 0: in tiles.
         strip_width: Widest piece of a micrograph that is computed as one stream, in pixels.
+        tile_area: Largest area of a tile in pixels, where its sides are chosen for each micrograph (`least_tax_tile`); 0: a
+            tile is as large as `tile` allows.
     """
 
     tile: int
@@ -70,6 +73,7 @@ class EnginePlan:
     extra: Extra = "none"
     strip: int = 0
     strip_width: int = 0
+    tile_area: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "halo", ceil_to(self.halo, self.stride))
@@ -87,8 +91,20 @@ class EnginePlan:
             (0.25, False)
         """
         unused = {"overlap" if self.blend == "crop" else "halo"}
-        unused |= {"tile", "batch"} if self.strip else {"strip", "strip_width"}
+        unused |= {"tile", "batch", "tile_area"} if self.strip else {"strip", "strip_width"}
+        # A run of a version without it is gone on with.
+        unused |= set() if self.tile_area else {"tile_area"}
         return {key: value for key, value in asdict(self).items() if key not in unused}
+
+    @property
+    def tile_pixels(self) -> int:
+        """Pixels of a tile, at most.
+
+        Example:
+            >>> EnginePlan(tile=64, halo=8, stride=4, shard=64).tile_pixels
+            4096
+        """
+        return self.tile_area or self.tile**2
 
     @property
     def needs_scores(self) -> bool:
@@ -119,7 +135,9 @@ def engine_grid(shape: tuple[int, int], plan: EnginePlan) -> TileGrid:
         (25, (848, 848))
     """
     if plan.blend == "crop":
-        return TileGrid(shape, plan.tile, plan.halo, plan.stride, shard=plan.shard)
+        rule = TileRule(plan.tile_area, plan.tile, plan.halo, plan.stride, plan.shard)
+        tile = least_tax_tile(shape, rule) if plan.tile_area else plan.tile
+        return TileGrid(shape, tile, plan.halo, plan.stride, shard=plan.shard)
     half = min(int(plan.tile * plan.overlap / 2), (plan.tile - plan.stride) // 2)
     return TileGrid(shape, plan.tile, half, plan.stride)
 
@@ -363,27 +381,3 @@ def extended(result: ShardPixels, height: int) -> ShardPixels:
     fill = np.nan if result.extra.dtype.kind == "f" else IGNORE_INDEX
     margins = (*((0, 0),) * (result.extra.ndim - 2), (0, missing), (0, 0))
     return ShardPixels(mask, np.pad(result.extra, margins, constant_values=fill))
-
-
-def shard_bytes(plan: EnginePlan, channels: int, itemsize: int, classes: int) -> int:
-    """Peak bytes of numpy arrays that `predict_shard` holds, without the model's own.
-
-    Args:
-        plan: The plan.
-        channels: Channels of the micrograph.
-        itemsize: Bytes per pixel and channel.
-        classes: Number of classes.
-    """
-    margin = plan.halo if plan.blend == "crop" else plan.tile
-    region = (plan.shard + 2 * margin) ** 2 * channels * itemsize
-    batch = plan.batch * plan.tile**2 * channels * itemsize
-    if not plan.needs_scores:
-        return region + batch + plan.batch * plan.tile**2 + plan.shard**2
-    scores = plan.batch * plan.tile**2 * classes * 4
-    if plan.tta:
-        batch, scores = 2 * batch, 2 * scores
-    if plan.blend != "crop":
-        scores += plan.tile**2 * classes * 4
-    # The shard's sum, the copy of it that an extra output takes, and a few planes: weights, mask, the argmax's.
-    copy = {"margin": 4 * classes, "probabilities": 2 * classes}.get(plan.extra, 0)
-    return region + batch + scores + plan.shard**2 * (4 * classes + copy + 24)

@@ -12,7 +12,7 @@ import pytest
 
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window
-from microseg_ray.stitching.shards import shard_bytes
+from microseg_ray.stitching.shard_memory import shard_bytes
 
 
 class Flat:

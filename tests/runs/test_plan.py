@@ -9,6 +9,7 @@ from microseg_ray.models.card import read_card
 from microseg_ray.on_ray.actors import plan, segment
 from microseg_ray.runs.plan import engine_plan, project_memory
 from microseg_ray.settings import PlanSettings, SegmentSettings, settings_from
+from microseg_ray.stitching import engine_grid
 
 GIB = 1024**3
 
@@ -50,9 +51,34 @@ def make(checkpoint, **options):
 def test_the_automatic_tile_is_the_largest_that_fits(checkpoint):
     card = read_card(checkpoint)
     small, large = (engine_plan(make(checkpoint, memory=memory, path="tiles"), card) for memory in (0.8, 8.0))
-    assert small.engine.tile < large.engine.tile
+    assert small.engine.tile_pixels < large.engine.tile_pixels
     assert small.worker_bytes <= 0.8 * GIB
     assert large.engine.tile == 2048 + 2 * card.receptive_field.halo
+    assert "tile_area" not in large.engine.used, "a run of a version without it is gone on with"
+
+
+def test_sides_of_tiles_are_chosen_for_each_micrograph(checkpoint):
+    card = read_card(checkpoint)
+    settings = make(checkpoint, memory=0.8, path="tiles", halo=256)
+    engine = engine_plan(settings, card).engine
+    assert 0 < engine.tile_area < engine.tile**2
+    side = int(engine.tile_area**0.5) // engine.stride * engine.stride
+    square = engine_plan(make(checkpoint, memory=0.8, path="tiles", halo=256, tile=side), card).engine
+    for shape in ((8192, 8192), (2048, 30000), (1000, 1000)):
+        chosen_tax, square_tax = (engine_grid(shape, each).halo_tax for each in (engine, square))
+        assert chosen_tax <= square_tax
+    assert engine_grid((8192, 8192), engine).halo_tax < engine_grid((8192, 8192), square).halo_tax
+    # What a run is bound to is enough to plan it again.
+    again = make(checkpoint, memory=64.0, path="tiles", halo=256, tile=engine.tile, tile_area=engine.tile_area)
+    assert engine_plan(again, card).engine == engine
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [({"blend": "hann"}, "square tiles"), ({"tile_area": 64}, "smallest tile")]
+)
+def test_an_area_that_cannot_work_is_refused(checkpoint, options, says):
+    with pytest.raises(SettingsError, match=says):
+        engine_plan(make(checkpoint, **{"tile_area": 1 << 20, **options}), read_card(checkpoint))
 
 
 def test_more_than_fits_is_refused_with_what_to_change(checkpoint):
@@ -78,7 +104,7 @@ def test_on_a_gpu_its_own_memory_decides_the_tile(checkpoint):
     card = read_card(checkpoint)
     options = {"gpu": True, "memory": 64.0, "path": "tiles"}
     scarce, ample = (engine_plan(make(checkpoint, **options), card, size) for size in (GIB // 16, 80 * GIB))
-    assert scarce.engine.tile < ample.engine.tile
+    assert scarce.engine.tile_pixels < ample.engine.tile_pixels
     needed = project_memory(scarce.engine, card, "bf16", gpu=True)
     assert 0 < needed.device <= GIB // 16
     assert engine_plan(make(checkpoint, **options), card, None).engine.tile == ample.engine.tile

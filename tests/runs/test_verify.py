@@ -114,3 +114,13 @@ def test_seams_are_in_run_json_and_in_every_mask(run):
     _, store = first_store(run)
     assert store.note["verdict"] == "exact"
     assert store.note["seam_argmax_flips"] == 0
+
+
+def test_a_run_whose_tiles_are_not_square_is_computed_again_in_the_same_tiles(archive, checkpoint, tmp_path):
+    chosen = {"archive": str(archive), "checkpoint": str(checkpoint), "output": str(tmp_path / "run"), "workers": 0}
+    segment(settings_from(SegmentSettings, {**chosen, "shard": 256, "tile_area": 30_000, "path": "tiles"}))
+    run = Run.open(tmp_path / "run")
+    assert run.identity.pixels["tile_area"] == 30_000
+    found = check(run, shards=4)
+    assert found.problems == ()
+    assert found.recomputed == found.equal == 4

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from microseg_ray.geometry import Box, TileGrid, ceil_to
 from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window, window
 from microseg_ray.stitching.extra import extra_output
-from microseg_ray.stitching.shards import shard_bytes
+from microseg_ray.stitching.shard_memory import shard_bytes
 from tests.strategies import plans, shapes
 
 if TYPE_CHECKING:
