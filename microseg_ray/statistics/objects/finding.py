@@ -158,16 +158,14 @@ def find_objects(
         corners.append(outline.corners)
         joins.append(block.joins)
         unmeasured.append(touches_unmeasured(block))
-    # The first entry holds no row, only the dtype.
-    known = [each for each in parts if len(each)] or parts[:1]
     merged = merge(
         Found(
-            np.concatenate(known),
-            Hulls(np.concatenate(counts), np.concatenate(points)),
-            np.concatenate(outlines),
-            np.concatenate(corners),
-            np.concatenate(joins),
-            np.concatenate(unmeasured),
+            _joined(_with_rows(parts)),
+            Hulls(_joined(counts), _joined(points)),
+            _joined(outlines),
+            _joined(corners),
+            _joined(joins),
+            _joined(unmeasured),
         )
     )
     found = len(merged.pixels)
@@ -221,6 +219,19 @@ def _empty() -> tuple[list[Any], ...]:
         [np.zeros((0, 2), np.int64)],
         [np.zeros(0, np.int64)],
     )
+
+
+def _with_rows(parts: list[Any]) -> list[Any]:
+    """Those with a row, whose dtype tells of intensities; else the first."""
+    parts[:] = [each for each in parts if len(each)] or parts[:1]
+    return parts
+
+
+def _joined(arrays: list[Any]) -> Any:
+    """All in one array; the list is emptied, so that they are not in memory twice."""
+    whole = np.concatenate(arrays)
+    arrays.clear()
+    return whole
 
 
 def _values(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -67,7 +67,7 @@ def _chain(group: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64])
 
 
 def feret_diameters(
-    counts: NDArray[np.int64], points: NDArray[np.int64], spacing: tuple[float, float]
+    counts: NDArray[np.int64], points: NDArray[np.integer], spacing: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The largest and the smallest distance of two parallel lines that enclose an object.
 

@@ -202,19 +202,19 @@ def _moments(
 def _hulls(hulls: Hulls, object_of: NDArray[np.int64], count: int) -> Hulls:
     """The hulls of objects from the hulls of their parts: those of one part are ready."""
     several = np.bincount(object_of, minlength=count) > 1
-    owner = np.repeat(object_of, hulls.counts)
-    order = np.argsort(owner, kind="stable")
-    owner, points = owner[order], hulls.points[order].astype(np.int64)
+    # Points are most of what is held, so numbers of 32 bits, and no copy that is not needed.
+    owner, points = np.repeat(object_of.astype(np.int32), hulls.counts), hulls.points
     again = several[owner]
-    if not again.any():
-        return Hulls(np.bincount(owner, minlength=count), points.astype(np.int32))
-    group, y, x = owner[again], points[again, 0], points[again, 1]
-    sort = np.lexsort((x, y, group))
-    group, y, x = group[sort], y[sort], x[sort]
-    begins = np.ones(len(group), bool)
-    begins[1:] = (group[1:] != group[:-1]) | (y[1:] != y[:-1])
-    rows = np.flatnonzero(begins)
-    _, joined, groups = hull_rows(group[rows], y[rows], x[rows], x[np.append(rows[1:], len(group)) - 1])
-    owner, points = np.concatenate([owner[~again], groups]), np.concatenate([points[~again], joined])
+    if again.any():
+        group, (y, x) = owner[again].astype(np.int64), points[again].T.astype(np.int64)
+        sort = np.lexsort((x, y, group))
+        group, y, x = group[sort], y[sort], x[sort]
+        begins = np.ones(len(group), bool)
+        begins[1:] = (group[1:] != group[:-1]) | (y[1:] != y[:-1])
+        rows = np.flatnonzero(begins)
+        _, joined, groups = hull_rows(group[rows], y[rows], x[rows], x[np.append(rows[1:], len(group)) - 1])
+        owner = np.concatenate([owner[~again], groups.astype(np.int32)])
+        points = np.concatenate([points[~again], joined.astype(np.int32)])
+    del again
     order = np.argsort(owner, kind="stable")
-    return Hulls(np.bincount(owner, minlength=count), points[order].astype(np.int32))
+    return Hulls(np.bincount(owner, minlength=count), points[order])

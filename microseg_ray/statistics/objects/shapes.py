@@ -85,7 +85,7 @@ def lengths(merged: Merged, spacing: tuple[float, float] = (1.0, 1.0)) -> Length
     """
     area = merged.pixels * (spacing[0] * spacing[1])
     major, minor, _ = _axes(merged, spacing)
-    largest, smallest = feret_diameters(merged.hulls.counts, merged.hulls.points.astype(np.int64), spacing)
+    largest, smallest = feret_diameters(merged.hulls.counts, merged.hulls.points, spacing)
     entries = merged.entries.astype(np.float64)
     return Lengths(
         area.astype(np.float64),
