@@ -41,6 +41,8 @@ AREA_SCHEMA = pa.schema(
         ("pixel_size_um_x", pa.float64()),
         ("pixel_size_source", pa.string()),
         ("model_digest", pa.string()),
+        ("unmeasured_pixel_count", pa.int64()),
+        ("coverage", pa.float64()),
     ]
 )
 
@@ -78,7 +80,9 @@ class AreaRow:
 
     `area_fraction` is `pixel_count / measured_pixel_count`, None where nothing was measured; `area_um2` is None without
     a pixel size. An area fraction on a section is what is measured; a volume fraction is a stereological estimate from
-    it (ASTM E562, E1245) and is not called so here.
+    it (ASTM E562, E1245) and is not called so here. `unmeasured_pixel_count` is the pixels without a class, the info bar
+    included; `coverage` is the measured share of the pixels outside the info bar. Both are None where the shape of the mask is
+    not known.
     """
 
     micrograph: str
@@ -92,6 +96,8 @@ class AreaRow:
     pixel_size_um_x: float | None
     pixel_size_source: str
     model_digest: str
+    unmeasured_pixel_count: int | None = None
+    coverage: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +173,7 @@ def area_rows(measured: Measured, classes: tuple[ClassSpec, ...]) -> list[AreaRo
         (0.25, 25.0)
     """
     total = int(measured.counts.sum())
+    specimen = measured.pixels - measured.bar_pixels
     size = measured.pixel_size_um
     return [
         AreaRow(
@@ -181,6 +188,8 @@ def area_rows(measured: Measured, classes: tuple[ClassSpec, ...]) -> list[AreaRo
             pixel_size_um_x=None if size is None else size[1],
             pixel_size_source=measured.pixel_size_source,
             model_digest=measured.model_digest,
+            unmeasured_pixel_count=measured.pixels - total if measured.pixels else None,
+            coverage=total / specimen if specimen > 0 else None,
         )
         for index, (item, count) in enumerate(zip(classes, measured.counts, strict=True))
     ]

@@ -116,6 +116,9 @@ def test_groups_are_pooled_and_averaged(run, microseg):
         assert float(row["coverage"]) == pytest.approx(180 / 190)
         assert (row["micrographs"], row["unfinished_micrographs"]) == ("3", "0")
     assert rows["archive", "", "pore"]["micrographs"] == "6"
+    for row in rows_of(run / "areas.csv"):
+        assert int(row["unmeasured_pixel_count"]) == 20 * 150
+        assert float(row["coverage"]) == pytest.approx(180 / 190)
     for name in TABLES:
         table = pq.read_table(run / f"{name}.parquet")
         assert table.num_rows == len(rows_of(run / f"{name}.csv"))
