@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.geometry import ceil_to, floor_to
 from microseg_ray.models.computing import Computing
-from microseg_ray.models.runtimes import FREE_PIXELS
+from microseg_ray.models.runtimes import FREE_PIXELS, HELD_PIXELS
 from microseg_ray.models.strips.reason import NotStreamableError
+from microseg_ray.models.strips.schedule import strip_pixels
 from microseg_ray.runs.store.spec import CHUNK
 from microseg_ray.stitching import EnginePlan, engine_grid
 from microseg_ray.stitching.shard_memory import shard_bytes
@@ -33,6 +35,9 @@ SCRATCH = 1.6
 # The same for OpenVINO (`resunet` bf16: 130 bytes a pixel of tile, where PyTorch's tensors take 128), and its libraries with
 # the graph that it keeps to compile for other sizes from.
 OPENVINO_SCRATCH = 1.15
+# Strips, for each of `strip_pixels`, measured in float32: 0.95 to 1.5 times the tensors that PyTorch knows of for `resunet`,
+# 1.1 to 1.8 for `unet`.
+OPENVINO_STRIP_SCRATCH = 1.6
 OPENVINO_BYTES = 128 * 1024**2
 AUDITED = 1 + 0.75**2
 # One shard is read or written while another is computed.
@@ -45,6 +50,8 @@ SIDE_STEP = 32
 STRIP_ROWS = (256, 128, 64)
 """Rows of a strip that are tried: taller ones copy less, lower ones reach further across."""
 ENOUGH_WIDTH = 8192
+WIDEST = 1 << 20
+"""Pixels: no micrograph is divided into columns that are wider."""
 WORTH = 1.5
 """Pixels computed in tiles for each one kept, from which on `path: auto` takes strips."""
 _MANY = 8
@@ -206,14 +213,17 @@ def strips_of(
     best: tuple[int, int, int] | None = None
     for rows in dict.fromkeys(ceil_to(each, stride) for each in wanted):
         streaming = streaming_of(card, rows)
-        fixed = BASE_BYTES + 2 * card.footprint.parameter_bytes
-        if computing.runtime == "openvino":
-            # Each compiled graph holds the weights: first, middle, last, and the audit's tile.
-            fixed += OPENVINO_BYTES + 4 * card.footprint.parameter_bytes
-        column = column_bytes(settings, card, streaming, computing)
-        room = int((budget - fixed) // column) - 2 * halo
-        width = floor_to(room, settings.shard) if settings.strip_width == "auto" else settings.strip_width
-        found = rows, width, int(fixed + column * (min(width, ENOUGH_WIDTH) + 2 * halo))
+
+        def needed(width: int, streaming: Streaming = streaming) -> int:
+            return strip_bytes(settings, card, streaming, width + 2 * halo, computing)
+
+        width = settings.strip_width
+        if width == "auto":
+            shards = bisect_right(
+                range(1, WIDEST // settings.shard + 1), budget, key=lambda n: needed(n * settings.shard)
+            )
+            width = shards * settings.shard
+        found = rows, width, needed(min(width, ENOUGH_WIDTH))
         if width >= max(ENOUGH_WIDTH, settings.shard) or settings.strip_width != "auto":
             return found
         if best is None or width > best[1]:
@@ -225,37 +235,52 @@ def strips_of(
     return best
 
 
-def column_bytes(
-    settings: EngineSettings, card: ModelCard, streaming: Streaming, computing: Computing = TORCH
-) -> float:
-    """Bytes that a strip takes for each pixel of its width.
+def strip_bytes(
+    settings: EngineSettings, card: ModelCard, streaming: Streaming, width: int, computing: Computing = TORCH
+) -> int:
+    """What a worker takes that computes strips of a width.
 
     Args:
         settings: The job's settings.
         card: The model's card.
         streaming: The strip.
+        width: In pixels.
         computing: What computes.
     """
     used = computing.record.get("runtime_precision", settings.precision)
     per_pixel, itemsize = (card.footprint.bf16, 2) if used == "bf16" else (card.footprint.fp32, 4)
-    tallest: float = max(streaming.first, streaming.rows + streaming.lag // 4)
-    scratch = SCRATCH
+    parameters, fixed = card.footprint.parameter_bytes, BASE_BYTES
     if computing.runtime == "openvino":
-        # The graphs of the first and of the other strips stay compiled beside each other, each with its memory.
-        tallest, scratch = streaming.first + 2 * streaming.rows, OPENVINO_SCRATCH
-    classes, extra = (
-        len(card.classes),
-        {"none": 0, "margin": 1, "entropy": 1}.get(settings.extra, 2 * len(card.classes)),
-    )
+        # Each compiled graph holds the weights: first, middle, last, and the audit's tile.
+        fixed += OPENVINO_BYTES + 6 * parameters
+        graphs = (
+            OPENVINO_STRIP_SCRATCH
+            * per_pixel
+            * _held_pixels(streaming, width, HELD_PIXELS["bf16" if used == "bf16" else "fp32"])
+        )
+    else:
+        fixed += 2 * parameters
+        graphs = SCRATCH * per_pixel * max(streaming.first, streaming.rows + streaming.lag // 4) * width
+    classes = len(card.classes)
+    extra = {"none": 0, "margin": 1, "entropy": 1}.get(settings.extra, 2 * classes)
     scores = 0 if settings.extra == "none" else 8 * classes
     image = (streaming.rows + streaming.again + streaming.first) * card.in_channels * 6
+    tallest = max(streaming.first, streaming.rows + streaming.lag)
     # Kept rows twice: those taken over and those handed on. The mask of a row of shards, and a copy of a shard to write.
-    return (
-        (per_pixel * scratch + scores + 4 * classes) * tallest
+    column = (
+        (scores + 4 * classes) * tallest
         + 2 * itemsize * streaming.kept_numbers
         + image
         + settings.shard * 2 * (1 + extra)
     )
+    return int(fixed + graphs + column * width)
+
+
+def _held_pixels(streaming: Streaming, width: int, limit: int) -> float:
+    """Pixels of the strips whose graphs have memory at the same time: first, middle and last, as `strip_pixels`."""
+    rows, lag, first = streaming.rows, streaming.lag, streaming.first
+    each = [strip_pixels(*ends, width) for ends in ((first, first - lag), (rows, rows), (rows, rows + lag))]
+    return min(sum(each), max(limit, *each))
 
 
 def _check_shard(settings: EngineSettings, card: ModelCard) -> None:

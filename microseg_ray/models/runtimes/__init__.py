@@ -6,7 +6,7 @@ bytes (name, versions, precision) is in `Runtime.record`, which the identity of 
 
 from __future__ import annotations
 
-from microseg_ray.models.runtimes.base import FREE_PIXELS, Compiled, Precision, Runtime
+from microseg_ray.models.runtimes.base import FREE_PIXELS, HELD_PIXELS, Compiled, Precision, Runtime
 from microseg_ray.models.runtimes.choose import (
     RuntimeChoice,
     load_runtime,
@@ -16,6 +16,7 @@ from microseg_ray.models.runtimes.choose import (
 
 __all__ = [
     "FREE_PIXELS",
+    "HELD_PIXELS",
     "Compiled",
     "Precision",
     "Runtime",

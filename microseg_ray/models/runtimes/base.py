@@ -9,12 +9,21 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = ["FREE_PIXELS", "Compiled", "Precision", "Runtime", "check_inputs"]
+    from microseg_ray.models.runtimes.buffers import Buffers
+
+__all__ = ["FREE_PIXELS", "HELD_PIXELS", "Compiled", "Precision", "Runtime", "check_inputs"]
 
 Precision = Literal["bf16", "fp32"]
 
 FREE_PIXELS = 4 << 20
 """A network stays compiled for several sizes while these have no more pixels than this together; else for the last one only."""
+
+
+HELD_PIXELS: dict[Precision, int] = {"bf16": 26 * 10**5, "fp32": 13 * 10**5}
+"""The strips of an image keep the memory that they compute in while they have no more pixels than this together.
+
+Those of an image of 2048 px a side have less, so that many such images are computed without asking for memory again.
+"""
 
 
 class Compiled(Protocol):
@@ -35,6 +44,9 @@ class Compiled(Protocol):
             ValueError: Another number of inputs, another shape or type.
         """
 
+    def release(self) -> None:
+        """Give back the memory that it computes in, until the next call."""
+
 
 class Runtime(Protocol):
     """Turns modules into compiled networks.
@@ -49,7 +61,9 @@ class Runtime(Protocol):
     version: str
     precision: Precision
 
-    def compile(self, module: nn.Module, examples: Sequence[Tensor], *, exact: bool = False) -> Compiled:
+    def compile(
+        self, module: nn.Module, examples: Sequence[Tensor], *, exact: bool = False, buffers: Buffers | None = None
+    ) -> Compiled:
         """Make a module ready for inputs like the examples.
 
         Args:
@@ -57,6 +71,7 @@ class Runtime(Protocol):
                 returns a tensor or a tuple of tensors. Nothing in it may depend on the values of its inputs.
             examples: One tensor for each input; only their shapes and types count.
             exact: Compute in float32 whatever `precision` says, as for an argmax.
+            buffers: For the outputs, where the runtime writes into buffers; None: two sets of its own.
 
         Raises:
             RuntimeUnfitError: The runtime has no equal for something in the module.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from microseg_ray.models.runtimes.base import Precision
+    from microseg_ray.models.runtimes.buffers import Buffers
 
 __all__ = ["TorchRuntime"]
 
@@ -53,7 +54,14 @@ class TorchRuntime:
         self.precision: Precision = torch_precision(precision, device)
         self.device = torch.device(device)
 
-    def compile(self, module: nn.Module, examples: Sequence[Tensor], *, exact: bool = False) -> _Eager:
+    def compile(
+        self,
+        module: nn.Module,
+        examples: Sequence[Tensor],
+        *,
+        exact: bool = False,
+        buffers: Buffers | None = None,  # noqa: ARG002 - results are new tensors
+    ) -> _Eager:
         """As `Runtime.compile`; the module is moved to the device."""
         return _Eager(module.to(self.device), examples, self, exact=exact)
 
@@ -87,3 +95,6 @@ class _Eager:
         with self._runtime.context(exact=self._exact):
             found = self._module(*inputs)
         return tuple(found) if isinstance(found, (tuple, list)) else (found,)
+
+    def release(self) -> None:
+        """Nothing is held between two calls."""

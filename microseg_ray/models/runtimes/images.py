@@ -16,6 +16,7 @@ import torch
 
 from microseg_ray.models.largest import MOST_UNROLLED, LargestClass, checked, finite, largest
 from microseg_ray.models.runtimes.base import FREE_PIXELS
+from microseg_ray.models.runtimes.buffers import Buffers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +120,7 @@ class ImageNetwork:
     def _compiled(self, image: Tensor) -> Graph:
         if self._written is None:
             return self._runtime.resized(self._model, image)
-        return self._runtime.compile(self._written(image.shape[2]), [image], sets=1)
+        return self._runtime.compile(self._written(image.shape[2]), [image], buffers=Buffers(1))
 
     def _forget(self, coming: tuple[int, ...]) -> None:
         while self._sized and sum(map(_pixels, (*self._sized, coming))) > FREE_PIXELS:

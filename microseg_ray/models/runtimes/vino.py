@@ -17,6 +17,7 @@ import torch
 from microseg_ray.errors import RuntimeUnfitError
 from microseg_ray.models.largest import LargestClass
 from microseg_ray.models.runtimes.base import check_inputs
+from microseg_ray.models.runtimes.buffers import Buffers
 from microseg_ray.models.runtimes.nodes import largest_class, written
 from microseg_ray.models.runtimes.package import core, openvino_package, precision_here
 from microseg_ray.models.runtimes.writing import Writable
@@ -33,8 +34,6 @@ __all__ = ["Graph", "OpenVinoRuntime"]
 # torch types that numpy lacks, or that torch.export lacks: the type of the same size by which their bytes are seen.
 _SEEN_AS = {torch.bfloat16: torch.int16, torch.uint16: torch.int16}
 _HINTS: dict[Precision, str] = {"bf16": "bf16", "fp32": "f32"}
-_SETS = 2
-"""Sets of output buffers that take turns."""
 
 
 class OpenVinoRuntime:
@@ -61,9 +60,9 @@ class OpenVinoRuntime:
         self.precision: Precision = precision_here(precision)
 
     def compile(
-        self, module: nn.Module, examples: Sequence[Tensor], *, exact: bool = False, sets: int = _SETS
+        self, module: nn.Module, examples: Sequence[Tensor], *, exact: bool = False, buffers: Buffers | None = None
     ) -> Graph:
-        """As `Runtime.compile`; `sets` of output buffers take turns."""
+        """As `Runtime.compile`."""
         if isinstance(module, LargestClass):
             with self._unfit():
                 model = largest_class(examples[0].shape)
@@ -72,7 +71,7 @@ class OpenVinoRuntime:
                 model = written(module, examples, lambda part, values: _converted(part, values, None))
         else:
             model = self.convert(module, examples)
-        return self._compiled(model, examples, sets, exact=exact)
+        return self._compiled(model, examples, buffers or Buffers(2), exact=exact)
 
     def convert(self, module: nn.Module, examples: Sequence[Tensor], shapes: Sequence[Any] | None = None) -> Any:
         """The module as an OpenVINO model. Nothing is computed: torch.export sees shapes only.
@@ -101,15 +100,15 @@ class OpenVinoRuntime:
         with self._unfit():
             sized = model.clone()
             sized.reshape(list(example.shape))
-        return self._compiled(sized, [example], 1)
+        return self._compiled(sized, [example], Buffers(1))
 
-    def _compiled(self, model: Any, examples: Sequence[Tensor], sets: int, *, exact: bool = False) -> Graph:
+    def _compiled(self, model: Any, examples: Sequence[Tensor], buffers: Buffers, *, exact: bool = False) -> Graph:
         with self._unfit():
             compiled = core().compile_model(model, "CPU", self._options("fp32" if exact else self.precision))
         used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if not exact and used != _HINTS[self.precision]:
             raise RuntimeUnfitError(f"OpenVINO {self.version} computes in {used} where {self.precision} was asked for")
-        return Graph(compiled, examples, sets)
+        return Graph(compiled, examples, buffers)
 
     @contextlib.contextmanager
     def _unfit(self) -> Iterator[None]:
@@ -135,22 +134,20 @@ class OpenVinoRuntime:
 
 
 class Graph:
-    """A compiled graph with one or more sets of output buffers, which take turns.
+    """A compiled graph.
 
     Args:
         compiled: OpenVINO's compiled model.
         examples: Inputs are like these.
-        sets: Number of sets.
+        buffers: For the outputs.
     """
 
-    def __init__(self, compiled: Any, examples: Sequence[Tensor], sets: int) -> None:
+    def __init__(self, compiled: Any, examples: Sequence[Tensor], buffers: Buffers) -> None:
         self._examples = [example.to("meta") for example in examples]
         self._request = compiled.create_infer_request()
         self._compiled = compiled
-        shapes = [(tuple(port.shape), _torch_type(port.element_type.get_type_name())) for port in compiled.outputs]
-        self._sets = [[torch.empty(shape, dtype=kind) for shape, kind in shapes] for _ in range(sets)]
-        self._seen = [[_shared(tensor) for tensor in one] for one in self._sets]
-        self._turn = 0
+        self._kinds = [(tuple(port.shape), _torch_type(port.element_type.get_type_name())) for port in compiled.outputs]
+        self._buffers = buffers
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """As `Compiled.__call__`."""
@@ -158,11 +155,18 @@ class Graph:
         held = [tensor.contiguous() for tensor in inputs]
         for number, tensor in enumerate(held):
             self._request.set_input_tensor(number, _shared(tensor))
-        self._turn = (self._turn + 1) % len(self._sets)
-        for number, tensor in enumerate(self._seen[self._turn]):
-            self._request.set_output_tensor(number, tensor)
+        outputs = self._buffers.take(self._kinds)
+        for number, tensor in enumerate(outputs):
+            self._request.set_output_tensor(number, _shared(tensor))
         self._request.infer()
-        return tuple(self._sets[self._turn])
+        return tuple(outputs)
+
+    def release(self) -> None:
+        """As `Compiled.release`."""
+        # Without the request, which holds on to the buffers that it was given last.
+        self._request = None
+        self._compiled.release_memory()
+        self._request = self._compiled.create_infer_request()
 
 
 def _reason(error: Exception) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.models.strips.trace import Node
 
-__all__ = ["Program", "Schedule", "State", "Step", "Take"]
+__all__ = ["Program", "Schedule", "State", "Step", "Take", "strip_pixels"]
 
 OPEN = 1 << 40
 """Height of an image whose end is not reached."""
@@ -33,6 +33,21 @@ _FAR = 1 << 14
 _SEARCH = 1 << 12
 _COPY = 40.0
 """Multiplications that take as long as copying a number: measured with OpenVINO in bf16 (20 to 60)."""
+
+
+def strip_pixels(fed: float, finished: float, width: int) -> float:
+    """Pixels of a whole image whose layers need about as much memory as a strip.
+
+    Args:
+        fed: Image rows that it is fed.
+        finished: Rows that it finishes.
+        width: Of the image.
+
+    Example:
+        >>> strip_pixels(64, 64, 100)
+        6400.0
+    """
+    return (fed + finished) / 2 * width
 
 
 class Take(NamedTuple):

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from microseg_ray.geometry import ceil_to
-from microseg_ray.models.runtimes.base import FREE_PIXELS
+from microseg_ray.models.runtimes.base import FREE_PIXELS, HELD_PIXELS
+from microseg_ray.models.runtimes.buffers import Buffers
 from microseg_ray.models.strips.network import StripModule
 from microseg_ray.models.strips.rows import Range
-from microseg_ray.models.strips.schedule import OPEN, Program, Schedule
+from microseg_ray.models.strips.schedule import OPEN, Program, Schedule, strip_pixels
 from microseg_ray.models.strips.trace import traced
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class StripNetwork:
         # torch keeps the types that come out of its layers; a compiler is told the one in which it computes.
         self._kept_type = None if runtime.name == "torch" or runtime.precision == "fp32" else torch.bfloat16
         self._graphs: OrderedDict[_Key, Compiled] = OrderedDict()
+        self._buffers = Buffers(2)
+        self._working: OrderedDict[_Key, float] = OrderedDict()
 
     def cuts(self, height: int, width: int, wanted: int | None = None) -> list[int]:
         """Rows fed after each strip, from the top to the end of the image or until the first `wanted` rows are finished.
@@ -139,12 +142,14 @@ class StripNetwork:
         """
         height, width = shape
         cuts = self.cuts(height, width, wanted)
-        strips = [(cut, self._program(fed, cut, height)) for fed, cut in itertools.pairwise([0, *cuts])]
-        self._make_room({(program, width) for _, program in strips})
+        strips = [(fed, cut, self._program(fed, cut, height)) for fed, cut in itertools.pairwise([0, *cuts])]
+        self._make_room({(program, width) for _, _, program in strips})
         kept: tuple[Tensor, ...] = ()
-        for cut, program in strips:
+        for fed, cut, program in strips:
             image = read(Range(cut - program.rows, cut))
-            results = self._compiled(program, width, (image, *kept))(image, *kept)
+            graph = self._compiled((program, width), (image, *kept))
+            self._work((program, width), strip_pixels(cut - fed, program.finished, width))
+            results = graph(image, *kept)
             if program.finished:
                 stop = self.schedule.state(cut, height if cut == height else OPEN).stops[-1]
                 yield Finished(Range(stop - program.finished, stop), results[0])
@@ -156,11 +161,10 @@ class StripNetwork:
         # The end is not to be seen from a strip that does not reach it: so strips high above it and near it are one graph.
         return self.schedule.program(fed, cut, height if cut == height else OPEN)
 
-    def _compiled(self, program: Program, width: int, inputs: tuple[Tensor, ...]) -> Compiled:
-        key = (program, width)
+    def _compiled(self, key: _Key, inputs: tuple[Tensor, ...]) -> Compiled:
         if key not in self._graphs:
-            module = StripModule(self._nodes, program, self._kept_type).eval()
-            self._graphs[key] = self._runtime.compile(module, inputs)
+            module = StripModule(self._nodes, key[0], self._kept_type).eval()
+            self._graphs[key] = self._runtime.compile(module, inputs, buffers=self._buffers)
         self._graphs.move_to_end(key)
         return self._graphs[key]
 
@@ -168,7 +172,17 @@ class StripNetwork:
         """Forget graphs of other sizes of image, the oldest first, until all that are held are small together."""
         old = [key for key in self._graphs if key not in needed]
         while old and sum(map(_pixels, needed | set(old))) > FREE_PIXELS:
-            del self._graphs[old.pop(0)]
+            del self._graphs[old[0]]
+            self._working.pop(old.pop(0), None)
+            self._buffers.forget()
+
+    def _work(self, key: _Key, pixels: float) -> None:
+        """Let a graph have memory, and take it from those that worked before, the oldest first, where all have too much."""
+        self._working[key] = pixels
+        self._working.move_to_end(key)
+        while len(self._working) > 1 and sum(self._working.values()) > HELD_PIXELS[self._runtime.precision]:
+            other, _ = self._working.popitem(last=False)
+            self._graphs[other].release()
 
     def kept_bytes(self, width: int, itemsize: int) -> int:
         """Bytes of the rows that are kept between two strips.
