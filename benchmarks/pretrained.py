@@ -97,12 +97,13 @@ def run(division: str, name: str, config: str, extra: list[str], *, test: bool) 
     if test and not (model / "evaluation" / "metrics.json").exists():
         microseg("evaluate", CONFIG, "--table", str(table), "--checkpoint", f"{relative}/{name}/model/best",
                  "--output", f"{relative}/{name}/evaluation", "--threads", "1", "--precision", "fp32",
-                 "--figures", "false")  # fmt: skip
+                 "--figures", "false", "--probabilities", "false")  # fmt: skip
     if test and division.startswith("loso") and not (model / "whole" / "metrics.json").exists():
         mosaic = str(DATA / "mosaics" / division.removeprefix("loso"))
         microseg("evaluate", "--checkpoint", f"{relative}/{name}/model/best", "--output", f"{relative}/{name}/whole",
                  "--images", f"{mosaic}_images.png", "--image_suffix", "_images", "--masks", f"{mosaic}_labels.png",
-                 "--mask_suffix", "_labels", "--threads", "1", "--precision", "fp32", "--figures", "false")  # fmt: skip
+                 "--mask_suffix", "_labels", "--threads", "1", "--precision", "fp32", "--figures", "false",
+                 "--probabilities", "false")  # fmt: skip
 
 
 def table() -> str:
