@@ -266,10 +266,11 @@ def strip_bytes(
     scores = 0 if settings.extra == "none" else 8 * classes
     image = (streaming.rows + streaming.again + streaming.first) * card.in_channels * 6
     tallest = max(streaming.first, streaming.rows + streaming.lag)
-    # Kept rows twice: those taken over and those handed on. The mask of a row of shards, and a copy of a shard to write.
+    # Kept rows move through a buffer of twice their number and those of a strip. The mask of a row of shards, and a copy of a
+    # shard to write.
     column = (
         (scores + 4 * classes) * tallest
-        + 2 * itemsize * streaming.kept_numbers
+        + 3 * itemsize * streaming.kept_numbers
         + image
         + settings.shard * 2 * (1 + extra)
     )

@@ -29,12 +29,13 @@ Those of an image of 2048 px a side have less, so that many such images are comp
 class Compiled(Protocol):
     """A network of fixed shapes. Not thread-safe: one call at a time."""
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *inputs: Tensor, into: Sequence[Tensor | None] = ()) -> tuple[Tensor, ...]:
         """Run it once.
 
         Args:
             inputs: As many as the examples, of their shapes, types and device. They are not changed, and are free again when
                 the call returns.
+            into: Contiguous tensors that the outputs may be written into, None for any; a runtime may return others.
 
         Returns:
             What the module returns, as a tuple. The tensors may be buffers of the network: they keep their values until the

@@ -90,7 +90,7 @@ class _Eager:
         self._runtime = runtime
         self._exact = exact
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *inputs: Tensor, into: Sequence[Tensor | None] = ()) -> tuple[Tensor, ...]:  # noqa: ARG002
         check_inputs(inputs, self._examples)
         with self._runtime.context(exact=self._exact):
             found = self._module(*inputs)

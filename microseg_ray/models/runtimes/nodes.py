@@ -150,18 +150,28 @@ class NodeWriter:
         kinds = {value.get_element_type().get_type_name() for value in values}
         return self._made("concat", values if len(kinds) == 1 else [self._float(value) for value in values], axis)
 
-    def channels_last(self, value: Node) -> Node:
-        """As `Writer.channels_last`."""
-        return self._made("transpose", value, self._ops.constant(np.array([0, 2, 3, 1], np.int64)))
-
     def channels_first(self, value: Node) -> Node:
         """As `Writer.channels_first`."""
         return self._made("transpose", value, self._ops.constant(np.array([0, 3, 1, 2], np.int64)))
 
-    def copied(self, value: Node, kind: torch.dtype | None) -> Node:
-        """As `Writer.copied`: what leaves a graph is a copy already."""
+    def handed(self, value: Node, offset: int, length: int, kind: torch.dtype | None) -> Node:
+        """As `Writer.handed`: what leaves a graph is a copy already.
+
+        One row too many is cut out first. Two cuts that share a result out would become one layer, and OpenVINO could not add
+        a shortcut inside the convolution before it, and would round the sum in another way. Where nothing is cut, a pooling of
+        single pixels stands between: a change of axes behind a convolution with a shortcut copies all rows twice, behind any
+        other layer it costs nothing.
+        """
+        surplus, rows = min(offset, 1), self.length(value, 2)
+        if (offset, length) == (0, rows):
+            value = self._made("max_pool", value, [1, 1], [1, 1], [0, 0], [0, 0], [1, 1]) if _is_sum(value) else value
+        else:
+            value = self.cut(value, 2, offset - surplus, length + surplus)
+            value = self.cut(value, 2, surplus, length) if surplus else value
         name = {None: None, torch.float32: "f32", torch.bfloat16: "bf16"}[kind]
-        return value if name in {None, value.get_element_type().get_type_name()} else self._made("convert", value, name)
+        if name not in {None, value.get_element_type().get_type_name()}:
+            value = self._made("convert", value, name)
+        return self._made("transpose", value, self._ops.constant(np.array([0, 2, 3, 1], np.int64)))
 
     def length(self, value: Node, axis: int) -> int:
         """As `Writer.length`."""
@@ -304,3 +314,13 @@ class _Called(nn.Module):
 
 def _pair(value: Any) -> list[int]:
     return [int(each) for each in (value if isinstance(value, (tuple, list)) else (value, value))]
+
+
+def _is_sum(value: Node) -> bool:
+    """Whether a value is a sum of two results, or an activation of one."""
+    node = value.get_node()
+    if len(node.inputs()) == 1:
+        node = node.input_value(0).get_node()
+    return node.get_type_name() == "Add" and all(
+        part.get_node().get_type_name() != "Constant" for part in node.input_values()
+    )

@@ -149,13 +149,17 @@ class Graph:
         self._kinds = [(tuple(port.shape), _torch_type(port.element_type.get_type_name())) for port in compiled.outputs]
         self._buffers = buffers
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """As `Compiled.__call__`."""
+    def __call__(self, *inputs: Tensor, into: Sequence[Tensor | None] = ()) -> tuple[Tensor, ...]:
+        """As `Compiled.__call__`; all outputs are written into what is given."""
         check_inputs(inputs, self._examples)
         held = [tensor.contiguous() for tensor in inputs]
         for number, tensor in enumerate(held):
             self._request.set_input_tensor(number, _shared(tensor))
-        outputs = self._buffers.take(self._kinds)
+        given = into or [None] * len(self._kinds)
+        own = iter(
+            self._buffers.take([kind for kind, tensor in zip(self._kinds, given, strict=True) if tensor is None])
+        )
+        outputs = [next(own) if tensor is None else tensor for tensor in given]
         for number, tensor in enumerate(outputs):
             self._request.set_output_tensor(number, _shared(tensor))
         self._request.infer()

@@ -44,14 +44,11 @@ class Writer(Protocol[V]):
     def joined(self, values: Sequence[V], axis: int) -> V:
         """One after the other along an axis."""
 
-    def channels_last(self, value: V) -> V:
-        """(1, c, y, x) as (1, y, x, c)."""
-
     def channels_first(self, value: V) -> V:
         """(1, y, x, c) as (1, c, y, x)."""
 
-    def copied(self, value: V, kind: torch.dtype | None) -> V:
-        """A copy, of this type if one is given, contiguous."""
+    def handed(self, value: V, offset: int, length: int, kind: torch.dtype | None) -> V:
+        """A copy of some rows of an image (1, c, y, x) as (1, y, x, c), of this type if one is given, contiguous."""
 
     def length(self, value: V, axis: int) -> int:
         """Places along an axis."""
@@ -98,17 +95,14 @@ class TensorWriter:
         """As `Writer.joined`."""
         return torch.cat(list(values), dim=axis)
 
-    def channels_last(self, value: Tensor) -> Tensor:
-        """As `Writer.channels_last`; a view."""
-        return value.permute(0, 2, 3, 1)
-
     def channels_first(self, value: Tensor) -> Tensor:
         """As `Writer.channels_first`; a view."""
         return value.permute(0, 3, 1, 2)
 
-    def copied(self, value: Tensor, kind: torch.dtype | None) -> Tensor:
-        """As `Writer.copied`."""
-        return value.to(kind or value.dtype, copy=True, memory_format=torch.contiguous_format)
+    def handed(self, value: Tensor, offset: int, length: int, kind: torch.dtype | None) -> Tensor:
+        """As `Writer.handed`: a view would keep the whole result alive."""
+        rows = value.narrow(2, offset, length).permute(0, 2, 3, 1)
+        return rows.to(kind or value.dtype, copy=True, memory_format=torch.contiguous_format)
 
     def length(self, value: Tensor, axis: int) -> int:
         """As `Writer.length`."""

@@ -65,10 +65,7 @@ class StripModule(nn.Module):
             held[step.node] = _Held(writer, old, new, joined)
             del old, new, joined
             if step.after.length:
-                rows = held[step.node].leaving(step.after.offset, step.after.length)
-                # A copy: a view would keep the whole result alive.
-                leaving.append(writer.copied(rows, self.kept_type))
-                del rows
+                leaving.append(held[step.node].handed(step.after.offset, step.after.length, self.kept_type))
             for node in step.last:
                 del held[node]
         if not self.program.finished:
@@ -107,23 +104,11 @@ class _Held(Generic[V]):
             parts.append(self._cut(self.new, begin, offset + length - above - begin, 2))
         return parts[0] if len(parts) == 1 else self.writer.joined(parts, 2)
 
-    def leaving(self, offset: int, length: int) -> V:
-        """Some of them as (1, y, x, c).
-
-        One row too many is cut out first. Two cuts that share a result out would become one layer in OpenVINO, which then
-        cannot add a shortcut inside a convolution, and rounds it in another way.
-        """
-        above = self._above()
-        parts: list[V] = []
-        if self.old is not None and offset < above:
-            parts.append(self._cut(self.old, offset, min(length, above - offset), 1))
-        if self.new is not None and offset + length > above:
-            begin = max(offset - above, 0)
-            surplus = min(begin, 1)
-            count = offset + length - above - begin
-            rows = self.writer.channels_last(self._cut(self.new, begin - surplus, count + surplus, 2))
-            parts.append(self._cut(rows, surplus, count, 1))
-        return parts[0] if len(parts) == 1 else self.writer.joined(parts, 1)
+    def handed(self, offset: int, length: int, kind: torch.dtype | None) -> V:
+        """Some of the rows computed as (1, y, x, c)."""
+        if self.new is None:
+            raise ValueError("a layer hands on rows that it does not compute")
+        return self.writer.handed(self.new, offset, length, kind)
 
     def _above(self) -> int:
         return 0 if self.old is None else self.writer.length(self.old, 1)

@@ -65,19 +65,23 @@ class Step(NamedTuple):
         node: Index of the node.
         takes: Its inputs; none where it computes nothing in this strip.
         cut: How the operation is applied.
-        before: Rows that it takes over from the last strip, which lie above those computed; 0 for none.
-        after: Rows that it hands to the next strip, of both together.
-        joined: Whether both are joined, because they are read so.
+        before: Rows that it takes over from earlier strips, which lie above those computed; 0 for none.
+        skip: Rows that are kept above these and not read by this strip.
+        after: Rows that it hands to later strips, of those computed.
+        left: Rows kept before that remain kept, the last of them.
+        joined: Whether rows taken over and rows computed are joined, because they are read so.
         last: Nodes whose results nothing needs after this step.
     """
 
     node: int
     takes: tuple[Take, ...]
     cut: Cut
-    before: int
-    after: Take
-    joined: bool
-    last: tuple[int, ...]
+    before: int = 0
+    skip: int = 0
+    after: Take = Take(0, 0, 0)
+    left: int = 0
+    joined: bool = False
+    last: tuple[int, ...] = ()
 
 
 class Program(NamedTuple):
@@ -190,7 +194,7 @@ class Schedule:
         for step in program.steps[1:]:
             node = self._nodes[step.node]
             cost += node.row_work * step.cut.length
-            moved = step.before + step.after.length + (step.before + step.cut.length if step.joined else 0)
+            moved = step.after.length + (step.before + step.cut.length if step.joined else 0)
             cost += _COPY * moved * node.row_numbers
             for take in step.takes:
                 if take.length != copied.get(take.node, take.length):
@@ -279,13 +283,15 @@ class Schedule:
         """
         before, after, heights = self.state(begin, height), self.state(end, height), self.heights(height)
         held: list[Range] = [Range(max(0, before.lows[0]), end)]
-        steps: list[Step] = [Step(0, (), Cut(0, 0, 0, 0), 0, Take(0, 0, 0), joined=False, last=())]
+        steps: list[Step] = [Step(0, (), Cut(0, 0, 0, 0))]
         for index in range(1, len(self._rows)):
             low, next_low = max(0, before.lows[index]), max(0, after.lows[index])
             again = index in self._again
             fresh = Range(low if again else before.stops[index], after.stops[index])
             kept = 0 if again else max(0, before.stops[index] - low)
-            handed = 0 if again else max(0, after.stops[index] - next_low)
+            begin = max(next_low, fresh.begin)
+            handed = Take(index, begin - fresh.begin, 0 if again else max(0, fresh.end - begin))
+            left = max(0, min(kept, before.stops[index] - next_low))
             held.append(Range(fresh.begin - kept, fresh.end))
             takes: tuple[Take, ...] = ()
             cut = Cut(0, 0, 0, 0)
@@ -294,26 +300,47 @@ class Schedule:
                 given = self._rows[index].needs(*fresh).inside(heights[source])
                 cut = self._rows[index].cut(fresh, given, heights[source])
                 takes = tuple(Take(each, given.begin - held[each].begin, given.length) for each in self._inputs[index])
-            after_rows = Take(index, next_low - held[index].begin, handed)
-            steps.append(Step(index, takes, cut, kept, after_rows, joined=False, last=()))
+            steps.append(Step(index, takes, cut, before=kept, after=handed, left=left))
         return Program(held[0].length, tuple(_completed(steps)), steps[-1].cut.length)
 
 
 def _completed(steps: list[Step]) -> Iterator[Step]:
-    """Each step with the results that it is the last to use, and whether its own is joined."""
+    """Each step with the kept rows that are read only, the results that it is the last to use, and whether its own is joined."""
     users = {step.node: step.node for step in steps}
-    across: dict[int, set[Take]] = {}
+    reads: dict[int, list[Take]] = {}
     for step in steps:
         for take in step.takes:
             users[take.node] = step.node
-            if take.offset < steps[take.node].before < take.offset + take.length:
-                across.setdefault(take.node, set()).add(take)
+            reads.setdefault(take.node, []).append(take)
     ended: dict[int, list[int]] = {}
     for node, user in users.items():
         if node != len(steps) - 1:
             ended.setdefault(user, []).append(node)
+    read = [_read(step.before, reads.get(step.node, [])) for step in steps]
     for step in steps:
+        takes = tuple(_moved(take, steps[take.node].before, read[take.node]) for take in step.takes)
+        old = read[step.node]
         # One reader of a part of both takes its rows from each; more, or one of all, share the joined rows.
-        reads = across.get(step.node, set())
-        whole = any(take.length == step.before + step.cut.length for take in reads)
-        yield step._replace(joined=whole or len(reads) > 1, last=tuple(ended.get(step.node, ())))
+        both = {take for take in reads.get(step.node, []) if take.offset < step.before < take.offset + take.length}
+        whole = any(take.length == old.length + step.cut.length for take in both)
+        yield step._replace(
+            takes=takes,
+            before=old.length,
+            skip=old.begin if old.length else 0,
+            joined=whole or len(both) > 1,
+            last=tuple(ended.get(step.node, ())),
+        )
+
+
+def _read(kept: int, takes: Sequence[Take]) -> Range:
+    """Which of the kept rows are read; where a reader goes on below them, up to the last."""
+    above = [take for take in takes if take.offset < kept]
+    if not above:
+        return Range(0, 0)
+    return Range(min(take.offset for take in above), min(kept, max(take.offset + take.length for take in above)))
+
+
+def _moved(take: Take, kept: int, read: Range) -> Take:
+    """The same rows, counted from the first of the kept rows that is read."""
+    offset = take.offset - read.begin if take.offset < kept else take.offset - kept + read.length
+    return take._replace(offset=offset)

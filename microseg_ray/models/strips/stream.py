@@ -11,13 +11,14 @@ import torch
 from microseg_ray.geometry import ceil_to
 from microseg_ray.models.runtimes.base import FREE_PIXELS, HELD_PIXELS
 from microseg_ray.models.runtimes.buffers import Buffers
+from microseg_ray.models.strips.kept import KeptRows
 from microseg_ray.models.strips.network import StripModule
 from microseg_ray.models.strips.rows import Range
 from microseg_ray.models.strips.schedule import OPEN, Program, Schedule, strip_pixels
 from microseg_ray.models.strips.trace import traced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -141,21 +142,42 @@ class StripNetwork:
             Finished rows, from the top down without gaps.
         """
         height, width = shape
-        cuts = self.cuts(height, width, wanted)
-        strips = [(fed, cut, self._program(fed, cut, height)) for fed, cut in itertools.pairwise([0, *cuts])]
+        strips = self._strips(height, self.cuts(height, width, wanted))
         self._make_room({(program, width) for _, _, program in strips})
-        kept: tuple[Tensor, ...] = ()
+        kept = _room_for([program for _, _, program in strips])
         for fed, cut, program in strips:
             image = read(Range(cut - program.rows, cut))
-            graph = self._compiled((program, width), (image, *kept))
+            # First, because it may move the rows that are read.
+            places = [kept[step.node].place(step.after.length) for step in program.steps if step.after.length]
+            inputs = (image, *(kept[step.node].rows(step.skip, step.before) for step in program.steps if step.before))
+            graph = self._compiled((program, width), inputs)
             self._work((program, width), strip_pixels(cut - fed, program.finished, width))
-            results = graph(image, *kept)
+            results = graph(*inputs, into=[None, *places] if program.finished else places)
+            handed = iter(results[1:] if program.finished else results)
+            for step in program.steps:
+                if step.after.length:
+                    kept[step.node].add(next(handed), step.left)
+                elif step.node in kept:
+                    kept[step.node].leave(step.left)
+            if not fed:
+                # The first rows to be kept were written there.
+                self._buffers.forget()
             if program.finished:
                 stop = self.schedule.state(cut, height if cut == height else OPEN).stops[-1]
                 yield Finished(Range(stop - program.finished, stop), results[0])
-                kept = results[1:]
-            else:
-                kept = results
+
+    def _strips(self, height: int, cuts: Sequence[int]) -> list[tuple[int, int, Program]]:
+        """Rows fed before and after each strip, and its program, which all strips of one height in the middle share."""
+        strips: list[tuple[int, int, Program]] = []
+        middle: dict[int, Program] = {}
+        for fed, cut in itertools.pairwise([0, *cuts]):
+            if fed < self.schedule.first or cut == height:
+                strips.append((fed, cut, self._program(fed, cut, height)))
+                continue
+            if cut - fed not in middle:
+                middle[cut - fed] = self._program(fed, cut, height)
+            strips.append((fed, cut, middle[cut - fed]))
+        return strips
 
     def _program(self, fed: int, cut: int, height: int) -> Program:
         # The end is not to be seen from a strip that does not reach it: so strips high above it and near it are one graph.
@@ -197,3 +219,13 @@ class StripNetwork:
 def _pixels(key: _Key) -> int:
     program, width = key
     return program.rows * width
+
+
+def _room_for(programs: Sequence[Program]) -> dict[int, KeptRows]:
+    """Room for the rows that are kept in an image, by node."""
+    most: dict[int, int] = {}
+    added: dict[int, int] = {}
+    for step in (step for program in dict.fromkeys(programs) for step in program.steps if step.after.length):
+        most[step.node] = max(most.get(step.node, 0), step.left + step.after.length)
+        added[step.node] = max(added.get(step.node, 0), step.after.length)
+    return {index: KeptRows(rows, added[index]) for index, rows in most.items()}

@@ -188,7 +188,7 @@ def test_memory_is_flat_in_height() -> None:
     sizes = []
     for fed in (strips.schedule.first + 8 * 10, strips.schedule.first + 8 * 1000):
         program = strips.schedule.program(fed, fed + 8)
-        sizes.append(sum(step.after.length for step in program.steps) + program.rows)
+        sizes.append(sum(step.left + step.after.length for step in program.steps) + program.rows)
     assert sizes[0] == sizes[1]
 
 
