@@ -1,16 +1,19 @@
 """Peak memory of one worker against the size of the micrograph: law 3, measured.
 
-Prints a table; run with `python -m benchmarks memory [--large]`. Each row is a process of its own that segments shards of
-one uncompressed TIFF by the plain loop and reads its peak resident set from the operating system.
+Prints a table; run with `python -m benchmarks memory [--large | --strips]`. Each row is a process of its own that segments shards
+of one uncompressed TIFF by the plain loop, or with `--strips` all of it, and reads its peak resident set from the operating
+system.
 """
 
 import argparse
+import contextlib
 import json
+import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.harness import peak_mib, run_part
-from benchmarks.material import make_checkpoint, write_micrograph
+from benchmarks.material import make_checkpoint, segment_archive, write_micrograph
 from microseg_ray.on_ray.environment import worker_environment
 from microseg_ray.settings import SegmentSettings, settings_from
 
@@ -47,8 +50,25 @@ def segment_shards(archive: str, checkpoint: str, output: str, shards: int) -> d
     }
 
 
+def segment_strips(archive: str, checkpoint: str, output: str) -> dict[str, float]:
+    """Segment one micrograph in strips in this process, by the job `segment`."""
+    from microseg_ray.runs.setup import prepare_job
+
+    chosen = {"archive": archive, "checkpoint": checkpoint, "path": "strips"}
+    plan = prepare_job(settings_from(SegmentSettings, {**chosen, "output": f"{output}-plan"})).plan
+    # The job prints to the standard output, where the row belongs alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        segment_archive(archive, checkpoint, output, ["--workers", "0", "--threads", "1", "--path", "strips"])
+    return {
+        "peak": peak_mib(),
+        "projected": plan.worker_bytes / 2**20,
+        "shards": 0,
+        "tile": plan.engine.strip,
+    }
+
+
 def measure(side: int, width: int, depth: int, shards: int) -> dict[str, float]:
-    """One row, in a process of its own."""
+    """One row, in a process of its own; -1 shards: all, in strips."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_checkpoint(folder / "model", "unet", {"width": width, "depth": depth}, ("a", "b", "c"))
@@ -63,13 +83,23 @@ def main() -> None:
     parser.add_argument(
         "--large", action="store_true", help="a U-Net of width 32 and depth 4 too, on two shards (minutes)"
     )
+    parser.add_argument(
+        "--strips", action="store_true", help="whole micrographs in strips; the column `tile` has their rows"
+    )
     arguments = parser.parse_args()
     if arguments.child:
         archive, checkpoint, output, shards = arguments.child
-        print(json.dumps(segment_shards(archive, checkpoint, output, int(shards))))
+        row = (
+            segment_strips(archive, checkpoint, output)
+            if int(shards) < 0
+            else segment_shards(archive, checkpoint, output, int(shards))
+        )
+        print(json.dumps(row))
         return
     rows = [("U-Net width 4, depth 2", side, 4, 2, 0) for side in (4096, 16384, 32768)]
-    if arguments.large:
+    if arguments.strips:
+        rows = [("U-Net width 4, depth 2", side, 4, 2, -1) for side in (4096, 8192, 32768)]
+    elif arguments.large:
         rows += [("U-Net width 32, depth 4", side, 32, 4, 2) for side in (4096, 16384)]
     print(f"{'model':<34} {'side px':>8} {'shards':>7} {'tile':>5} {'peak MiB':>9} {'projected':>10}")
     for label, side, width, depth, shards in rows:

@@ -114,6 +114,9 @@ def run(arguments: list[str]) -> list[Table]:
     parser.add_argument("--roi", type=int, default=1024, help="window of MONAI and tile of the bare pass, px")
     parser.add_argument("--runtime", default="openvino", help="of the bare pass and of MONAI's second and third row")
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="parts of the names of the ways to run beside the bare pass"
+    )
     chosen = parser.parse_args(arguments)
     tables = []
     for side in chosen.side:
@@ -128,7 +131,11 @@ def run(arguments: list[str]) -> list[Table]:
                 "small": str(write_micrograph(folder / "small.tif", 96, 96)),
                 "shape": (side, side),
             }
-            ways = ways_of(chosen, shared, folder)
+            ways = {
+                label: way
+                for label, way in ways_of(chosen, shared, folder).items()
+                if label == BASE or not chosen.only or any(part in label for part in chosen.only)
+            }
             found = in_turns("benchmarks.segment", ways, chosen.rounds)
             add_rows(table, found, ways, "segment, defaults", f"{side}: ")
         table.notes.append(
