@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microseg_ray.models.memory import release_memory
 from microseg_ray.runs.bands import Division, band_pixels
-from microseg_ray.runs.memory import release_memory
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.stitching.seams import SeamAudit, audit_mask

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
+from microseg_ray.models.memory import release_memory
 from microseg_ray.names import require_room
 from microseg_ray.quarantine import is_full
 from microseg_ray.runs.config import load_own_predictor
-from microseg_ray.runs.memory import release_memory
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.shard_set import ShardSet
 from microseg_ray.runs.store.spec import MaskSpec

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from microseg_ray.geometry import ceil_to
+from microseg_ray.models.memory import release_memory
 from microseg_ray.models.runtimes.base import FREE_PIXELS, HELD_PIXELS
 from microseg_ray.models.runtimes.buffers import Buffers
 from microseg_ray.models.strips.kept import KeptRows
@@ -197,6 +198,7 @@ class StripNetwork:
             del self._graphs[old[0]]
             self._working.pop(old.pop(0), None)
             self._buffers.forget()
+            release_memory()
 
     def _work(self, key: _Key, pixels: float) -> None:
         """Let a graph have memory, and take it from those that worked before, the oldest first, where all have too much."""
@@ -205,6 +207,7 @@ class StripNetwork:
         while len(self._working) > 1 and sum(self._working.values()) > HELD_PIXELS[self._runtime.precision]:
             other, _ = self._working.popitem(last=False)
             self._graphs[other].release()
+            release_memory()
 
     def kept_bytes(self, width: int, itemsize: int) -> int:
         """Bytes of the rows that are kept between two strips.

@@ -1,4 +1,4 @@
-"""Memory of a worker process between two shards."""
+"""Freed memory goes back to the system."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _trim() -> Callable[[int], int] | None:
 
 
 def release_memory() -> None:
-    """Give freed pages back to the system, between two shards.
+    """Give freed pages back to the system: between two shards, and where a graph gives up its memory.
 
     Kept memory fragments: without this a worker grew by 2 MB with each shard (benchmarks/memory.py), so that memory grew
     with the micrograph after all.
