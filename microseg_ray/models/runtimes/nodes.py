@@ -288,7 +288,8 @@ class NodeWriter:
     def _foreign(self, module: nn.Module, values: Sequence[Node]) -> Node:
         model = self._convert(module, [torch.zeros(list(value.get_shape())) for value in values])
         for parameter, value in zip(model.get_parameters(), values, strict=True):
-            parameter.output(0).replace(value)
+            for target in parameter.output(0).get_target_inputs():
+                target.replace_source_output(value)
         return model.get_results()[0].input_value(0)
 
 
