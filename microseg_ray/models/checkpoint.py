@@ -46,6 +46,7 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, card: Mode
 
     Example:
         >>> import tempfile
+        >>> from microseg_ray.models import build_model
         >>> from microseg_ray.models.card import ReceptiveField
         >>> from microseg_ray.settings import ClassSpec
         >>> model = build_model("unet", 1, 2, {"width": 2, "depth": 1})
