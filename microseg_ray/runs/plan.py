@@ -246,16 +246,15 @@ def strip_bytes(
         computing: What computes.
     """
     used = computing.record.get("runtime_precision", settings.precision)
-    per_pixel, itemsize = (card.footprint.bf16, 2) if used == "bf16" else (card.footprint.fp32, 4)
+    if used == "bf16":
+        per_pixel, itemsize, limit = card.footprint.bf16, 2, HELD_PIXELS["bf16"]
+    else:
+        per_pixel, itemsize, limit = card.footprint.fp32, 4, HELD_PIXELS["fp32"]
     parameters, fixed = card.footprint.parameter_bytes, BASE_BYTES
     if computing.runtime == "openvino":
         # Each compiled graph holds the weights: first, middle, last, and the audit's tile.
         fixed += OPENVINO_BYTES + 6 * parameters
-        graphs = (
-            OPENVINO_STRIP_SCRATCH
-            * per_pixel
-            * _held_pixels(streaming, width, HELD_PIXELS["bf16" if used == "bf16" else "fp32"])
-        )
+        graphs = OPENVINO_STRIP_SCRATCH * per_pixel * _held_pixels(streaming, width, limit)
     else:
         fixed += 2 * parameters
         graphs = SCRATCH * per_pixel * max(streaming.first, streaming.rows + streaming.lag // 4) * width

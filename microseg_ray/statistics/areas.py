@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from microseg_ray.files import whole
-from microseg_ray.names import in_table
+from microseg_ray.statistics.rows import write_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from microseg_ray.settings import ClassSpec
 
 __all__ = ["AREA_SCHEMA", "AreaRow", "AreaTable", "Measured", "area_rows", "write_areas"]
-
-BATCH_ROWS = 1 << 14
-"""Rows of the areas tables that are in memory at once while they are written or read."""
 
 AREA_SCHEMA = pa.schema(
     [
@@ -207,22 +203,4 @@ def write_areas(folder: Path, rows: Iterable[AreaRow]) -> None:
         folder: The run folder.
         rows: All rows, in the order of the table; asked for as they are written, a batch at a time.
     """
-    left = iter(rows)
-    # Both are written before either is renamed, so that a full disk leaves the older pair.
-    with (
-        whole(folder / "areas.csv") as csv,
-        whole(folder / "areas.parquet") as parquet,
-        # Arrow takes paths in UTF-8 only.
-        csv.open("wb") as csv_file,
-        parquet.open("wb") as parquet_file,
-        pa.csv.CSVWriter(csv_file, AREA_SCHEMA) as csv_writer,
-        pq.ParquetWriter(parquet_file, AREA_SCHEMA) as parquet_writer,
-    ):
-        more = True
-        while more:
-            # A batch without a row, too, so that there are tables with the columns.
-            batch = [in_table(_cells(row)) for row in islice(left, BATCH_ROWS)]
-            table = pa.Table.from_pylist(batch, schema=AREA_SCHEMA)
-            csv_writer.write_table(table)
-            parquet_writer.write_table(table)
-            more = len(batch) == BATCH_ROWS
+    write_cells(folder, "areas", AREA_SCHEMA, map(_cells, rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,14 @@ from microseg_ray.files import whole
 from microseg_ray.names import in_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["schema_of", "write_rows"]
+__all__ = ["BATCH_ROWS", "schema_of", "table_pair", "write_cells", "write_rows"]
 
-_BATCH = 1 << 14
+BATCH_ROWS = 1 << 14
+"""Rows of a table that are in memory at once while it is written or read."""
+
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -54,21 +57,54 @@ def write_rows(folder: Path, name: str, row: type[Any], rows: Iterable[Any]) -> 
         row: The dataclass, whose fields are the columns.
         rows: Of that class.
     """
-    schema, left = schema_of(row), iter(rows)
+    write_cells(folder, name, schema_of(row), map(asdict, rows))
+
+
+def write_cells(folder: Path, name: str, schema: Any, rows: Iterable[dict[str, Any]]) -> None:
+    """Write NAME.csv and NAME.parquet, both or neither, a batch at a time.
+
+    Args:
+        folder: Where they go.
+        name: Without suffix.
+        schema: Arrow's.
+        rows: The values of each row by column, in the order of the table; asked for as they are written.
+    """
+    left = iter(rows)
+    with table_pair(folder, name, schema) as write:
+        more = True
+        while more:
+            # A batch without a row, too, so that there are tables with the columns.
+            batch = [in_table(row) for row in islice(left, BATCH_ROWS)]
+            write(pa.Table.from_pylist(batch, schema=schema))
+            more = len(batch) == BATCH_ROWS
+
+
+@contextmanager
+def table_pair(folder: Path, name: str, schema: Any, group_rows: int | None = None) -> Iterator[Callable[[Any], None]]:
+    """NAME.csv and NAME.parquet, both or neither.
+
+    Args:
+        folder: Where they go.
+        name: Without suffix.
+        schema: Arrow's.
+        group_rows: Most rows of a row group of the Parquet file; None: Arrow's choice.
+
+    Yields:
+        A function that takes the next Arrow table of rows.
+    """
     # Both are written before either is renamed, so that a full disk leaves the older pair.
     with (
         whole(folder / f"{name}.csv") as csv,
         whole(folder / f"{name}.parquet") as parquet,
+        # Arrow takes paths in UTF-8 only.
         csv.open("wb") as csv_file,
         parquet.open("wb") as parquet_file,
         pa.csv.CSVWriter(csv_file, schema) as csv_writer,
         pq.ParquetWriter(parquet_file, schema) as parquet_writer,
     ):
-        more = True
-        while more:
-            # A batch without a row, too, so that there are tables with the columns.
-            batch = [in_table(asdict(each)) for each in islice(left, _BATCH)]
-            table = pa.Table.from_pylist(batch, schema=schema)
+
+        def write(table: Any) -> None:
             csv_writer.write_table(table)
-            parquet_writer.write_table(table)
-            more = len(batch) == _BATCH
+            parquet_writer.write_table(table, row_group_size=group_rows)
+
+        yield write

@@ -17,18 +17,9 @@ from microseg_ray.models import build_model, published
 from microseg_ray.models.checkpoint import load_checkpoint
 from microseg_ray.models.published import PUBLISHED, published_file
 from microseg_ray.models.weights import read_weights
-from microseg_ray.settings import OptimizerSettings, TileSettings, TrainSettings
-from microseg_ray.tiles.make import tile
+from microseg_ray.settings import OptimizerSettings, TrainSettings
 
 MODEL = {"name": "efficientnet_unet", "stages": 2, "width": 2, "detail": 2}
-
-
-@pytest.fixture(scope="module")
-def tiles(pairs, tmp_path_factory):
-    output = tmp_path_factory.mktemp("groups") / "tiles"
-    chosen = {"images": f"{pairs}/images", "masks": f"{pairs}/masks", "classes": ["matrix", "grain", "pore"]}
-    tile(TileSettings(**chosen, output=str(output), tile=32, overlap=8, workers=0, group=r"^(\d+)_"))
-    return output
 
 
 def settings(tiles, output, **options) -> TrainSettings:

@@ -11,19 +11,10 @@ from microseg_ray.fitting.state import identity_of
 from microseg_ray.fitting.train import train
 from microseg_ray.models.card import read_card
 from microseg_ray.models.runtimes import units
-from microseg_ray.settings import TileSettings, TrainSettings
-from microseg_ray.tiles.make import tile
+from microseg_ray.settings import TrainSettings
 from microseg_ray.tiles.store import TileStore
 
 FAST, PLAIN = {"avx512_f": True, "avx512_bf16": True}, {"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}
-
-
-@pytest.fixture(scope="module")
-def tiles(pairs, tmp_path_factory):
-    output = tmp_path_factory.mktemp("precision") / "tiles"
-    chosen = {"images": f"{pairs}/images", "masks": f"{pairs}/masks", "classes": ["matrix", "grain", "pore"]}
-    tile(TileSettings(**chosen, output=str(output), tile=32, overlap=8, workers=0, group=r"^(\d+)_"))
-    return output
 
 
 def settings(tiles, output, **options) -> TrainSettings:

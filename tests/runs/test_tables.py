@@ -13,7 +13,7 @@ from microseg_ray.quarantine import Failure
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.totals import RunTotals
-from microseg_ray.statistics import areas
+from microseg_ray.statistics import rows
 from microseg_ray.statistics.areas import Measured
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def peak_of_tables(folder, number: int) -> int:
 
 
 def test_ten_times_the_micrographs_take_no_more_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(areas, "BATCH_ROWS", 300)
+    monkeypatch.setattr(rows, "BATCH_ROWS", 300)
     peak_of_tables(tmp_path / "first", 10)  # what is loaded on first use
     few, many = peak_of_tables(tmp_path / "few", 200), peak_of_tables(tmp_path / "many", 2000)
     # A list of the 5,400 further rows would take 1 MB; a list of names is sorted.

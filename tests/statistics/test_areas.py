@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microseg_ray.settings import ClassSpec
-from microseg_ray.statistics import areas
+from microseg_ray.statistics import rows as table_rows
 from microseg_ray.statistics.areas import AREA_SCHEMA, AreaRow, AreaTable, Measured, area_rows, write_areas
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def test_batches_do_not_show(tmp_path: Path, monkeypatch) -> None:
     rows = [row for number in range(9) for row in area_rows(measured([number, 2, 1]), CLASSES)]
     written = []
     for size in (1 << 14, 4, 9):
-        monkeypatch.setattr(areas, "BATCH_ROWS", size)
+        monkeypatch.setattr(table_rows, "BATCH_ROWS", size)
         write_areas(tmp_path, iter(rows))
         assert [AreaRow(**row) for row in pq.read_table(tmp_path / "areas.parquet").to_pylist()] == rows
         written.append((tmp_path / "areas.csv").read_bytes())
@@ -108,7 +108,7 @@ def test_tables_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> 
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(before) == {"areas.csv", "areas.parquet"}
 
-    def killed(_writer: Any, _table: Any) -> None:
+    def killed(*_arguments: Any, **_options: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", killed)
@@ -127,7 +127,7 @@ def test_a_written_table_is_read_as_a_list(tmp_path_factory, counts, start, stop
     folder = tmp_path_factory.mktemp("areas")
     rows = [row for count in counts for row in area_rows(measured([count, 2, 1], (0.5, 0.25)), CLASSES)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(areas, "BATCH_ROWS", 4)
+        patch.setattr(table_rows, "BATCH_ROWS", 4)
         write_areas(folder, rows)
     table = AreaTable(folder / "areas.parquet")
     assert len(table) == len(rows)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
-from microseg_ray.files import whole
 from microseg_ray.names import text
 from microseg_ray.statistics.objects.shapes import Lengths
+from microseg_ray.statistics.rows import table_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -128,20 +125,12 @@ def objects_tables(folder: Path) -> Iterator[Callable[[Any], None]]:
         A function that takes the rows of a micrograph, in the order of the tables. Rows wait until there is a row group of
         them, so that many small micrographs do not make many small groups.
     """
-    with contextlib.ExitStack() as stack:
-        # Both are written before either is renamed, so that a full disk leaves the older pair.
-        csv, parquet = (stack.enter_context(whole(folder / f"objects.{suffix}")) for suffix in ("csv", "parquet"))
-        # Arrow takes paths in UTF-8 only.
-        csv_file, parquet_file = (stack.enter_context(path.open("wb")) for path in (csv, parquet))
-        csv_writer = stack.enter_context(pa.csv.CSVWriter(csv_file, OBJECT_SCHEMA))
-        parquet_writer = stack.enter_context(pq.ParquetWriter(parquet_file, OBJECT_SCHEMA))
+    with table_pair(folder, "objects", OBJECT_SCHEMA, GROUP_ROWS) as write:
         waiting: list[Any] = []
         held = 0
 
         def flush() -> None:
-            table = pa.concat_tables([OBJECT_SCHEMA.empty_table(), *waiting])
-            csv_writer.write_table(table)
-            parquet_writer.write_table(table, row_group_size=GROUP_ROWS)
+            write(pa.concat_tables([OBJECT_SCHEMA.empty_table(), *waiting]))
             waiting.clear()
 
         def take(rows: Any) -> None:
