@@ -56,6 +56,8 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
             accounts = [*accounts, objects.account]
             write_accounts(run.folder / ACCOUNTS_FILE, accounts)
             print_objects(objects.rows, objects.notes)
+        if settings.exports.write:
+            _export(run, len(failures), settings.exports.sheet_rows)
         if settings.sections is not None:
             _print_sections(settings, run)
         if settings.overlays:
@@ -66,6 +68,16 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
             for name, reason in drawn.left_out.items():
                 console.print(f"[yellow]{escape(name)}, no overlay:[/] {escape(reason)}")
     return quarantine(failures, run.folder / "failures.csv", accounts)
+
+
+def _export(run: Run, set_aside: int, sheet_rows: int) -> None:
+    """Workbook, tables to paste and plots, from the tables as they are now."""
+    from microseg_ray.report.exports import write_exports
+
+    done = write_exports(run, set_aside, sheet_rows)
+    console.print(f"{', '.join(done.written)}: {escape(str(run.folder))}")
+    for note in done.notes:
+        console.print(f"[yellow]{escape(note)}[/]")
 
 
 def _objects(settings: MeasureSettings, run: Run) -> MeasuredObjects | None:

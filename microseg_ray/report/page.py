@@ -28,6 +28,7 @@ from microseg_ray.figures.pictures import (
     stretched,
 )
 from microseg_ray.files import whole
+from microseg_ray.report.statistics import PageStatistics
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, default_color
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class RunReport:
         panels: Micrographs to show.
         truth: True area fraction by (micrograph, class), shown beside the measured one; None to leave these columns out.
         objects: A row per micrograph and class, as in `object_classes.csv`; empty where objects were not measured.
+        statistics: Tables with intervals and plots; empty where they were not measured.
 
     Example:
         >>> RunReport("Run a", identity={"verdict": "exact"}).areas
@@ -114,6 +116,7 @@ class RunReport:
     panels: list[Panel] = field(default_factory=list)
     truth: dict[tuple[str, str], float] | None = None
     objects: list[dict[str, Any]] = field(default_factory=list)
+    statistics: PageStatistics = field(default_factory=PageStatistics)
 
 
 _OBJECT_CELLS = (
@@ -342,6 +345,7 @@ def write_run_report(page: Path, report: RunReport) -> None:
         failures=[{key: str(row.get(key, "")) for key in ("path", "stage", "reason")} for row in report.failures],
         anchors=shown,
         objects=_object_rows(report),
+        statistics=report.statistics,
         panels=(_panel_view(panel) for panel in report.panels),
         has_truth=report.truth is not None,
         has_share=any(row["share_cell"].value for row in rows),

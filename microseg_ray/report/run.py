@@ -12,6 +12,7 @@ from microseg_ray.figures.pictures import thumbnail
 from microseg_ray.names import text
 from microseg_ray.outputs import Kind
 from microseg_ray.report.page import Panel, RunReport, write_run_report
+from microseg_ray.report.statistics import statistics_of
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.opening import open_of_run
 from microseg_ray.runs.store.masks import MaskStore
@@ -65,6 +66,7 @@ def report_run(
         panels=[panel for name in names[:panels] if (panel := _panel(run, name)) is not None],
         truth=None if truth is None else dict(truth),
         objects=_objects(run),
+        statistics=statistics_of(run),
     )
     write_run_report(page, report)
     return page

@@ -7,6 +7,7 @@ RUN/
   areas.csv        a row per micrograph and class; areas.parquet holds the same
   groups.csv       groups of micrographs; boundaries.csv, intervals.csv, stereology.csv; .parquet, too (`measure`)
   objects.csv      a row per object, in objects.parquet too; object_sizes.csv and object_classes.csv sum them up (`measure`)
+  statistics.xlsx  all tables in one workbook; tables.md and tables.tex to paste, plots/ as PNG and SVG (`measure`)
   failures.csv     inputs that were quarantined: path, stage, reason
   accounting.csv   files, pages and pixels: seen = used + set aside + not taken
 ```
@@ -47,7 +48,11 @@ OBJECT_TABLES = ("objects.csv", "objects.parquet", "object_sizes.csv", "object_c
 INTERVAL_TABLES = tuple(
     f"{name}.{kind}" for name in ("groups", "boundaries", "intervals", "stereology") for kind in ("csv", "parquet")
 )
-OUTDATED = ("sections.csv", "percentages.csv", "overlays", "report.html", *OBJECT_TABLES, "objects", *INTERVAL_TABLES)
+EXPORTS = ("statistics.xlsx", "tables.md", "tables.tex", "plots")
+OUTDATED = (
+    *("sections.csv", "percentages.csv", "overlays", "report.html"),
+    *(*OBJECT_TABLES, "objects", *INTERVAL_TABLES, *EXPORTS),
+)
 """What jobs make of a run's masks and tables, and what must not outlive them."""
 
 SEAM_KEYS = tuple(each.name for each in fields(SeamAudit))
