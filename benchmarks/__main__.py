@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import runpy
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.harness import ROOT, Table, write
+from benchmarks.harness import LOAD, ROOT, Table, machine, write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +69,9 @@ def main(arguments: Sequence[str]) -> int:
         output = Path(rest[at + 1])
         del rest[at : at + 2]
     if name == "check":
-        return check(keep="--keep" in rest)
+        parser = argparse.ArgumentParser(prog="python -m benchmarks check", description=check.__doc__)
+        parser.add_argument("--keep", action="store_true", help="write what was measured now into the committed table")
+        return check(keep=parser.parse_args(rest).keep)
     write(tables_of(name, rest), output)
     return 0
 
@@ -80,7 +83,10 @@ def tables_of(name: str, arguments: list[str]) -> list[Table]:
 
 
 def check(*, keep: bool) -> int:
-    """Compare the short set with the committed ratios; `--keep` commits what was measured now instead."""
+    """Compare the ratios of a short set with the committed ones: `make bench-check`."""
+    if not keep and not CHECKED.is_file():
+        print(f"{CHECKED}: no committed ratios; `python -m benchmarks check --keep` writes them", file=sys.stderr)
+        return 2
     found: dict[str, float] = {}
     for name, arguments in SHORT.items():
         for table in tables_of(name, list(arguments)):
@@ -88,17 +94,22 @@ def check(*, keep: bool) -> int:
             found |= {f"{name}: {key}": value for key, value in table.figures.items()}
     if keep:
         CHECKED.parent.mkdir(parents=True, exist_ok=True)
-        CHECKED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        CHECKED.write_text(json.dumps({"machine": machine(), "ratios": found}, indent=1) + "\n", encoding="utf-8")
         return 0
-    committed = json.loads(CHECKED.read_text(encoding="utf-8"))
-    fallen = {
-        key: (found.get(key), value) for key, value in committed.items() if found.get(key, 0.0) < TOLERANCE * value
-    }
-    for key, (now, before) in fallen.items():
-        print(f"{key}: {now} now, {before} committed", file=sys.stderr)
-    print(
-        f"{len(committed) - len(fallen)} of {len(committed)} ratios are at least {TOLERANCE:.0%} of the committed ones"
-    )
+    return compare(found, json.loads(CHECKED.read_text(encoding="utf-8")))
+
+
+def compare(found: dict[str, float], committed: dict[str, Any]) -> int:
+    """Print each committed ratio beside the one of now; 1 where one fell below `TOLERANCE` of what it was."""
+    here = machine()
+    for key, value in committed["machine"].items():
+        if here.get(key) != value and key != LOAD:
+            print(f"the machine differs: {key} is {here.get(key)} here, {value} where the ratios were committed")
+    ratios: dict[str, float] = committed["ratios"]
+    fallen = [key for key, value in ratios.items() if found.get(key, 0.0) < TOLERANCE * value]
+    for key, value in ratios.items():
+        print(f"{'FELL' if key in fallen else 'ok  '} {key}: {found.get(key, 'not measured')} now, {value} committed")
+    print(f"{len(ratios) - len(fallen)} of {len(ratios)} ratios are at least {TOLERANCE:.0%} of the committed ones")
     return 1 if fallen else 0
 
 

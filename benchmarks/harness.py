@@ -81,6 +81,9 @@ class Used:
     result: dict[str, Any]
 
 
+LOAD = "load at the start"
+
+
 def machine() -> dict[str, str]:
     """Processor, memory, load and versions."""
     found = {
@@ -88,7 +91,7 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "bf16 units": "yes" if "bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8") else "no",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
-        "load at the start": f"{os.getloadavg()[0]:.1f}",
+        LOAD: f"{os.getloadavg()[0]:.1f}",
     }
     return found | versions(*PACKAGES)
 

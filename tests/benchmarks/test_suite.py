@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.__main__ import main
+from benchmarks.__main__ import compare, main
+from benchmarks.harness import machine
 
 
 def test_a_table_is_printed_and_written(tmp_path, capsys):
@@ -22,6 +23,23 @@ def test_a_table_is_printed_and_written(tmp_path, capsys):
 def test_an_unknown_name_is_refused(capsys):
     assert main(["speed"]) == 2
     assert "forward,segment,steps,stitch" in capsys.readouterr().err
+
+
+def test_a_fallen_ratio_and_another_machine_are_printed(capsys):
+    committed = {"machine": machine() | {"torch": "0.1"}, "ratios": {"forward: a / b": 2.0, "stitch: c / d": 0.5}}
+    assert compare({"forward: a / b": 1.9, "stitch: c / d": 0.2}, committed) == 1
+    printed = capsys.readouterr().out
+    assert "torch is" in printed
+    assert "FELL stitch: c / d: 0.2 now, 0.5 committed" in printed
+    assert "1 of 2 ratios" in printed
+    assert compare({"forward: a / b": 1.9, "stitch: c / d": 0.5}, committed) == 0
+    assert compare({"forward: a / b": 1.9}, committed) == 1
+
+
+def test_without_committed_ratios_the_command_that_writes_them_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("benchmarks.__main__.CHECKED", tmp_path / "check.json")
+    assert main(["check"]) == 2
+    assert "python -m benchmarks check --keep" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ OPEN = 1 << 40
 """Height of an image whose end is not reached."""
 _FAR = 1 << 14
 _SEARCH = 1 << 12
+_REMEMBERED = 8
 _COPY = 40.0
 """Multiplications that take as long as copying a number: measured with OpenVINO in bf16 (20 to 60)."""
 
@@ -142,6 +143,8 @@ class Schedule:
                 self._readers[each].append(index)
         # A pooling that reads each row once: its input waits until whole windows are there, so that it is read as it is.
         self._grains = [max([self._rows[reader].whole for reader in readers], default=1) for readers in self._readers]
+        self._found: dict[tuple[int, frozenset[int]], tuple[int, ...]] = {}
+        self._open = self.heights(OPEN)
         self._early: frozenset[int] = frozenset()
         self._again: frozenset[int] = frozenset()
         if rows:
@@ -258,20 +261,34 @@ class Schedule:
         if fed == height:
             full = tuple(self.heights(height))
             return State(full, full)
-        able: list[int] = []
-        for rows, inputs, grain in zip(self._rows, self._inputs, self._grains, strict=True):
-            ready = fed if not inputs else max(0, min(rows.ready(able[each]) for each in inputs))
-            able.append(floor_to(ready, grain))
-        stops, lows = list(able), list(able)
-        for index in reversed(range(len(able) - 1)):
-            readers = self._readers[index]
-            if index and index not in self._early:
-                wanted = [self._rows[each].needs(0, stops[each]).end for each in readers if stops[each] > 0]
-                stops[index] = min(able[index], max(wanted, default=0))
-            starts = [lows[each] if each in self._again else stops[each] for each in readers]
-            low = min(self._rows[each].needs(at, at + 1).begin for each, at in zip(readers, starts, strict=True))
-            lows[index] = min(low, stops[index])
-        return State(tuple(stops), tuple(lows))
+        stops, lows = self._stops(fed), [0] * len(self._rows)
+        lows[-1] = stops[-1]
+        for index in reversed(range(len(stops) - 1)):
+            low = stops[index]
+            for each in self._readers[index]:
+                at = lows[each] if each in self._again else stops[each]
+                low = min(low, self._rows[each].needs(at, at + 1).begin)
+            lows[index] = low
+        return State(stops, tuple(lows))
+
+    def _stops(self, fed: int) -> tuple[int, ...]:
+        """Rows of each node that have been computed then. They do not depend on `_again`, whose choice asks often."""
+        key = fed, self._early
+        if key not in self._found:
+            able: list[int] = []
+            for rows, inputs, grain in zip(self._rows, self._inputs, self._grains, strict=True):
+                ready = fed if not inputs else max(0, min(rows.ready(able[each]) for each in inputs))
+                able.append(floor_to(ready, grain))
+            stops = list(able)
+            for index in reversed(range(1, len(able) - 1)):
+                if index not in self._early:
+                    readers = self._readers[index]
+                    wanted = [self._rows[each].needs(0, stops[each]).end for each in readers if stops[each] > 0]
+                    stops[index] = min(able[index], max(wanted, default=0))
+            if len(self._found) == _REMEMBERED:
+                self._found.clear()
+            self._found[key] = tuple(stops)
+        return self._found[key]
 
     def program(self, begin: int, end: int, height: int = OPEN) -> Program:
         """What the strip does that is fed the rows from `begin` to `end`.
@@ -281,7 +298,8 @@ class Schedule:
             end: Rows fed then.
             height: Of the image.
         """
-        before, after, heights = self.state(begin, height), self.state(end, height), self.heights(height)
+        before, after = self.state(begin, height), self.state(end, height)
+        heights = self._open if height == OPEN else self.heights(height)
         held: list[Range] = [Range(max(0, before.lows[0]), end)]
         steps: list[Step] = [Step(0, (), Cut(0, 0, 0, 0))]
         for index in range(1, len(self._rows)):

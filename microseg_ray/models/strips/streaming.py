@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from microseg_ray.errors import MicrosegError
-from microseg_ray.models.skeleton import model_skeleton
+from microseg_ray.models.skeleton import model_of_zeros
 from microseg_ray.models.strips.reason import NotStreamableError
 from microseg_ray.models.strips.schedule import Schedule
 from microseg_ray.models.strips.trace import traced
@@ -62,7 +62,7 @@ def streaming_of(card: ModelCard, rows: int) -> Streaming:
 @lru_cache(maxsize=16)
 def _streaming(architecture: str, options: str, channels: int, classes: int, stride: int, rows: int) -> Streaming:
     try:
-        model = model_skeleton(architecture, channels, classes, json.loads(options))
+        model = model_of_zeros(architecture, channels, classes, json.loads(options))
     except MicrosegError as error:
         raise NotStreamableError(f"its layers cannot be looked at here ({error})") from error
     schedule = Schedule(traced(nn.Sequential(model).eval(), channels, stride), stride, rows)
