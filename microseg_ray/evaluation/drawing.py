@@ -54,7 +54,8 @@ class Drawing:
         self._output = Path(settings.output)
         self._wanted = settings.figures
         self._specs, self._palette = specs, class_palette(specs)
-        self._checkpoint = settings.checkpoint
+        # An ensemble has no curves of one training.
+        self._checkpoint = settings.checkpoint if isinstance(settings.checkpoint, str) else None
         count = min(settings.pictures, len(names)) if settings.figures else 0
         self._names = {names[number * len(names) // count] for number in range(count)}
         self._drawn: list[tuple[str, Path]] = []

@@ -95,7 +95,7 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
     write_evaluation(Path(settings.output), found)
     drawing.finish(found)
     settle(settings.output, OWNER)
-    if settings.write_back and calibration is not None and settings.checkpoint is not None:
+    if settings.write_back and calibration is not None and isinstance(settings.checkpoint, str):
         write_back(Path(settings.checkpoint), found)
     return found
 

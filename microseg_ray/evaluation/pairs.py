@@ -14,7 +14,7 @@ import zarr
 
 from microseg_ray.catalog import Catalog, CatalogRow, build_catalog
 from microseg_ray.errors import InputError, SettingsError
-from microseg_ray.models.card import read_card
+from microseg_ray.models.ensemble import describe, folders
 from microseg_ray.quarantine import Failure
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
@@ -135,7 +135,7 @@ def true_classes(settings: EvaluateSettings) -> tuple[ClassSpec, ...]:
     """The classes as the user, the checkpoint, the run or, failing all these, the masks themselves name them."""
     known: tuple[ClassSpec, ...] = ()
     if settings.checkpoint is not None:
-        known, where = read_card(settings.checkpoint).classes, settings.checkpoint
+        known, where = describe(settings.checkpoint).card.classes, ", ".join(folders(settings.checkpoint))
     elif settings.predictions is not None and (Path(settings.predictions) / "run.json").exists():
         known, where = Run.open(settings.predictions).classes, settings.predictions
     if settings.classes and known:

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["ARCHITECTURES", "CLASSIFIERS", "build_model"]
+__all__ = ["ARCHITECTURES", "CLASSIFIERS", "ENSEMBLE", "build_model"]
 
 ARCHITECTURES: tuple[str, ...] = tuple(OPTIONS)
 """Names of the segmentation models that `build_model` knows."""
 
 CLASSIFIERS: tuple[str, ...] = ("coarse_fine",)
 """Names of the classifiers of whole micrographs that `build_model` knows."""
+
+ENSEMBLE = "ensemble"
+"""In the card of several checkpoints together; its option `members` has the architecture and options of each."""
 
 # Imported on use: importing this package must not load torch.
 _BUILDERS: dict[str, tuple[str, str]] = {
@@ -68,6 +71,8 @@ def build_model(architecture: str, in_channels: int, classes: int, options: Mapp
             ...
         microseg_ray.errors.SettingsError: model.widht: `unet` has no such option; known are width, depth, norm, dropout, ...
     """
+    if architecture == ENSEMBLE:
+        return _ensemble(in_channels, classes, options)
     checked = _checked(architecture, options)
     for name, value in (("in_channels", in_channels), ("classes", classes)):
         if value < 1:
@@ -80,6 +85,13 @@ def build_model(architecture: str, in_channels: int, classes: int, options: Mapp
         raise
     except ValueError as error:
         raise SettingsError(f"model: {error}") from error
+
+
+def _ensemble(in_channels: int, classes: int, options: Mapping[str, Any]) -> nn.Module:
+    from microseg_ray.models.architectures.ensemble import Ensemble
+
+    members = options["members"]
+    return Ensemble([build_model(each["architecture"], in_channels, classes, each["options"]) for each in members])
 
 
 def _checked(architecture: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import RuntimeUnfitError, SettingsError
+from microseg_ray.models import ENSEMBLE
 from microseg_ray.models.runtimes import runtime_name, runtime_record
 from microseg_ray.models.runtimes.choose import CONVERTED
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from microseg_ray.models.card import ModelCard
+    from microseg_ray.models.ensemble import Checkpoints
     from microseg_ray.models.runtimes import Precision, RuntimeChoice
 
 __all__ = ["Computing", "decide_runtime"]
@@ -48,7 +49,7 @@ class Computing:
 
 
 def decide_runtime(
-    checkpoint: str | os.PathLike[str],
+    checkpoint: Checkpoints,
     card: ModelCard,
     choice: RuntimeChoice,
     precision: Precision,
@@ -58,7 +59,8 @@ def decide_runtime(
     """The runtime of a job.
 
     Args:
-        checkpoint: Folder of the model; loaded only for architectures from other packages, which are tried.
+        checkpoint: Folder of the model, or folders of an ensemble; loaded only for architectures from other packages, which are
+            tried.
         card: Its card.
         choice: The setting.
         precision: The setting.
@@ -86,11 +88,13 @@ def decide_runtime(
     return Computing(name, record, reason)
 
 
-def _objection(checkpoint: str | os.PathLike[str], card: ModelCard, precision: Precision) -> str:
+def _objection(checkpoint: Checkpoints, card: ModelCard, precision: Precision) -> str:
     """Why OpenVINO cannot compute a model here; "" where it can."""
     try:
-        runtime_record("openvino", precision)
-        if card.architecture not in CONVERTED:
+        record = runtime_record("openvino", precision)
+        if card.architecture == ENSEMBLE and record["runtime_precision"] == "bf16":
+            return "OpenVINO would average probabilities in bf16, in which close ones become ties; set precision: fp32 for it"
+        if not _architectures(card) <= set(CONVERTED):
             from microseg_ray.models.predictor import load_predictor
 
             load_predictor(checkpoint, precision=precision, runtime="openvino")
@@ -99,3 +103,10 @@ def _objection(checkpoint: str | os.PathLike[str], card: ModelCard, precision: P
     except RuntimeUnfitError as error:
         return f"{card.architecture}: {error}"
     return ""
+
+
+def _architectures(card: ModelCard) -> set[str]:
+    """The architecture, or those of an ensemble's members."""
+    if card.architecture != ENSEMBLE:
+        return {card.architecture}
+    return {member["architecture"] for member in card.options["members"]}

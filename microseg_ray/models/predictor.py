@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from microseg_ray.models import CLASSIFIERS
-from microseg_ray.models.card import ModelCard, read_card_and_digest, require_pixel_model
-from microseg_ray.models.checkpoint import load_checkpoint
+from microseg_ray.models.ensemble import load_model
 from microseg_ray.models.largest import finite, largest
 from microseg_ray.models.probing import check_pixels, check_same_logits, largest_pixel
 from microseg_ray.models.runtimes import load_runtime
@@ -22,12 +21,13 @@ from microseg_ray.models.runtimes.eager import TorchRuntime
 from microseg_ray.models.scaling import model_input
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from microseg_ray.models.card import ModelCard
+    from microseg_ray.models.ensemble import Checkpoints
     from microseg_ray.models.runtimes import Precision, Runtime
     from microseg_ray.models.runtimes.images import ImageNetwork
     from microseg_ray.models.strips.predictor import StripPredictor
@@ -296,24 +296,24 @@ def _stacked(tensors: Iterable[Tensor]) -> NDArray[np.float32]:
 
 
 def load_predictor(
-    folder: str | os.PathLike[str],
+    checkpoints: Checkpoints,
     *,
     precision: Precision = "bf16",
     threads: int | None = None,
     device: str = "cpu",
     runtime: str = "torch",
 ) -> Predictor:
-    """The predictor of a checkpoint, with the checkpoint's digest.
+    """The predictor of a checkpoint, or of several whose probabilities are averaged, with the digest.
 
     Args:
-        folder: Checkpoint folder.
+        checkpoints: Folder of a checkpoint, or a tuple of them.
         precision: As in `Predictor`.
         threads: As in `Predictor`.
         device: As in `Predictor`.
         runtime: As in `Predictor`.
 
     Raises:
-        CheckpointError: As `load_checkpoint`; the model is a classifier.
+        CheckpointError: As `models.ensemble.load_model`.
         ImportError: As `Predictor`.
         RuntimeUnfitError: As `Predictor`.
 
@@ -323,9 +323,8 @@ def load_predictor(
             ...
         microseg_ray.errors.CheckpointError: /nowhere: no such checkpoint folder; give a folder that the train job ...
     """
-    model, card = load_checkpoint(folder)
-    require_pixel_model(folder, card)
-    return Predictor(model, card, precision, device, threads, runtime, read_card_and_digest(folder)[1])
+    model, described = load_model(checkpoints)
+    return Predictor(model, described.card, precision, device, threads, runtime, described.digest)
 
 
 def fold_norms(model: nn.Module) -> nn.Module:

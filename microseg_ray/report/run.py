@@ -80,13 +80,18 @@ def _identity(run: Run) -> dict[str, str]:
             str(document.get("verdict", "")), str(document.get("verdict_reason", "")), document.get("seams") or {}
         ),
         "archive": str(document.get("archive", "")),
-        "checkpoint": str(document.get("checkpoint", "")),
+        "checkpoint": _checkpoints(document.get("checkpoint", "")),
     }
     shown |= {key: str(pixels[key]) for key in SHOWN_SETTINGS if key in pixels}
     shown["accounting"] = "; ".join(str(each) for each in run.accounts())
     versions: Mapping[str, Any] = document.get("versions", {})
     shown["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     return shown
+
+
+def _checkpoints(named: Any) -> str:
+    """One folder, or those of an ensemble."""
+    return ", ".join(map(str, named)) if isinstance(named, list) else str(named)
 
 
 def _objects(run: Run) -> list[dict[str, Any]]:

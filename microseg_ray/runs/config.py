@@ -7,6 +7,7 @@ from platform import node
 from typing import TYPE_CHECKING, Any, Literal
 
 from microseg_ray.errors import CheckpointError, RuntimeUnfitError
+from microseg_ray.models.ensemble import folders
 from microseg_ray.models.runtimes import runtime_record
 from microseg_ray.runs.identity import RunIdentity, computed_with
 from microseg_ray.settings import SourceSettings
@@ -28,7 +29,7 @@ class WorkerConfig:
     """The same for all workers of a run.
 
     Attributes:
-        checkpoint: Folder of the model.
+        checkpoint: Folder of the model, or folders of an ensemble.
         precision: `bf16` or `fp32`.
         runtime: `torch` or `openvino`.
         device: torch device.
@@ -47,7 +48,7 @@ class WorkerConfig:
         scale: The model's pixel size, and what happens to a micrograph of another one.
     """
 
-    checkpoint: str
+    checkpoint: str | tuple[str, ...]
     precision: Literal["bf16", "fp32"]
     runtime: str
     device: str
@@ -65,6 +66,11 @@ class WorkerConfig:
     source: SourceSettings = field(default_factory=SourceSettings)
     scale: ScaleRule = field(default_factory=ScaleRule)
 
+    @property
+    def where(self) -> str:
+        """The checkpoints, for messages."""
+        return ", ".join(folders(self.checkpoint))
+
     def require_own(self, digest: str, found: Mapping[str, Any]) -> None:
         """Refuse a model or versions that the run is not bound to: a worker may run elsewhere, and start late.
 
@@ -81,7 +87,7 @@ class WorkerConfig:
         differing = bound.differences(RunIdentity(digest, {"computed_with": dict(found)}))
         if differing:
             raise CheckpointError(
-                f"{self.checkpoint}: not what the run was prepared with ({'; '.join(differing)}) on the node {node()}; do not "
+                f"{self.where}: not what the run was prepared with ({'; '.join(differing)}) on the node {node()}; do not "
                 "change a checkpoint while a run uses it, and install the same versions on all nodes, of equal processors"
             )
 
@@ -110,6 +116,6 @@ def load_own_predictor(config: WorkerConfig) -> ModelPredictor:
             f"'microseg_ray[{config.runtime}]' there, or give another output and set runtime: torch"
         ) from error
     except RuntimeUnfitError as error:
-        raise CheckpointError(f"{config.checkpoint}: {error} on the node {node()}; set runtime: torch") from error
+        raise CheckpointError(f"{config.where}: {error} on the node {node()}; set runtime: torch") from error
     config.require_own(loaded.digest, computed_with(loaded.card, record))
     return loaded

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.accounts import counted
 from microseg_ray.errors import SettingsError
-from microseg_ray.models.card import ModelCard, read_card_and_digest, require_pixel_model
 from microseg_ray.models.computing import Computing, decide_runtime
+from microseg_ray.models.ensemble import describe, folders
 from microseg_ray.runs.calibration import calibration_record
 from microseg_ray.runs.config import WorkerConfig
 from microseg_ray.runs.drive import Input
@@ -24,6 +24,7 @@ from microseg_ray.sources.scale.table import read_pixel_sizes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from microseg_ray.models.card import ModelCard
     from microseg_ray.settings import EngineSettings, SourceSettings
 
 __all__ = ["Engine", "Job", "archive_inputs", "prepare_engine", "prepare_job", "worker_config"]
@@ -71,7 +72,7 @@ def worker_config(
     scale = ScaleRule(card.pixel_size_um, settings.scale_tolerance, settings.on_scale_mismatch)
     pixels = pixel_settings(settings, card, plan.engine, source, scale, computing.record)
     return WorkerConfig(
-        checkpoint=str(Path(settings.checkpoint).absolute()),
+        checkpoint=_absolute_checkpoint(settings),
         precision=settings.precision,
         runtime=computing.runtime,
         device=pixels["device"],
@@ -108,6 +109,18 @@ def _source(settings: EngineSettings) -> SourceSettings:
     )
 
 
+def _absolute_checkpoint(settings: EngineSettings) -> str | tuple[str, ...]:
+    places = tuple(str(Path(place).absolute()) for place in folders(settings.checkpoint))
+    return places if len(places) > 1 else places[0]
+
+
+def _members(engine: Engine) -> dict[str, Any]:
+    """The identity of each checkpoint of an ensemble, for run.json."""
+    if not engine.members:
+        return {}
+    return {"members": [{"checkpoint": place, "model_digest": digest} for place, digest in engine.members]}
+
+
 def gpu_memory() -> int | None:
     """Bytes of this machine's first GPU; None where there is none (workers elsewhere may have one)."""
     import torch
@@ -129,6 +142,7 @@ class Engine:
         plan: Tiles, halo, memory, verdict.
         config: What workers are given.
         computing: What computes.
+        members: Folder and `model_digest` of each checkpoint of an ensemble.
     """
 
     card: ModelCard
@@ -136,6 +150,7 @@ class Engine:
     plan: RunPlan
     config: WorkerConfig
     computing: Computing
+    members: tuple[tuple[str, str], ...] = ()
 
 
 def prepare_engine(settings: EngineSettings) -> Engine:
@@ -146,9 +161,9 @@ def prepare_engine(settings: EngineSettings) -> Engine:
         CheckpointError: The checkpoint cannot be used.
         SettingsError: Settings that cannot work together or do not fit the memory.
     """
-    card, digest = read_card_and_digest(settings.checkpoint)
-    require_pixel_model(settings.checkpoint, card)
-    reason = class_order_objection(settings.classes, card.classes, str(settings.checkpoint))
+    described = describe(settings.checkpoint)
+    card, digest = described.card, described.digest
+    reason = class_order_objection(settings.classes, card.classes, ", ".join(folders(settings.checkpoint)))
     if reason:
         raise SettingsError(f"{settings.job}.classes: {reason}; correct `classes`, or give another checkpoint")
     computing = decide_runtime(
@@ -160,7 +175,8 @@ def prepare_engine(settings: EngineSettings) -> Engine:
         f"{settings.job}.runtime",
     )
     plan = engine_plan(settings, card, gpu_memory() if settings.gpu else None, computing)
-    return Engine(card, digest, plan, worker_config(settings, card, digest, plan, computing), computing)
+    config = worker_config(settings, card, digest, plan, computing)
+    return Engine(card, digest, plan, config, computing, described.members)
 
 
 def prepare_job(settings: EngineSettings) -> Job:
@@ -178,7 +194,8 @@ def prepare_job(settings: EngineSettings) -> Job:
         "settings": settings.resolved(),
         "archive": root_of(settings.archive),
         "source": _absolute(settings.archive),
-        "checkpoint": config.checkpoint,
+        "checkpoint": config.checkpoint if isinstance(config.checkpoint, str) else list(config.checkpoint),
+        **_members(engine),
         "classes": [item.model_dump() for item in card.classes],
         "model_pixel_size_um": None if card.pixel_size_um is None else list(card.pixel_size_um),
         "verdict": plan.verdict,

@@ -100,7 +100,7 @@ def _advice(run: Run) -> str:
 
 
 def _recompute(
-    run: Run, checkpoint: str | None, chosen: list[tuple[str, tuple[int, int]]], report: Report
+    run: Run, checkpoint: str | tuple[str, ...] | None, chosen: list[tuple[str, tuple[int, int]]], report: Report
 ) -> list[str]:
     """One line for each shard that comes out otherwise."""
     job = _job_of(run, checkpoint)
@@ -116,7 +116,7 @@ def _recompute(
     return problems
 
 
-def _job_of(run: Run, checkpoint: str | None) -> Job:
+def _job_of(run: Run, checkpoint: str | tuple[str, ...] | None) -> Job:
     """The job that made the run, with the plan that it had."""
     pixels = run.identity.pixels
     saved = dict(run.document["settings"])

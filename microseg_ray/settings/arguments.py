@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from microseg_ray.errors import SettingsError
-from microseg_ray.settings.fields import aliases, flags, option_names, switches
+from microseg_ray.settings.fields import aliases, flags, option_names, path_lists, switches
 
 if TYPE_CHECKING:
     from microseg_ray.settings.base import JobSettings
 
-__all__ = ["plain_arguments", "refuse_unknown_options"]
+__all__ = ["Plain", "plain_arguments", "refuse_unknown_options"]
 
 
 def refuse_unknown_options(cls: type[JobSettings], arguments: list[str]) -> None:
@@ -36,25 +36,38 @@ def refuse_unknown_options(cls: type[JobSettings], arguments: list[str]) -> None
         raise SettingsError(f"--{name}: no such option of `{cls.job}`; {hint}")
 
 
-def plain_arguments(cls: type[JobSettings], arguments: list[str]) -> tuple[list[str], tuple[str, ...]]:
+class Plain(NamedTuple):
+    """A command line, divided.
+
+    Attributes:
+        arguments: For argparse.
+        positional: Values without a name.
+        paths: Values of the options that name one file or several, by option.
+    """
+
+    arguments: list[str]
+    positional: tuple[str, ...]
+    paths: dict[str, tuple[str, ...]]
+
+
+def plain_arguments(cls: type[JobSettings], arguments: list[str]) -> Plain:
     """The arguments in the forms that argparse accepts.
 
     `--augment false` becomes `--no-augment`. Arguments without a name come first, each as its number: pydantic-settings
-    splits list values at commas and strips quotes, and both may be part of a file's name.
+    splits list values at commas and strips quotes, and both may be part of a file's name. So do the
+    values of options that name one file or several (`--checkpoint a --checkpoint b`).
 
     Args:
         cls: The job's settings.
         arguments: As the user wrote them.
 
-    Returns:
-        The arguments for argparse, and the values of those without a name.
-
     Raises:
         SettingsError: A flag with a value that is neither true nor false.
     """
-    boolean, either = flags(cls), switches(cls)
+    boolean, either, paths = flags(cls), switches(cls), path_lists(cls)
     plain: list[str] = []
     positional: list[str] = []
+    named: dict[str, tuple[str, ...]] = {}
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
@@ -68,6 +81,9 @@ def plain_arguments(cls: type[JobSettings], arguments: list[str]) -> tuple[list[
             if not equals and rest and rest[0].lower() in {"true", "false"}:
                 value, equals = rest.pop(0), "="
             plain.append(_flag(cls, name, value if equals else None, explicit=name in either))
+        elif argument.startswith("--") and name in paths and (equals or rest):
+            named[name] = (*named.get(name, ()), value if equals else rest.pop(0))
+            plain.append(f"--{name}=path{len(named[name])}")
         elif cls.positional and not argument.startswith("-"):
             positional.append(argument)
         else:
@@ -75,7 +91,7 @@ def plain_arguments(cls: type[JobSettings], arguments: list[str]) -> tuple[list[
             # The value of an option is passed on as it is, whatever it looks like.
             if _takes_a_value(cls, argument) and rest:
                 plain.append(rest.pop(0))
-    return [*map(str, range(len(positional))), *plain], tuple(positional)
+    return Plain([*map(str, range(len(positional))), *plain], tuple(positional), named)
 
 
 def _takes_a_value(cls: type[JobSettings], argument: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from microseg_ray.settings.base import JobSettings
+from microseg_ray.settings.checkpoints import CheckpointFolders
 from microseg_ray.settings.classes import Classes
 from microseg_ray.settings.limits import GiB, Halo, RuntimeChoice, Threads, TileArea, TileSide, Workers
 from microseg_ray.settings.pixel_size import PixelSize
@@ -20,7 +21,9 @@ class EngineSettings(JobSettings):
     """What segment, plan and verify share: everything that decides pixels, and how much fits where."""
 
     archive: str = Field(description="folder, glob or file of micrographs, or the URL of one")
-    checkpoint: str = Field(description="checkpoint folder of the train job")
+    checkpoint: CheckpointFolders = Field(
+        description="checkpoint folder of the train job; several (the option again, or a list): their probabilities are averaged"
+    )
     output: str = Field(description="run folder")
     classes: Classes = Field(
         default=(), description="compared with those of the checkpoint, in order; none: not compared"

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from microseg_ray.settings.checkpoints import CheckpointFolders
 from microseg_ray.settings.classes import Classes
 from microseg_ray.settings.data import SplitFields
 from microseg_ray.settings.limits import GiB, Halo, RuntimeChoice, Threads, TileArea, TileSide
@@ -30,7 +31,7 @@ class EvaluateSettings(SectionFields, SplitFields):
         default=None, description="folder, glob or file of predicted masks, or a run folder"
     )
     prediction_suffix: str = ""
-    checkpoint: str | None = None
+    checkpoint: CheckpointFolders | None = Field(default=None, description="one or several, as of segment")
     split: str | None = Field(default=None, description="only this split of `data:`")
     calibrate_split: str | None = Field(
         default="val",
@@ -112,6 +113,8 @@ class EvaluateSettings(SectionFields, SplitFields):
             self.refuse_given(("prediction_suffix",), "goes with predictions; a checkpoint has none")
         if self.against is not None and not self.resamples:
             raise ValueError("against: a comparison takes resamples above 0")
+        if self.write_back and isinstance(self.checkpoint, tuple):
+            raise ValueError("write_back: several checkpoints have no card in common to write to; give one")
         if self.write_back and self.checkpoint is None:
             raise ValueError("write_back: there is no checkpoint to write to")
         return self

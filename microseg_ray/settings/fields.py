@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, get_args
 
 from pydantic import AliasChoices, BaseModel
 
+from microseg_ray.settings.checkpoints import PATHS
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-__all__ = ["aliases", "flags", "known_beside", "nested_model", "option_names", "switches"]
+__all__ = ["aliases", "flags", "known_beside", "nested_model", "option_names", "path_lists", "switches"]
 
 
 def nested_model(info: FieldInfo) -> type[BaseModel] | None:
@@ -65,6 +67,16 @@ def aliases(cls: type[BaseModel]) -> set[str]:
     """Options whose name differs from the field's, because pydantic's models already have an attribute of that name."""
     found = (info.validation_alias for info in cls.model_fields.values())
     return {str(name) for alias in found if isinstance(alias, AliasChoices) for name in alias.choices}
+
+
+def path_lists(cls: type[BaseModel]) -> set[str]:
+    """Options that name one file or folder, or several."""
+    return {
+        name
+        for name, info in cls.model_fields.items()
+        if PATHS in info.metadata
+        or any(PATHS in getattr(part, "__metadata__", ()) for part in get_args(info.annotation))
+    }
 
 
 def known_beside(cls: type[BaseModel], keys: tuple[int | str, ...]) -> str:

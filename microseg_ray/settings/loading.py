@@ -56,7 +56,7 @@ def load_settings(cls: type[SettingsT], arguments: list[str] | None = None, conf
     _refuse_unknown_environment(cls, prefix)
     refuse_unknown_options(cls, given)
     values = read_config(config, cls) if config is not None else {}
-    plain, positional = plain_arguments(cls, given)
+    plain, positional, named = plain_arguments(cls, given)
     try:
         loaded: Any = CliApp.run(_with_sources(cls, values, prefix), cli_args=plain, cli_exit_on_error=False)
     except ValidationError as error:
@@ -72,6 +72,7 @@ def load_settings(cls: type[SettingsT], arguments: list[str] | None = None, conf
     checked = {name: getattr(loaded, name) for name in cls.model_fields}
     if cls.positional is not None and positional:
         checked[cls.positional] = positional
+    checked |= {name: paths if len(paths) > 1 else paths[0] for name, paths in named.items()}
     return cast("SettingsT", cls.model_construct(_fields_set=loaded.model_fields_set, **checked))
 
 

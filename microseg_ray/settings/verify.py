@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from microseg_ray.settings.base import JobSettings
+from microseg_ray.settings.checkpoints import CheckpointFolders
 from microseg_ray.settings.limits import Seed
 
 __all__ = ["VerifySettings"]
@@ -17,6 +18,8 @@ class VerifySettings(JobSettings):
 
     job: ClassVar[str] = "verify"
     run: str
-    checkpoint: str | None = Field(default=None, description="default: the one that run.json names")
+    checkpoint: CheckpointFolders | None = Field(
+        default=None, description="one or several, as of segment; default: those that run.json names"
+    )
     shards: int = Field(default=8, ge=1, description="how many are recomputed")
     seed: Seed = Field(default=0, description="of the choice of shards")

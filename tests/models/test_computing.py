@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from microseg_ray.errors import SettingsError
+from microseg_ray.models import checkpoint as checkpoints
 from microseg_ray.models import computing, predictor
 from microseg_ray.models.card import read_card
 from microseg_ray.models.computing import decide_runtime
@@ -29,7 +30,7 @@ class Foreign(nn.Module):
 def foreign(checkpoint, monkeypatch):
     """A checkpoint whose architecture is from another package, and is tried."""
     monkeypatch.setattr(computing, "CONVERTED", ())
-    monkeypatch.setattr(predictor, "load_checkpoint", lambda folder: (Foreign(), read_card(folder)))
+    monkeypatch.setattr(checkpoints, "load_checkpoint", lambda folder: (Foreign(), read_card(folder)))
     monkeypatch.setattr(predictor, "_CONVERTED", type(predictor._CONVERTED)())
     return checkpoint
 

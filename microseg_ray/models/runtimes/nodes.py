@@ -5,6 +5,7 @@ The nodes are those that OpenVINO's own converter makes of the same layers, so t
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from torch.nn.modules.dropout import _DropoutNd
 
+from microseg_ray.models.architectures.ensemble import MeanProbabilities
 from microseg_ray.models.largest import LARGEST_FLOAT, NOT_FINITE
 from microseg_ray.models.runtimes.package import openvino_package
 
@@ -255,12 +257,28 @@ class NodeWriter:
     def _activation(self, layer: nn.Module, value: Node) -> Node | None:
         if isinstance(layer, nn.Identity | _DropoutNd):
             return value
+        if isinstance(layer, MeanProbabilities):
+            return self._mean_probabilities(layer.members, value)
         if isinstance(layer, nn.LeakyReLU):
             return self._made("prelu", value, self._ops.constant(np.float32(layer.negative_slope)))
         for kind, (name, arguments) in _ACTIVATIONS.items():
             if isinstance(layer, kind):
                 return self._made(name, value, *arguments(layer))
         return None
+
+    def _mean_probabilities(self, members: int, value: Node) -> Node:
+        """`MeanProbabilities.forward`, step by step."""
+        split = self._ops.split(value, self._ops.constant(np.int64(1)), members).outputs()
+        parts = [self._made("log_softmax", part, 1) for part in split]
+        most = parts[0]
+        for part in parts[1:]:
+            most = self._made("maximum", most, part)
+        powers = [self._made("exp", self._made("subtract", part, most)) for part in parts]
+        total = powers[0]
+        for power in powers[1:]:
+            total = self._made("add", total, power)
+        summed = self._made("add", most, self._made("log", total))
+        return self._made("subtract", summed, _one(self._ops, math.log(members)))
 
     def _both(self, name: str, first: Any, second: Any) -> Node:
         return self._made(name, self._number(first), self._number(second))

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from microseg_ray.models.architectures.defectsegnet import SymmetricPad
+from microseg_ray.models.architectures.ensemble import MeanProbabilities
 from microseg_ray.models.runtimes.writing import TensorWriter, Writer
 from microseg_ray.models.strips.reason import NotStreamableError
 from microseg_ray.models.strips.rows import Bordered, Cut, Resampled, Rows, Same, Transposed, Window
@@ -222,6 +223,8 @@ def _treats_pixels_alike(layer: nn.Module) -> bool:
         return not layer.training and layer.running_mean is not None
     if isinstance(layer, nn.Identity | _DropoutNd):
         return not layer.training or isinstance(layer, nn.Identity)
+    if isinstance(layer, MeanProbabilities):
+        return True
     return type(layer).__module__ == _ACTIVATIONS and not isinstance(layer, _NOT_ROWWISE)
 
 
