@@ -203,7 +203,7 @@ def test_the_scripts_in_jobs_are_the_same_program(tmp_path):
     folder = Path(__file__).resolve().parent.parent / "jobs"
     for script in sorted(folder.glob("*.py")):
         assert len(script.read_text(encoding="utf-8").splitlines()) < 20
-        assert script.stem in JOBS
+        assert script.stem.replace("_", "-") in JOBS
     ran = subprocess.run(
         [sys.executable, folder / "measure.py", "--run", tmp_path], check=False, capture_output=True, text=True
     )

@@ -15,6 +15,7 @@ import yaml
 from microseg_ray.cli import main
 from microseg_ray.jobs import job_step
 from microseg_ray.settings import JOBS, load_settings
+from microseg_ray.settings.registry import module_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "microseg_ray"
@@ -34,17 +35,17 @@ def _sections(document: dict[str, object]) -> list[str]:
 
 
 def test_every_job_has_its_three_files_and_no_script_is_an_orphan() -> None:
-    assert {path.stem for path in SCRIPTS} == set(JOBS)
+    assert {path.stem for path in SCRIPTS} == {module_name(name) for name in JOBS}
     for name in JOBS:
-        assert (PACKAGE / "settings" / f"{name}.py").is_file()
-        assert (PACKAGE / "jobs" / f"{name}.py").is_file()
+        assert (PACKAGE / "settings" / f"{module_name(name)}.py").is_file()
+        assert (PACKAGE / "jobs" / f"{module_name(name)}.py").is_file()
         assert JOBS[name].job == name
-        assert job_step(name).__name__ == name
+        assert job_step(name).__name__ == module_name(name)
 
 
 @pytest.mark.parametrize("package", ["settings", "jobs"])
 def test_a_module_that_is_no_job_is_imported_by_another(package: str) -> None:
-    modules = {path.stem for path in (PACKAGE / package).glob("*.py")} - set(JOBS) - {"__init__"}
+    modules = {path.stem for path in (PACKAGE / package).glob("*.py")} - set(map(module_name, JOBS)) - {"__init__"}
     text = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     imported = set(re.findall(rf"from microseg_ray\.{package}\.(\w+) import", text))
     assert modules - imported == set()
@@ -69,7 +70,7 @@ def test_a_script_is_short_and_runs_its_own_job(path: Path) -> None:
     assert len(text.splitlines()) < MAX_SCRIPT_LINES
     call = next(node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.List))
     assert isinstance(call.elts[0], ast.Constant)
-    assert call.elts[0].value == path.stem
+    assert module_name(call.elts[0].value) == path.stem
 
 
 def test_no_module_is_long() -> None:
@@ -98,18 +99,18 @@ def test_help_lists_every_job(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_readme_names_only_jobs_that_exist() -> None:
     block = re.compile(r"^```\w*\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
     commands = "\n".join([*block.findall(README), *re.findall(r"`([^`\n]+)`", README)])
-    named = set(re.findall(r"(?:^|[\s=])(?:\.venv/bin/)?microseg ([a-z]+)", commands))
-    named |= set(re.findall(r"jobs/([a-z]+)\.py", commands))
+    named = set(re.findall(r"(?:^|[\s=])(?:\.venv/bin/)?microseg ([a-z]+(?:-[a-z]+)*)", commands))
+    named |= {name.replace("_", "-") for name in re.findall(r"jobs/([a-z_]+)\.py", commands)}
     assert {"tile", "train", "evaluate", "segment"} <= named
     assert named - set(JOBS) == set()
 
 
 def test_the_readme_tells_of_every_job() -> None:
-    assert set(re.findall(r"^\| `([a-z]+)` \|", README, flags=re.MULTILINE)) == set(JOBS)
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", README, flags=re.MULTILINE)) == set(JOBS)
 
 
 def test_the_readme_names_only_options_that_exist() -> None:
-    for job, options in re.findall(r"microseg ([a-z]+)((?: [^`\n#]+)?)", README):
+    for job, options in re.findall(r"microseg ([a-z-]+)((?: [^`\n#]+)?)", README):
         for option in re.findall(r"--([a-z_.]+)", options):
             if job in JOBS:
                 assert option.split(".")[0] in JOBS[job].model_fields, f"microseg {job} --{option}"
@@ -162,7 +163,7 @@ def test_a_job_loads_no_other_job_and_without_workers_no_ray() -> None:
     loaded = _modules_after(f"from microseg_ray.cli import main; assert main({arguments}) == 1")
     for package in ("settings", "jobs"):
         own = {name.rpartition(".")[2] for name in loaded if name.startswith(f"microseg_ray.{package}.")}
-        assert own & set(JOBS) == {"segment"}
+        assert own & set(map(module_name, JOBS)) == {"segment"}
     assert "ray" not in loaded
 
 

@@ -1,12 +1,14 @@
 """The jobs as the command line runs them: call the engine, show progress, print the result, return the exit code.
 
-The job NAME is the function NAME of the module NAME; `settings.JOBS` lists the names.
+The job NAME is the function NAME of the module NAME, with `_` in place of `-`; `settings.JOBS` lists the names.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
+
+from microseg_ray.settings.registry import module_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,4 +31,7 @@ def job_step(name: str) -> Callable[[Any, StartRay], int]:
         >>> job_step("report").__name__
         'report'
     """
-    return cast("Callable[[Any, StartRay], int]", getattr(import_module(f"microseg_ray.jobs.{name}"), name))
+    return cast(
+        "Callable[[Any, StartRay], int]",
+        getattr(import_module(f"microseg_ray.jobs.{module_name(name)}"), module_name(name)),
+    )

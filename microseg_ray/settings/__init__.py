@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from microseg_ray.settings.engine import EngineSettings
     from microseg_ray.settings.evaluate import EvaluateSettings
     from microseg_ray.settings.export import ExportSettings
+    from microseg_ray.settings.export_run import ExportRunSettings
     from microseg_ray.settings.fitting import (
         AugmentSettings,
         EarlyStoppingSettings,
@@ -80,6 +81,7 @@ __all__ = [
     "EarlyStoppingSettings",
     "EngineSettings",
     "EvaluateSettings",
+    "ExportRunSettings",
     "ExportSettings",
     "Frozen",
     "ImagingSettings",
@@ -154,6 +156,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(f"microseg_ray.settings.{_MODULES[name]}"), name)
     for job in JOBS:
-        if name.lower() in {f"{job}settings", f"{job}jobsettings"}:
+        plain = job.replace("-", "")
+        if name.lower() in {f"{plain}settings", f"{plain}jobsettings"}:
             return JOBS[job]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

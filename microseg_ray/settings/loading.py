@@ -13,7 +13,7 @@ from microseg_ray.settings.arguments import plain_arguments, refuse_unknown_opti
 from microseg_ray.settings.base import JobSettings
 from microseg_ray.settings.config_file import read_config
 from microseg_ray.settings.problems import explain
-from microseg_ray.settings.registry import JOBS
+from microseg_ray.settings.registry import JOBS, module_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,7 @@ def load_settings(cls: type[SettingsT], arguments: list[str] | None = None, conf
     from pydantic_settings import CliApp
     from pydantic_settings import SettingsError as PydanticSettingsError
 
-    prefix, given = f"MICROSEG_{cls.job.upper()}__", arguments or []
+    prefix, given = _prefix(cls.job), arguments or []
     _refuse_unknown_environment(cls, prefix)
     refuse_unknown_options(cls, given)
     values = read_config(config, cls) if config is not None else {}
@@ -81,7 +81,7 @@ def print_options(cls: type[JobSettings]) -> None:
     from pydantic_settings import CliApp
 
     try:
-        CliApp.run(_with_sources(cls, {}, f"MICROSEG_{cls.job.upper()}__"), cli_args=["--help"])
+        CliApp.run(_with_sources(cls, {}, _prefix(cls.job)), cli_args=["--help"])
     except SystemExit:
         return
 
@@ -147,8 +147,12 @@ def _with_sources(cls: type[JobSettings], file_values: dict[str, Any], prefix: s
     return type(cls.__name__, (cls, BaseSettings), body)
 
 
+def _prefix(job: str) -> str:
+    return f"MICROSEG_{module_name(job).upper()}__"
+
+
 def _refuse_unknown_environment(cls: type[JobSettings], prefix: str) -> None:
-    jobs = tuple(f"MICROSEG_{job.upper()}__" for job in JOBS)
+    jobs = tuple(map(_prefix, JOBS))
     example = next(iter(cls.model_fields)).upper()
     for name in sorted(os.environ):
         if name.upper().startswith("MICROSEG_") and not name.upper().startswith(jobs):

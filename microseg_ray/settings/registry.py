@@ -1,7 +1,7 @@
 """The registry of the jobs: their names and summaries, in the order of the help, and the settings class of each.
 
 A job NAME has its settings in `settings/NAME.py`, its step in `jobs/NAME.py` and its script in `jobs/NAME.py` of the
-repository. A module is imported when it is asked for, so that a job loads no other job's code.
+repository, with `_` in place of `-`. A module is imported when it is asked for, so that a job loads no other job's code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from microseg_ray.settings.base import JobSettings
 
-__all__ = ["JOBS", "JobTable"]
+__all__ = ["JOBS", "JobTable", "module_name"]
 
 _SUMMARIES = {
     "simulate": "micrographs with exact masks",
@@ -35,10 +35,21 @@ _SUMMARIES = {
     "measure": "the tables of a run again from its counts, without the model; and where in it a class is",
     "verify": "recompute random shards of a run and compare the bytes",
     "report": "the HTML page of a run",
+    "export-run": "a run -> masks, overlays, objects and areas in other programs' formats",
     "export": "checkpoint -> one file for other programs, ONNX or torch.export",
     "info": "what the engine sees in files",
     "demo": "simulate, tile, train, segment, report, on an embedded Ray",
 }
+
+
+def module_name(job: str) -> str:
+    """What a job is called where a name has no dash: modules, functions, environment variables.
+
+    Example:
+        >>> module_name("export-run")
+        'export_run'
+    """
+    return job.replace("-", "_")
 
 
 class JobTable(Mapping[str, "type[JobSettings]"]):
@@ -60,7 +71,7 @@ class JobTable(Mapping[str, "type[JobSettings]"]):
 
         if name not in self._summaries:
             raise KeyError(name)
-        module = import_module(f"microseg_ray.settings.{name}")
+        module = import_module(f"microseg_ray.settings.{module_name(name)}")
         return next(
             value
             for value in vars(module).values()
