@@ -46,6 +46,8 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
         failures += [each for each in objects.failures if each.path not in named] if objects else []
         rows, accounts = run.write_tables(run.names(), failures)
         if intervals is not None:
+            if objects is not None:
+                intervals.add_largest_grains(run, objects.largest)
             intervals.write(run)
         print_dropped([name for name in dropped if not (run.folder / name).exists()])
         print_areas(rows)

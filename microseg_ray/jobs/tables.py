@@ -77,7 +77,7 @@ def print_intervals(rows: Sequence[Any], notes: Sequence[str], limit: int = 30) 
 
 
 def print_grain_size(rows: Sequence[Any]) -> None:
-    """Print the ASTM grain size number of each group, where it was measured."""
+    """Print the ASTM grain size number of each group, and that of its largest grain, where they were measured."""
     for row in rows:
         if row.quantity == "grain_size_number":
             name = "all micrographs" if row.scope == "archive" else text(row.name)
@@ -85,6 +85,10 @@ def print_grain_size(rows: Sequence[Any]) -> None:
             size = "-" if row.mean is None else f"{row.mean:.2f}"
             said = f"; {row.reason}" if row.reason else ""
             console.print(f"{name}: ASTM grain size number G {size}{ends} from {row.fields} fields{said}", markup=False)
+        if row.quantity == "largest_grain_size_number":
+            name = "all micrographs" if row.scope == "archive" else text(row.name)
+            size = "-" if row.mean is None else f"{row.mean:.2f}"
+            console.print(f"{name}: ASTM E930 G of the largest grain {size}; {row.reason}", markup=False)
 
 
 def joined(engine: EnginePlan) -> str:

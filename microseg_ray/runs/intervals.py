@@ -18,6 +18,7 @@ from microseg_ray.statistics.boundaries import count_crossings, crossing_frame
 from microseg_ray.statistics.fields import Field, Parts, field_of
 from microseg_ray.statistics.groups import BoundaryRow, GroupRow, boundary_rows, group_area_rows
 from microseg_ray.statistics.intervals import IntervalRow, field_rows, group_rows
+from microseg_ray.statistics.largest import largest_grain_rows
 from microseg_ray.statistics.model_error import METHODS, Correction, Method, correction_of
 from microseg_ray.statistics.rows import write_rows
 from microseg_ray.statistics.stereology import StereologyRow, stereology_rows
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.runs.folder import Run
     from microseg_ray.settings import ClassSpec
+    from microseg_ray.statistics.largest import LargestObject
 
 __all__ = ["STAGE", "ModelTest", "RunIntervals", "count_parts", "groups_by_image", "measure_intervals"]
 
@@ -61,6 +63,8 @@ class RunIntervals:
         stereology: Of stereology.csv.
         failures: Micrographs that could not be read.
         notes: What is to be said of all this.
+        scopes: Groups and archive: scope, name, the micrographs in it, and how many of it are not finished.
+        grain_boundaries: The class that is the boundary between grains, or None.
     """
 
     groups: list[GroupRow]
@@ -69,6 +73,23 @@ class RunIntervals:
     stereology: list[StereologyRow]
     failures: list[Failure]
     notes: list[str]
+    scopes: list[tuple[str, str, tuple[str, ...], int]]
+    grain_boundaries: int | None
+
+    def add_largest_grains(self, run: Run, largest: Mapping[str, tuple[LargestObject, ...]]) -> None:
+        """Add the largest grain of each group to stereology.csv, where the boundary between grains is known (ASTM E930).
+
+        Args:
+            run: The run.
+            largest: The largest object of each class by micrograph, from the objects of the same run.
+        """
+        if self.grain_boundaries is None:
+            return
+        for scope, name, members, unfinished in self.scopes:
+            found = [largest[member] for member in members if member in largest]
+            self.stereology.extend(
+                largest_grain_rows(scope, name, found, run.classes, self.grain_boundaries, unfinished)
+            )
 
     def write(self, run: Run) -> None:
         """Write the tables into the run's folder, as CSV and Parquet."""
@@ -120,7 +141,14 @@ def measure_intervals(
     found = _Tables(run.classes, fields, waiting, pixel_size_uncertainty, boundaries)
     notes = _notes(without, waiting, len(fields)) + correct.notes()
     return RunIntervals(
-        found.groups(), found.boundaries(), rows + found.intervals(), found.stereology(), failures, notes
+        found.groups(),
+        found.boundaries(),
+        rows + found.intervals(),
+        found.stereology(),
+        failures,
+        notes,
+        [(scope, name, tuple(field.name for field in own), left) for scope, name, own, left in found.scopes()],
+        boundaries,
     )
 
 
@@ -229,7 +257,7 @@ class _Tables:
     def groups(self) -> list[GroupRow]:
         return [
             row
-            for scope, name, members, unfinished in self._scopes()
+            for scope, name, members, unfinished in self.scopes()
             for row in group_area_rows(scope, name, members, self.classes, unfinished, self.uncertainty)
         ]
 
@@ -237,25 +265,25 @@ class _Tables:
         own = [row for each in self.fields for row in boundary_rows("micrograph", each.name, [each], self.classes, 0)]
         return own + [
             row
-            for scope, name, members, unfinished in self._scopes()
+            for scope, name, members, unfinished in self.scopes()
             for row in boundary_rows(scope, name, members, self.classes, unfinished)
         ]
 
     def intervals(self) -> list[IntervalRow]:
         return [
             row
-            for scope, name, members, unfinished in self._scopes()
+            for scope, name, members, unfinished in self.scopes()
             for row in group_rows(scope, name, members, self.classes, unfinished)
         ]
 
     def stereology(self) -> list[StereologyRow]:
         return [
             row
-            for scope, name, members, unfinished in self._scopes()
+            for scope, name, members, unfinished in self.scopes()
             for row in stereology_rows(scope, name, members, self.classes, unfinished, self.grain_boundaries)
         ]
 
-    def _scopes(self) -> list[tuple[str, str, list[Field], int]]:
+    def scopes(self) -> list[tuple[str, str, list[Field], int]]:
         """Groups by name, then the archive."""
         members: dict[str, list[Field]] = defaultdict(list)
         for field in self.fields:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from microseg_ray.runs.folder import Run
     from microseg_ray.settings import ObjectSettings
     from microseg_ray.statistics.areas import Measured
+    from microseg_ray.statistics.largest import LargestObject
     from microseg_ray.statistics.objects.finding import ObjectRule, Objects
     from microseg_ray.statistics.objects.sizes import ClassRow
 
@@ -46,6 +47,7 @@ class MeasuredObjects:
         notes: Micrographs without intensities, and why.
         found: How many objects there are.
         left_out: How many of them were too small.
+        largest: The largest object of each class, by micrograph.
     """
 
     rows: list[ClassRow] = field(default_factory=list)
@@ -53,6 +55,7 @@ class MeasuredObjects:
     notes: dict[str, str] = field(default_factory=dict)
     found: int = 0
     left_out: int = 0
+    largest: dict[str, tuple[LargestObject, ...]] = field(default_factory=dict)
 
     @property
     def account(self) -> Account:
@@ -74,6 +77,7 @@ def measure_objects(run: Run, settings: ObjectSettings) -> MeasuredObjects:
         SettingsError: A class is not one of the run's.
         StoreError: The disk is full.
     """
+    from microseg_ray.statistics.largest import largest_objects
     from microseg_ray.statistics.objects.sizes import ClassRow, SizeRow, SizeTable, class_rows
     from microseg_ray.statistics.objects.table import object_rows, objects_tables
 
@@ -100,6 +104,7 @@ def measure_objects(run: Run, settings: ObjectSettings) -> MeasuredObjects:
             take(object_rows(measured, objects, run.classes))
             bins += sizes.add(name, objects)
             done.rows += class_rows(name, objects, run.classes, measured.pixel_size_um, rule)
+            done.largest[name] = largest_objects(objects)
             done.found += len(objects) + objects.left_out
             done.left_out += objects.left_out
     _write(run.folder / "object_sizes.csv", SizeRow, [*bins, *sizes.pooled()])

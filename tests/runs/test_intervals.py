@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy import ndimage
 from skimage.measure import perimeter_crofton
 
 from microseg_ray.evaluation.confusions import write_confusions
@@ -194,6 +195,44 @@ def test_the_grain_size_of_squares_is_that_of_their_intercepts(tmp_path, microse
     assert "no pixel size" in rows["archive", "pore", "grain_size_number"]["reason"]
     assert rows["archive", "pore", "area_fraction"]["reason"] == "one field: no interval"
     assert rows["archive", "matrix", "mean_intercept"]["reason"] == "in no field: not defined"
+
+
+def test_the_largest_grain_is_that_of_scipys_labels(tmp_path, microseg):
+    """ASTM E930: of all micrographs of a group, with its own G; a cut one is said to be a lower bound."""
+    masks = []
+    for number in range(4):
+        lines = np.random.default_rng(number).choice(np.arange(8, 120), (2, 5), replace=False)
+        mask = np.ones((128, 128), np.uint8)
+        mask[[*lines[0], 4, 124]] = mask[:, [*lines[1], 4, 124]] = 2
+        masks.append(mask)
+    masks[3][:, 125:] = 255
+    masks[3][5:110, 60:128] = 0
+    sizes = {f"{group}_{view}.tif": (0.5, 2.0) for group in "ab" for view in (1, 2)}
+    run = make_run(tmp_path, sizes, masks=tuple(masks))
+    ran = microseg("measure", "--run", run, "--group", "^([ab])_", "--intervals.grain_boundaries", "pore")
+    assert ran.code == 0, ran.err
+    rows = [row for row in rows_of(run / "stereology.csv") if row["standard"] == "ASTM E930"]
+    rows = by(rows, "scope", "name", "quantity", "standard")
+    for scope, name, own in (("group", "a", masks[:2]), ("group", "b", masks[2:]), ("archive", "", masks)):
+        areas, count = [], 0
+        for mask in own:
+            for kind in (0, 1):
+                labels, found = ndimage.label(mask == kind, np.ones((3, 3)))
+                areas += np.bincount(labels.ravel())[1:].tolist()
+                count += found
+        area = rows[scope, name, "largest_grain_area", "ASTM E930"]
+        assert float(area["mean"]) == max(areas)  # a pixel is 1 um2
+        assert (area["unit"], area["fields"], area["low"]) == ("um2", str(len(own)), "")
+        assert f"the largest of {count} grains" in area["reason"]
+        assert ("lower bound" in area["reason"]) == (name != "a")
+        number = rows[scope, name, "largest_grain_size_number", "ASTM E930"]
+        assert float(number["mean"]) == pytest.approx(np.log2(1e6 / max(areas)) - 2.954, abs=0.001)
+    assert "ASTM E930 G of the largest grain" in ran.out
+    without = make_run(tmp_path / "px", {"a_1.tif": None}, masks=masks[:1])
+    assert microseg("measure", "--run", without, "--intervals.grain_boundaries", "pore").code == 0
+    rows = by(rows_of(without / "stereology.csv"), "quantity", "standard", "class_name")
+    assert rows["largest_grain_area", "ASTM E930", "grain"]["unit"] == "px"
+    assert "no pixel size" in rows["largest_grain_size_number", "ASTM E930", "grain"]["reason"]
 
 
 def test_one_micrograph_has_no_interval_across_micrographs(tmp_path, microseg):
