@@ -6,8 +6,10 @@ A message names the place (file, key, value), the problem and the remedy.
 from __future__ import annotations
 
 __all__ = [
+    "ChangedInputError",
     "CheckpointError",
     "CoverageError",
+    "FencedError",
     "InputError",
     "MicrosegError",
     "RunMismatchError",
@@ -50,6 +52,10 @@ class InputError(MicrosegError, ValueError):
         return type(self), (self.where, self.reason, self.advice)
 
 
+class ChangedInputError(InputError):
+    """An input is not the file any more that the job began with, so that results of both would be mixed."""
+
+
 class SettingsError(MicrosegError, ValueError):
     """A setting is unknown, missing or invalid; the message names its key (exit code 2)."""
 
@@ -72,3 +78,7 @@ class CoverageError(MicrosegError, ValueError):
 
 class RunMismatchError(MicrosegError, RuntimeError):
     """An output holds results of another model or other settings, or files that are not ours; the message says which."""
+
+
+class FencedError(RunMismatchError):
+    """A worker outlived its job, and another job writes into the same output now."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = [
+    "BOOKS",
+    "EPOCH_FILE",
     "LOCK_FILE",
     "delete_empty_folder",
     "delete_file",
@@ -37,6 +39,10 @@ __all__ = [
 ]
 
 LOCK_FILE = ".lock"
+EPOCH_FILE = ".epoch"
+"""Whose turn it is to write into a folder; see `microseg_ray.fence`."""
+BOOKS = frozenset({LOCK_FILE, EPOCH_FILE})
+"""Files that say who writes into a folder, and that are no result."""
 
 _PARTIAL = re.compile(r"\.microseg-[0-9a-f]{32}\.(partial|old)(\.\w{1,16})?")
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import RunMismatchError
-from microseg_ray.files import LOCK_FILE, delete_empty_folder, delete_file, delete_folder, is_partial, write_json
+from microseg_ray.files import BOOKS, delete_empty_folder, delete_file, delete_folder, is_partial, write_json
 from microseg_ray.recognition import Kind, foreign_to, is_empty, is_record, is_store
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def foreign_in(folder: str | os.PathLike[str]) -> list[Path]:
                 return
             for inner in sorted(path.iterdir()):
                 look(inner)
-        elif name not in {MANIFEST, LOCK_FILE} and not is_partial(path.name):
+        elif name not in {MANIFEST, *BOOKS} and not is_partial(path.name):
             found.append(path)
 
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.accounts import ACCOUNTS_FILE
-from microseg_ray.files import LOCK_FILE, write_text
+from microseg_ray.files import BOOKS, write_text
 from microseg_ray.outputs import MANIFEST, foreign_in, has_manifest
 from microseg_ray.quarantine import FAILURES_FILE
 
@@ -153,7 +153,7 @@ def holds_masks(folder: Path) -> bool:
         False
     """
     tables = {REPORT_NAME, FAILURES_FILE, ACCOUNTS_FILE}
-    books = {MANIFEST, LOCK_FILE}
+    books = {MANIFEST, *BOOKS}
     if not folder.is_dir():
         return False
     proven = has_manifest(folder) and not foreign_in(folder)

@@ -16,7 +16,8 @@ from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.runs.tasks import BandTask, ShardTask
 from microseg_ray.runs.worker import ArchiveWorker
 from microseg_ray.settings import IGNORE_INDEX, EvaluateSettings, SegmentSettings
-from microseg_ray.sources import open_micrograph, open_prepared
+from microseg_ray.sources import fingerprint, open_micrograph, open_prepared
+from microseg_ray.sources.unchanged import require_unchanged
 from microseg_ray.stitching import engine_grid, shard_window
 from microseg_ray.stitching.windows import argmax_first
 
@@ -101,6 +102,7 @@ class CheckpointPredictions:
         self._scored.close()
 
     def _predict(self, path: Path, truth_path: Path, truth: NDArray[np.uint8], sink: Sink | None) -> NDArray[np.uint8]:
+        mark = fingerprint(path, "stat")
         view, limits = self._worker.examine(str(path))
         same_shape(truth, view.shape, truth_path)
         mask = np.full(view.shape, IGNORE_INDEX, np.uint8)
@@ -108,8 +110,7 @@ class CheckpointPredictions:
         try:
             if self._config.plan.strip:
                 self._stream(str(path), view, limits, mask, sink)
-                return mask
-            for shard in np.ndindex(*spec.shards):
+            for shard in np.ndindex(*spec.shards) if not self._config.plan.strip else ():
                 task = ShardTask(str(path), str(path), "", view, limits, (shard[0], shard[1]))
                 box = spec.box(task.shard)
                 part = box.intersection(view.specimen)
@@ -120,6 +121,7 @@ class CheckpointPredictions:
         finally:
             self._worker.forget(str(path))
             self._scored.forget(str(path))
+        require_unchanged(path, mark)
         return mask
 
     def _stream(

@@ -17,7 +17,7 @@ from microseg_ray.geometry import Box
 from microseg_ray.names import fits
 from microseg_ray.outputs import Kind, drop
 from microseg_ray.runs.folder import OWNER
-from microseg_ray.runs.opening import open_of_run
+from microseg_ray.runs.opening import open_of_run, require_unchanged
 from microseg_ray.runs.store.masks import MaskStore
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def draw_overlays(run: Run, count: int) -> Overlays:
         try:
             with open_of_run(run, name, stores[name]) as micrograph:
                 gray = gray_of(micrograph.read(Box.of_shape(shape)))
+            require_unchanged(run, name, stores[name])
         except MicrosegError as error:
             left_out[name] = str(error)
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from platform import node
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,9 @@ from microseg_ray.sources import ScaleRule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
+    from microseg_ray.fence import Fence
     from microseg_ray.models.predictor import Predictor as ModelPredictor
     from microseg_ray.settings import ClassSpec, Scaling
     from microseg_ray.sources.agreement import Intensities
@@ -46,6 +49,7 @@ class WorkerConfig:
         decoded_limit: Bytes that decoding one file whole may take.
         source: Page, channel, info bar and the user's own pixel sizes.
         scale: The model's pixel size, and what happens to a micrograph of another one.
+        fence: Keeps a worker that outlives its job from writing; None where nothing is written.
     """
 
     checkpoint: str | tuple[str, ...]
@@ -65,6 +69,15 @@ class WorkerConfig:
     decoded_limit: int = 8 * 1024**3
     source: SourceSettings = field(default_factory=SourceSettings)
     scale: ScaleRule = field(default_factory=ScaleRule)
+    fence: Fence | None = None
+
+    def writing(self) -> AbstractContextManager[None]:
+        """What every write of a worker into the run is wrapped in.
+
+        Raises:
+            FencedError: The job is over, and another one writes here now.
+        """
+        return nullcontext() if self.fence is None else self.fence.writing()
 
     @property
     def where(self) -> str:

@@ -14,6 +14,8 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from microseg_ray.errors import MicrosegError, StoreError
+from microseg_ray.files import delete_folder
+from microseg_ray.outputs import require_store
 from microseg_ray.quarantine import Failure
 from microseg_ray.runs.queue import TaskQueue
 from microseg_ray.runs.store.masks import MaskStore
@@ -33,6 +35,7 @@ from microseg_ray.sources.scale.provenance import OPTION, pixel_size_mark
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
+    from pathlib import Path
 
     from microseg_ray.runs.bands import Division
     from microseg_ray.runs.config import WorkerConfig
@@ -122,6 +125,7 @@ class Ledger:
         paths: Files of the micrographs that were not complete, by name.
         prepared: What preparing found, by name.
         details: Tracebacks of the engine's own failures.
+        gone: Micrographs whose file has `changed` or is `missing` since it was prepared, by name.
     """
 
     failures: list[Failure] = field(default_factory=list)
@@ -131,6 +135,7 @@ class Ledger:
     paths: dict[str, str] = field(default_factory=dict)
     prepared: dict[str, Prepared] = field(default_factory=dict)
     details: list[str] = field(default_factory=list)
+    gone: dict[str, str] = field(default_factory=dict)
 
 
 def measured_already(run: Run, item: Input, config: WorkerConfig) -> Measured | None:
@@ -238,6 +243,19 @@ def work(
             else:
                 progress.finished += 1
         report(progress)
+    for name, how in ledger.gone.items():
+        if how == "changed":
+            _drop(run.store_path(name))
+
+
+def _drop(path: Path) -> None:
+    """Delete the mask of a file that has changed: its first shards are of one image and its last ones may be of another.
+
+    No worker writes to it any more. The same command would make it anew in any case, because it is bound to the older file.
+    """
+    if path.exists():
+        require_store(path)
+        delete_folder(path)
 
 
 def in_threads(look: Callable[[ItemT], FoundT], items: Iterable[ItemT]) -> Iterator[FoundT]:
@@ -286,6 +304,10 @@ def _noted(outcome: Outcome, ledger: Ledger, progress: Progress) -> bool:
         raise StoreError(
             f"{outcome.task.path}: {outcome.reason}; the run stops here and can be resumed with the same command"
         )
+    if outcome.task.name in ledger.gone:
+        return False  # the first of its tasks that found it gone said so
+    if outcome.gone:
+        ledger.gone[outcome.task.name] = outcome.gone
     progress.failed += 1
     ledger.failures.append(Failure(outcome.task.name, outcome.task.stage, outcome.reason))
     if outcome.detail:
@@ -304,6 +326,8 @@ def _bands(run: Run, ledger: Ledger, division: Division) -> Iterator[BandTask]:
     for name, found in _by_size(ledger):
         path, store = ledger.paths[name], str(run.store_path(name))
         for shards in division.bands(list(found.missing), found.view.shape, parts):
+            if name in ledger.gone:
+                break
             yield BandTask(name, path, store, found.view, found.limits, shards)
 
 
@@ -312,6 +336,8 @@ def _shards(run: Run, ledger: Ledger) -> Iterator[ShardTask]:
     for name, found in _by_size(ledger):
         path, store = ledger.paths[name], str(run.store_path(name))
         for shard in found.missing:
+            if name in ledger.gone:
+                break
             yield ShardTask(name, path, store, found.view, found.limits, shard)
 
 

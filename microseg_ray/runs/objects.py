@@ -141,11 +141,14 @@ def _objects(
         try:
             require_unchanged(run, name, store)
             with open_of_run(run, name, store) as micrograph:
-                return find_objects(
+                found = find_objects(
                     store.spec.shape, _mask_of(store), rule, size, lambda box: _gray(micrograph.read(box))
                 )
+            require_unchanged(run, name, store)
         except (InputError, OSError) as error:
             done.notes[name] = f"no intensities of its objects: {error}"
+        else:
+            return found
     return find_objects(store.spec.shape, _mask_of(store), rule, size)
 
 

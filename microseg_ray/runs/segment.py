@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.accounts import Account, file_account
 from microseg_ray.errors import SettingsError
+from microseg_ray.fence import Fence
 from microseg_ray.files import sole_writer
 from microseg_ray.runs.bands import Division
 from microseg_ray.runs.calibration import keep_calibration
@@ -88,6 +89,16 @@ def _executors(
     finally:
         for each in made:
             each.close()
+
+
+@contextmanager
+def _fenced(
+    settings: EngineSettings, job: Job, pool: PoolFactory | None, worker_class: type[ArchiveWorker]
+) -> Iterator[tuple[Callable[[], Executor], WorkerConfig]]:
+    """The executor of a job that writes, and its configuration: workers of an earlier job cannot write from here on."""
+    config = replace(job.config, fence=Fence.raised(settings.output))
+    with _executors(settings, config, pool, worker_class) as executor:
+        yield executor, config
 
 
 def plan(
@@ -175,9 +186,9 @@ def segment(
     settings, kept = keep_calibration(settings)
     job = prepare_job(settings)
     # The lock comes first: `overwrite` must not delete what another job is writing.
-    with sole_writer(settings.output), _executors(settings, job.config, pool, worker_class) as executor:
+    with sole_writer(settings.output), _fenced(settings, job, pool, worker_class) as (executor, config):
         run = Run.create(settings.output, job.identity, job.record, overwrite=settings.overwrite)
-        ledger, progress = survey(run, job.inputs, job.config, executor, report)
+        ledger, progress = survey(run, job.inputs, config, executor, report)
         cost = _forecast(settings, job, run, ledger)
         cost.refuse_full_disk(run.folder)
         on_forecast(cost)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -150,6 +150,7 @@ class Outcome:
         ok: Whether it is done.
         reason: Why not, in one line for the user.
         fatal: Going on makes no sense (disk full, model unreadable).
+        gone: No other task of the micrograph can be done either: the file has `changed`, or is `missing`.
         detail: A traceback, where the failure is the engine's own.
         prepared: The result of a `PrepareTask`.
         note: The seam measurements of a `FinishTask`.
@@ -159,6 +160,7 @@ class Outcome:
     ok: bool
     reason: str = ""
     fatal: bool = False
+    gone: Literal["", "changed", "missing"] = ""
     detail: str = ""
     prepared: Prepared | None = None
     note: Mapping[str, Any] = field(default_factory=dict)

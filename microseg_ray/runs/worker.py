@@ -11,11 +11,11 @@ import threading
 import traceback
 from collections import OrderedDict
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from microseg_ray.errors import CheckpointError, InputError, MicrosegError, StoreError
+from microseg_ray.errors import ChangedInputError, CheckpointError, FencedError, InputError, MicrosegError, StoreError
 from microseg_ray.models.memory import release_memory
 from microseg_ray.names import require_room
 from microseg_ray.quarantine import is_full
@@ -48,6 +48,7 @@ from microseg_ray.sources import (
 from microseg_ray.sources.agreement import channel_objection, intensity_note, intensity_objection, rescaled_limits
 from microseg_ray.sources.scale.provenance import pixel_size_mark
 from microseg_ray.sources.specimen.intensity import CHECKED_WINDOWS, intensity_sample
+from microseg_ray.sources.unchanged import Unchanged
 from microseg_ray.stitching import ShardPixels, engine_grid, predict_shard, shard_window
 from microseg_ray.stitching.seams import SeamAudit, audit_seams
 from microseg_ray.stitching.shards import extended, unmeasured
@@ -81,22 +82,51 @@ class ArchiveWorker:
         self._open: OrderedDict[str, Micrograph] = OrderedDict()
         self._reading = threading.Lock()
         self._computing = threading.Lock()
+        self._inputs = Unchanged()
         self._streamer = Streamer(config.plan, config.classes, self._read, self._model)
 
     def do(self, task: Task) -> Outcome:
         """Do one task; every failure comes back as a row."""
         try:
             return self._step(task)
-        except CheckpointError as error:
+        except (CheckpointError, FencedError) as error:
             return Outcome(task, ok=False, reason=str(error), fatal=True)
-        except MicrosegError as error:
-            return Outcome(task, ok=False, reason=_without_path(error, task.path))
-        except OSError as error:
-            return Outcome(
-                task, ok=False, reason=f"{error.strerror or error}: {error.filename or task.path}", fatal=is_full(error)
-            )
         except Exception as error:  # noqa: BLE001 - whatever a library raises on one input must not cost the others
-            return Outcome(task, ok=False, reason=f"{type(error).__name__}: {error}", detail=traceback.format_exc())
+            return self._failed(task, error)
+
+    def _failed(self, task: Task, error: Exception) -> Outcome:
+        lost = self._lost(task, error)
+        if lost is not None:
+            self.forget(task.path)
+            gone: Literal["changed", "missing"] = "changed" if isinstance(lost, ChangedInputError) else "missing"
+            return Outcome(task, ok=False, reason=_without_path(lost, task.path), gone=gone)
+        if isinstance(error, MicrosegError):
+            return Outcome(task, ok=False, reason=_without_path(error, task.path))
+        if isinstance(error, OSError):
+            reason = f"{error.strerror or error}: {error.filename or task.path}"
+            return Outcome(task, ok=False, reason=reason, fatal=is_full(error))
+        detail = "".join(traceback.format_exception(error))
+        return Outcome(task, ok=False, reason=f"{type(error).__name__}: {error}", detail=detail)
+
+    def _lost(self, task: Task, error: Exception) -> InputError | None:
+        """Why the file of a failed task is not the one any more that was prepared; None where it is."""
+        if isinstance(error, ChangedInputError) or isinstance(task, PrepareTask):
+            return error if isinstance(error, ChangedInputError) else None
+        try:
+            self._require_unchanged(task, MaskStore.open(task.store))
+        except InputError as found:
+            return found
+        except (MicrosegError, OSError):
+            return None
+        return None
+
+    def _require_unchanged(
+        self, task: ShardTask | BandTask | FinishTask, store: MaskStore, *, final: bool = False
+    ) -> None:
+        """Refuse results of a file that is not the one any more that the store is bound to: before anything is committed."""
+        mark = str(store.identity.get("fingerprint", ""))
+        if mark:
+            self._inputs.require(task.path, mark, final=final)
 
     def _step(self, task: Task) -> Outcome:
         match task:
@@ -112,10 +142,12 @@ class ArchiveWorker:
     def _prepare(self, task: PrepareTask) -> Outcome:
         config = self.config
         require_room(task.path, task.name, ".zarr")
+        # First, so that a change after it is seen by the checks that follow.
+        mark = _mark(task.path, config.fingerprint)
         with open_micrograph(task.path, config.source) as file:
             micrograph, limits, said = self._look(file)
             info, original = micrograph.info, file.info
-        mark = fingerprint(task.path, config.fingerprint)
+        mark = mark or fingerprint(task.path, config.fingerprint)
         view = View.of(info, original.info_bar_rows)
         calibration = self._calibration(task, original, info, said)
         identity = {**config.identity, "fingerprint": mark, "limits": list(limits), "view": view.record()}
@@ -124,7 +156,8 @@ class ArchiveWorker:
         # In a store that was made just now nothing need be looked for.
         missing = ShardSet(spec.shards) if store is None else ShardSet.of(spec.shards, store.missing())
         if store is None and not task.dry:
-            store = MaskStore.create(task.store, spec, identity)
+            with config.writing():
+                store = MaskStore.create(task.store, spec, identity)
         found = Prepared(
             view=view,
             limits=limits,
@@ -200,7 +233,9 @@ class ArchiveWorker:
     def _shard(self, task: ShardTask) -> Outcome:
         store = MaskStore.open(task.store)
         result = self._pixels_of(task, store.spec.box(task.shard))
-        store.commit(task.shard, result.mask, result.extra)
+        self._require_unchanged(task, store)
+        with self.config.writing():
+            store.commit(task.shard, result.mask, result.extra)
         del result
         release_memory()
         return Outcome(task, ok=True)
@@ -212,7 +247,9 @@ class ArchiveWorker:
         left = replace(task, shards=tuple(shard for shard in task.shards if shard in missing))
         if left.shards:
             for shard, result in self.stream(left):
-                store.commit(shard, np.ascontiguousarray(result.mask), result.extra)
+                self._require_unchanged(task, store)
+                with self.config.writing():
+                    store.commit(shard, np.ascontiguousarray(result.mask), result.extra)
         release_memory()
         return Outcome(task, ok=True)
 
@@ -259,7 +296,10 @@ class ArchiveWorker:
                     plan=self.config.plan,
                 )
         note |= asdict(seams)
-        MaskStore.open(task.store).finish(task.calibration.pixel_size_um, note)
+        store = MaskStore.open(task.store)
+        self._require_unchanged(task, store, final=True)
+        with self.config.writing():
+            store.finish(task.calibration.pixel_size_um, note)
         self.forget(task.path)
         return Outcome(task, ok=True, note=note)
 
@@ -310,6 +350,14 @@ def reusable_store(path: str, spec: MaskSpec, identity: Mapping[str, Any]) -> Ma
     except StoreError:
         return None
     return store if store.spec == spec and store.identity == dict(identity) else None
+
+
+def _mark(path: str, kind: Literal["stat", "content"]) -> str:
+    """The fingerprint of a file; empty where it has none, which whoever opens the file explains better."""
+    try:
+        return fingerprint(path, kind)
+    except InputError:
+        return ""
 
 
 def _without_path(error: MicrosegError, path: str) -> str:

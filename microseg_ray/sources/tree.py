@@ -6,7 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from microseg_ray.files import LOCK_FILE, is_partial
+from microseg_ray.files import BOOKS, is_partial
 from microseg_ray.outputs import MANIFEST, outputs_in
 from microseg_ray.recognition import is_ours
 
@@ -17,7 +17,7 @@ __all__ = ["HIDDEN", "LOOP", "OURS", "Owned", "once", "walk"]
 
 HIDDEN = "hidden"
 OURS = "output of microseg_ray"
-_BOOKS = frozenset({MANIFEST, LOCK_FILE})
+_BOOKS = frozenset({MANIFEST, *BOOKS})
 LOOP = "link to a folder that is listed already"
 
 

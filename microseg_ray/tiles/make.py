@@ -17,6 +17,7 @@ from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.recognition import is_store
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.sources.specimen.profile import pooled_profile
+from microseg_ray.sources.unchanged import require_unchanged
 from microseg_ray.tiles.audit import audit_splits
 from microseg_ray.tiles.checks import class_notes, common_pixel_size, scale_notes
 from microseg_ray.tiles.history import differences, made_from, merged, refuse_other_settings, settled_groups
@@ -28,7 +29,7 @@ from microseg_ray.tiles.survey import survey, survey_task
 from microseg_ray.tiles.tasks import Surveyed, Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from microseg_ray.catalog import Catalog, CatalogRow, Leak
     from microseg_ray.settings import TileSettings
@@ -211,6 +212,25 @@ class _Making:
                 self.where, f"no usable pair of micrograph and mask is left ({listed})", "see the reasons above"
             )
         leaks = audit_splits(good, held, settings, self.output, self.mapper) if audit else []
+        while True:
+            try:
+                return self._make(good, bad, catalog, leaks)
+            except _Changed as error:
+                # The layout of the store counts the tiles of all inputs, so it is made anew without those that changed.
+                good, bad = _without(good, bad, error.reasons)
+                failures += [Failure(name, "write", reason) for name, reason in error.reasons.items()]
+                if not good or self.old is not None:
+                    reason = f"an input changed while it was tiled ({error})"
+                    raise InputError(self.where, reason, "run the tile job again") from None
+
+    def _make(self, good: list[Surveyed], bad: list[Unusable], catalog: Catalog, leaks: list[Leak]) -> Tiled:
+        """Lay the store out and write it.
+
+        Raises:
+            _Changed: Inputs are not those any more that were surveyed.
+        """
+        settings, failures = self.settings, catalog.failures
+        held = {} if self.old is None else self.old.made_from["inputs"]
         first = 0 if self.old is None else self.old.spec.tiles
         tiles, left_out = tile_rows(good, settings, first)
         if not tiles:
@@ -247,9 +267,13 @@ class _Making:
         full = next((found for found in broken if found.full), None)
         if full is not None:
             raise StoreError(f"{self.output}: {full.reason}; free some space and run the same command again")
+        changed = {found.pair: found.reason for found in broken if found.pair}
+        if self.settings.fingerprint == "content":
+            changed |= {each.pair.name: reason for each in good if (reason := _other_content(each))}
+        if changed:
+            raise _Changed(changed)
         if broken:
-            reason = f"an input changed while it was tiled ({broken[0].reason})"
-            raise InputError(self.where, reason, "run the tile job again")
+            raise StoreError(f"{self.output}: {broken[0].reason}; run the tile job again")
 
     def _grown(self, old: TileStore, good: Sequence[Surveyed], tiles: int) -> TileStore:
         """The old store with room for more, if what is added fits it."""
@@ -284,6 +308,33 @@ class _Making:
             notes.insert(0, f"{bars} of {len(good)} micrographs have an info bar, which is left out")
         summary = summarise(rows, self.settings)
         return Tiled(store, summary, failures, left_out.unlabelled, left_out.empty, written, tuple(leaks), tuple(notes))
+
+
+class _Changed(Exception):  # noqa: N818 - it never leaves this module
+    """Inputs that are not those any more that were surveyed: the reason by name."""
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        self.reasons = reasons
+        super().__init__("; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3]))
+
+
+def _without(
+    good: list[Surveyed], bad: list[Unusable], reasons: Mapping[str, str]
+) -> tuple[list[Surveyed], list[Unusable]]:
+    """Usable and unusable pairs, now that some have changed."""
+    gone = [found for found in good if found.pair.name in reasons]
+    bad = bad + [Unusable(found.pair, found.fingerprints, "write", reasons[found.pair.name]) for found in gone]
+    return [found for found in good if found.pair.name not in reasons], bad
+
+
+def _other_content(found: Surveyed) -> str:
+    """Why a pair does not hold the bytes any more that were surveyed; workers look at sizes and times only."""
+    for path, mark in zip((found.pair.image, found.pair.mask), found.fingerprints, strict=True):
+        try:
+            require_unchanged(path, mark)
+        except InputError as error:
+            return str(error).removeprefix(f"{found.pair.image}: ")
+    return ""
 
 
 def _parts(good: Sequence[Surveyed], tiles: int, left_out: LeftOut) -> tuple[Account, ...]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microseg_ray.errors import MicrosegError
+from microseg_ray.errors import InputError, MicrosegError
 from microseg_ray.geometry import Box
 from microseg_ray.quarantine import is_full
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.sources import open_prepared
+from microseg_ray.sources.unchanged import Unchanged
 from microseg_ray.tiles.store import TileStore
 from microseg_ray.tiles.survey import mask_of
 from microseg_ray.tiles.tasks import Member, ShardResult, ShardTask, TileRow
@@ -20,8 +21,11 @@ from microseg_ray.tiles.tasks import Member, ShardResult, ShardTask, TileRow
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from microseg_ray.settings import TileSettings
-    from microseg_ray.tiles.tasks import Surveyed
+    from microseg_ray.tiles.spec import TileSpec
+    from microseg_ray.tiles.tasks import Pair, Surveyed
 
 __all__ = ["LeftOut", "shard_task", "tile_rows", "write_shard"]
 
@@ -92,7 +96,7 @@ def shard_task(store: TileStore, shard: int, tiles: Sequence[TileRow], good: Seq
         tiles: Rows of the tiles that are being written, in tile order.
         good: The usable pairs.
     """
-    pairs = {found.pair.name: found.pair for found in good}
+    pairs = {found.pair.name: found for found in good}
     members = [tiles[index - tiles[0].index] for index in store.spec.shard_range(shard)]
     names = sorted({row.micrograph for row in members})
     places = {name: place for place, name in enumerate(names)}
@@ -100,7 +104,8 @@ def shard_task(store: TileStore, shard: int, tiles: Sequence[TileRow], good: Seq
         str(store.folder),
         store.spec.parts,
         shard,
-        tuple(pairs[name] for name in names),
+        tuple(pairs[name].pair for name in names),
+        tuple(pairs[name].fingerprints for name in names),
         tuple(Member(places[row.micrograph], row.y0, row.x0) for row in members),
     )
 
@@ -108,28 +113,55 @@ def shard_task(store: TileStore, shard: int, tiles: Sequence[TileRow], good: Seq
 def write_shard(task: ShardTask) -> ShardResult:
     """Write one shard; an error is returned as the reason."""
     try:
-        _write_shard(task)
+        return _write_shard(task)
     except (MicrosegError, OSError) as error:
         return ShardResult(str(error), full=is_full(error))
-    return ShardResult()
 
 
-def _write_shard(task: ShardTask) -> None:
+def _write_shard(task: ShardTask) -> ShardResult:
     """Read the tiles of one shard, micrograph by micrograph, and write them at once."""
     store = TileStore.open(task.store, unfinished=True, parts=task.parts)
     spec, count = store.spec, len(task.tiles)
     images = np.zeros((count, spec.channels, spec.side, spec.side), spec.dtype)
     masks = np.full((count, spec.side, spec.side), IGNORE_INDEX, np.uint8)
     for place, pair in enumerate(task.pairs):
-        with open_prepared(pair.image, spec.scaling, pair.source) as micrograph:
-            mask = mask_of(pair.mask, micrograph.info.parts)
-            frame = micrograph.info.specimen
-            for slot, tile in enumerate(task.tiles):
-                if tile.pair != place:
-                    continue
-                visible = Box(tile.y0, tile.x0, tile.y0 + spec.side, tile.x0 + spec.side).intersection(frame)
-                below, right = spec.side - visible.height, spec.side - visible.width
-                # A micrograph smaller than a tile is mirrored; the mirrored pixels stay without a class.
-                images[slot] = np.pad(micrograph.read(visible), ((0, 0), (0, below), (0, right)), mode="reflect")
-                masks[slot, : visible.height, : visible.width] = mask[visible.slices]
+        own = [(slot, tile) for slot, tile in enumerate(task.tiles) if tile.pair == place]
+        try:
+            _read_pair(pair, own, spec, images, masks)
+        except ValueError as error:
+            # An InputError, or numpy's on a file that has shrunk.
+            return ShardResult(_changed(task, place) or str(error).removeprefix(f"{pair.image}: "), pair=pair.name)
+        if reason := _changed(task, place):
+            return ShardResult(reason, pair=pair.name)
     store.write_shard(task.shard, images, masks)
+    return ShardResult()
+
+
+def _read_pair(
+    pair: Pair, tiles: list[tuple[int, Member]], spec: TileSpec, images: NDArray[Any], masks: NDArray[np.uint8]
+) -> None:
+    """The pixels of one pair's tiles into their slots."""
+    with open_prepared(pair.image, spec.scaling, pair.source) as micrograph:
+        mask = mask_of(pair.mask, micrograph.info.parts)
+        frame = micrograph.info.specimen
+        for slot, tile in tiles:
+            visible = Box(tile.y0, tile.x0, tile.y0 + spec.side, tile.x0 + spec.side).intersection(frame)
+            below, right = spec.side - visible.height, spec.side - visible.width
+            # A micrograph smaller than a tile is mirrored; the mirrored pixels stay without a class.
+            images[slot] = np.pad(micrograph.read(visible), ((0, 0), (0, below), (0, right)), mode="reflect")
+            masks[slot, : visible.height, : visible.width] = mask[visible.slices]
+
+
+def _changed(task: ShardTask, place: int) -> str:
+    """Why a pair is not the one any more that was surveyed; empty where it is."""
+    pair = task.pairs[place]
+    for path, mark in zip((pair.image, pair.mask), task.marks[place], strict=True):
+        try:
+            _inputs.require(path, mark)
+        except InputError as error:
+            return str(error).removeprefix(f"{pair.image}: ")
+    return ""
+
+
+_inputs = Unchanged()
+"""The files that this process has read tiles of."""

@@ -14,6 +14,7 @@ from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.sources import fingerprint, intensity_limits, open_prepared, read_mask
 from microseg_ray.sources.agreement import float_note, float_objection, shape_objection, value_objection
 from microseg_ray.sources.specimen.profile import IntensitySampler
+from microseg_ray.sources.unchanged import require_unchanged
 from microseg_ray.statistics.counts import count_classes
 from microseg_ray.tiles.tasks import Pair, Surveyed, SurveyTask, TileCounts, Unusable
 
@@ -85,7 +86,7 @@ def _kept_mask(path: str, _fingerprint: str, image: Parts) -> NDArray[np.uint8]:
 
 
 def _survey(task: SurveyTask) -> Surveyed:
-    pair = task.pair
+    pair, marks = task.pair, _fingerprints(task)
     with open_prepared(pair.image, task.scaling, pair.source) as micrograph:
         info = micrograph.info
         mask = mask_of(pair.mask, info.parts)
@@ -110,11 +111,14 @@ def _survey(task: SurveyTask) -> Surveyed:
                 reducer.add(member.core, core)
             counts = count_classes(mask[member.visible.slices], task.classes)
             tiles.append(TileCounts(member.box.y0, member.box.x0, tuple(map(int, counts))))
+    for path, mark in zip((pair.image, pair.mask), marks, strict=True):
+        if mark:
+            require_unchanged(path, mark)
     sample = sampler.sample()
     notes = (*info.notes, *info.pixel_size_notes, *_float_notes(task, sample))
     return Surveyed(
         pair,
-        _fingerprints(task),
+        marks,
         frame.shape,
         info.channels,
         info.dtype,

@@ -215,6 +215,7 @@ class ShardTask:
         parts: Tiles of each writing of the store.
         shard: Index of the shard.
         pairs: The pairs that its tiles come from.
+        marks: The fingerprints of image and mask of each pair, from the survey.
         tiles: Its tiles, in order.
     """
 
@@ -222,12 +223,20 @@ class ShardTask:
     parts: tuple[int, ...]
     shard: int
     pairs: tuple[Pair, ...]
+    marks: tuple[tuple[str, str], ...]
     tiles: tuple[Member, ...]
 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """Whether a shard was written: `reason` is empty, or says why not; `full`: the disk is."""
+    """Whether a shard was written.
+
+    Attributes:
+        reason: Why not; empty where it was.
+        full: The disk is full.
+        pair: The micrograph that is to blame; empty where none is.
+    """
 
     reason: str = ""
     full: bool = False
+    pair: str = ""

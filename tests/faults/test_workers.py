@@ -356,6 +356,19 @@ def test_a_driver_killed_twice(driver, many, checkpoint, many_whole, tree_of, tm
     assert tree_of(tmp_path / "run/masks") == many_whole
 
 
+@pytest.mark.slow
+def test_a_run_that_follows_a_killed_driver_at_once(driver, many, checkpoint, many_whole, tree_of, tmp_path):
+    """The killed driver's workers may still be there."""
+    killed = driver()
+    killed.wait_for(40)
+    killed.process.send_signal(signal.SIGKILL)
+    killed.process.wait()
+    segment(settings(many, checkpoint, tmp_path / "run", shard=64, workers=0))
+    assert tree_of(tmp_path / "run/masks") == many_whole
+    killed.left(15)
+    assert tree_of(tmp_path / "run/masks") == many_whole
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_driver_told_to_stop(driver, many, checkpoint, many_whole, tree_of, tmp_path, how):
     """It stops in good order, keeps a second job out until then, and another run goes on from there."""

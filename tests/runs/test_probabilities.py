@@ -66,7 +66,7 @@ def test_every_format_holds_the_models_own_numbers(run, tmp_path, kind):
             values = np.asarray(found.read(Box(0, 0, *found.shape)), np.float64)
         np.testing.assert_array_equal(values, stored(run, name, 2))
         assert 0 <= values.min() <= values.max() <= 1
-    assert not [path for path in (tmp_path / "o").rglob(".*") if path.name not in {".lock", ".microseg.json"}]
+    assert not [path for path in (tmp_path / "o").rglob(".*") if path.name not in {".lock", ".epoch", ".microseg.json"}]
 
 
 def test_small_ones_are_csv_for_numpy_and_large_ones_zarr(run, tmp_path):

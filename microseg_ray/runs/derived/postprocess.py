@@ -12,6 +12,7 @@ import numpy as np
 from dask.base import compute
 
 from microseg_ray.errors import SettingsError, StoreError
+from microseg_ray.fence import Fence
 from microseg_ray.files import sole_writer
 from microseg_ray.geometry import Box
 from microseg_ray.quarantine import Failure, stop_if_full
@@ -94,6 +95,7 @@ def postprocess(
         parent.identity.model_digest, {**parent.identity.pixels, "postprocess": {**asdict(steps), "parts": PARTS}}
     )
     with sole_writer(output):
+        fence = Fence.raised(output)
         record = {**parent_record(parent), "postprocess": settings.resolved()}
         run = Run.create(output, identity, record, overwrite=settings.overwrite)
         done = Postprocessed(run, parent, failures=parent.failures())
@@ -112,7 +114,7 @@ def postprocess(
                 done.kept.append(item.name)
                 continue
             try:
-                for own in item.work(scheduler):
+                for own in item.work(scheduler, fence):
                     report(so_far + own, total)
                 item.finish()
                 done.computed += len(item.missing)
@@ -163,14 +165,14 @@ class _Derived:
         same = self.target.note.get("parent_pixel_size_um") == self.note["parent_pixel_size_um"]
         return not self.missing and self.target.finished and same
 
-    def work(self, scheduler: Scheduler) -> Iterator[int]:
+    def work(self, scheduler: Scheduler, fence: Fence) -> Iterator[int]:
         """Compute and commit the missing shards, some at a time; yields how many are done."""
         spec = self.target.spec
         missing, done = set(self.missing), 0
         for y0 in range(0, spec.shards[0], WAVE):
             for x0 in range(0, spec.shards[1], WAVE):
                 last = (min(y0 + WAVE, spec.shards[0]) - 1, min(x0 + WAVE, spec.shards[1]) - 1)
-                counts = self._counts(spec.box((y0, x0)).union(spec.box(last)), (y0, x0))
+                counts = self._counts(spec.box((y0, x0)).union(spec.box(last)), (y0, x0), fence)
                 wanted = [
                     counts.blocks[y, x]
                     for y, x in np.ndindex(last[0] - y0 + 1, last[1] - x0 + 1)
@@ -181,7 +183,7 @@ class _Derived:
                     done += len(wanted)
                     yield done
 
-    def _counts(self, box: Box, first: tuple[int, int]) -> da.Array:
+    def _counts(self, box: Box, first: tuple[int, int], fence: Fence) -> da.Array:
         """(shard_y, shard_x, class) counts of the shards in a box, whose computing commits them."""
         spec = self.target.spec
         frame = box.grow(self.steps.halo(len(spec.classes))).intersection(Box.of_shape(spec.shape))
@@ -191,6 +193,7 @@ class _Derived:
             _commit,
             self.target.path,
             first,
+            fence,
             new_axis=2,
             chunks=(*((1,) * -(-side // spec.shard) for side in box.shape), (len(spec.classes),)),
             dtype=np.int64,
@@ -205,10 +208,11 @@ class _Derived:
 
 
 def _commit(
-    mask: NDArray[np.uint8], path: str, first: tuple[int, int], block_id: tuple[int, ...] | None = None
+    mask: NDArray[np.uint8], path: str, first: tuple[int, int], fence: Fence, block_id: tuple[int, ...] | None = None
 ) -> NDArray[np.int64]:
     """Write one shard where it was computed; only its counts travel."""
     if block_id is None:
         raise ValueError("dask gave no block_id: so the place of a shard is unknown")
     shard = (first[0] + block_id[0], first[1] + block_id[1])
-    return MaskStore.open(path).commit(shard, mask)[None, None, :]
+    with fence.writing():
+        return MaskStore.open(path).commit(shard, mask)[None, None, :]
