@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from torch import nn
 
 from benchmarks.__main__ import compare, main
 from benchmarks.harness import machine
+from benchmarks.roofline import needs
+from microseg_ray.models.strips.trace import traced
 
 
 def test_a_table_is_printed_and_written(tmp_path, capsys):
@@ -49,8 +52,17 @@ def test_without_committed_ratios_the_command_that_writes_them_is_named(monkeypa
         ["forward", "--rounds", "1", "--tile", "128", "--megapixels", "0.02", "--models", "unet"],
         ["segment", "--side", "256", "--rounds", "1", "--roi", "128"],
         ["archive", "--count", "2", "--side", "128", "--rounds", "1"],
+        ["roofline", "--rounds", "1", "--tile", "128", "--megapixels", "0.02", "--models", "unet"],
     ],
 )
 def test_every_way_runs(words, capsys):
     assert main(words) == 0
     assert "could not run" not in capsys.readouterr().out
+
+
+def test_operations_and_bytes_of_a_network_are_those_counted_by_hand():
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
+    flops, moved = needs(traced(network, 1, 1))
+    assert flops == 2 * (9 * 8 + 8 * 2)
+    # The image once, then what each convolution reads and writes; the ReLU is fused.
+    assert moved == 4 * (1 + (1 + 8) + (8 + 2))
