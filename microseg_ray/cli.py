@@ -80,9 +80,10 @@ def run_job(job: str, arguments: list[str]) -> int:
     from microseg_ray.settings import RaySettings, load_settings, print_options
 
     config: Path | None = None
-    if job == "threshold" and arguments and not arguments[0].startswith("-") and Path(arguments[0]).suffix not in YAML:
-        # `microseg threshold MAP --threshold 0.5`, as a viewer's script would have it.
-        arguments = ["--probabilities", *arguments]
+    leading = JOBS[job].leading
+    if leading and arguments and not arguments[0].startswith("-") and Path(arguments[0]).suffix not in YAML:
+        # `microseg status RUN`, `microseg threshold MAP --threshold 0.5`.
+        arguments = [f"--{leading}", *arguments]
     if job != "info" and arguments and not arguments[0].startswith("-"):
         config, arguments = Path(arguments[0]), arguments[1:]
     if "--help" in arguments or "-h" in arguments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,10 @@ __all__ = [
     "QUARANTINED",
     "STOPPED",
     "Bar",
+    "Pace",
     "StartRay",
     "console",
+    "duration",
     "print_accounts",
     "progress_bar",
     "quarantine",
@@ -35,8 +38,60 @@ __all__ = [
 DONE, STOPPED, QUARANTINED = 0, 1, 3
 SHOWN_FAILURES = 20
 LOG_SECONDS = 10.0
+PACE_SECONDS = 300.0
 StartRay = Callable[[], None]
 console = Console(highlight=False)
+
+
+class Pace:
+    """Rate and time left of one bar.
+
+    What is done at the first call was done before: by an earlier session of a run that is resumed, say. The rate is that of the
+    last minutes, so that a change shows, and it falls while nothing gets done.
+
+    Args:
+        clock: Seconds.
+
+    Example:
+        >>> times = iter([0.0, 10.0, 20.0])
+        >>> pace = Pace(lambda: next(times))
+        >>> pace.text(900, 1000), pace.text(910, 1000), pace.text(920, 1000)
+        ('', '1/s, 1 min 30 s left', '1/s, 1 min 20 s left')
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def text(self, done: int, total: int) -> str:
+        """What is shown now; "" while there is no rate."""
+        now = self._clock()
+        if self._seen and done < self._seen[-1][1]:
+            # Another round with the same name.
+            self._seen.clear()
+        if not self._seen or now - self._seen[-1][0] >= 1.0 or len(self._seen) == 1:
+            self._seen.append((now, done))
+        while len(self._seen) > 2 and now - self._seen[1][0] > PACE_SECONDS:
+            self._seen.popleft()
+        began, first = self._seen[0]
+        if done <= first or now <= began:
+            return ""
+        rate = (done - first) / (now - began)
+        shown_rate = f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
+        return f"{shown_rate}, {duration((total - done) / rate)} left" if done < total else shown_rate
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units.
+
+    Example:
+        >>> duration(5.4), duration(90), duration(7200), duration(200_000)
+        ('5 s', '1 min 30 s', '2 h 0 min', '2 d 7 h')
+    """
+    whole = max(0, round(seconds))
+    units = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
+    first = next((place for place, (count, _) in enumerate(units) if count), len(units) - 1)
+    return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2])
 
 
 class Bar:
@@ -46,9 +101,11 @@ class Bar:
         self._bar = bar
         self._tasks: dict[str, Any] = {}
         self._shown: dict[str, tuple[float, str]] = {}
+        self._paces: dict[str, Pace] = {}
 
     def update(self, what: str, done: int, total: int, detail: str = "") -> None:
-        """Show that `done` of `total` are done."""
+        """Show that `done` of `total` are done, with rate and time left; what the first call says counts for neither."""
+        detail = "  ".join(filter(None, (self._paces.setdefault(what, Pace()).text(done, total), detail)))
         if self._bar is not None:
             if what not in self._tasks:
                 self._tasks[what] = self._bar.add_task(what, total=total, detail="")

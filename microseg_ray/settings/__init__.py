@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from microseg_ray.settings.segment import SegmentSettings
     from microseg_ray.settings.simulate import SimulateSettings
     from microseg_ray.settings.source import SourceSettings
+    from microseg_ray.settings.status import StatusSettings
     from microseg_ray.settings.threshold import ThresholdSettings
     from microseg_ray.settings.tile import TileSettings
     from microseg_ray.settings.train import TrainSettings
@@ -105,6 +106,7 @@ __all__ = [
     "SegmentSettings",
     "SimulateSettings",
     "SourceSettings",
+    "StatusSettings",
     "ThresholdSettings",
     "TileSettings",
     "TrainSettings",

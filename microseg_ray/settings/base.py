@@ -24,12 +24,14 @@ class JobSettings(Frozen):
     Attributes:
         job: The job's name.
         positional: The field that takes the arguments without a name.
+        leading: The option that a first argument without a name means, unless it is a YAML file.
         inherits: Another job, whose section of a config is read below this job's own.
         not_inherited: Fields that are not taken from that section.
     """
 
     job: ClassVar[str] = ""
     positional: ClassVar[str | None] = None
+    leading: ClassVar[str | None] = None
     inherits: ClassVar[str | None] = None
     not_inherited: ClassVar[tuple[str, ...]] = ()
 

@@ -35,6 +35,7 @@ _SUMMARIES = {
     "measure": "the tables of a run again from its counts, without the model; and where in it a class is",
     "verify": "recompute random shards of a run and compare the bytes",
     "report": "the HTML page of a run",
+    "status": "where a run stands, from another shell",
     "export-run": "a run -> masks, overlays, objects and areas in other programs' formats",
     "export": "checkpoint -> one file for other programs, ONNX or torch.export",
     "info": "what the engine sees in files",

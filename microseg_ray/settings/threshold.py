@@ -20,6 +20,7 @@ class ThresholdSettings(JobSettings):
     """
 
     job: ClassVar[str] = "threshold"
+    leading: ClassVar[str | None] = "probabilities"
     probabilities: str | None = Field(
         default=None, description="folder, glob or file of probability maps: CSV, npy, TIFF, zarr"
     )

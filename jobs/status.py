@@ -1,0 +1,8 @@
+"""`microseg status` as a script, for `ray job submit --working-dir . -- python jobs/status.py --run /shared/NAME`."""
+
+import sys
+
+from microseg_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["status", *sys.argv[1:]]))
