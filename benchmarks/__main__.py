@@ -28,6 +28,8 @@ SCRIPTS = {
     "exactness": "exactness",
     "pool": "pool",
     "intervals": "intervals",
+    "forest": "forest",
+    "pretrained": "pretrained",
 }
 """Modules with a `main()` that prints its own tables."""
 CHECKED = ROOT / "docs" / "results" / "benchmarks" / "check.json"

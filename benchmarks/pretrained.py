@@ -4,6 +4,7 @@
 not run again. A training is judged on its test micrographs once, at its end.
 
     python -m benchmarks.pretrained ten loso11 loso13 loso15     # train and judge the recipe
+    python -m benchmarks.pretrained near --name unet --config configs/mudrock_unet.yaml  # the ten, chosen on neighbours and 14
     python -m benchmarks.pretrained loso11 --name resunet --config configs/mudrock_whole.yaml -- --epochs 4
     python -m benchmarks.pretrained loso15 --name trial --no-test -- --optimizer.encoder_rate 0.1
 """
@@ -32,6 +33,8 @@ LARGE = ("11", "13", "15")
 # Samples of one micrograph each: three choose the epoch, so that what is chosen suits a sample that was never seen.
 JUDGES = ("14_1", "16_1", "18_1")
 NEIGHBOURS = ("11_3", "13_6", "15_13")
+TILES = {"ten": ("320", "64"), "near": ("352", "64")}
+"""Side and overlap for divisions of single micrographs of 400 x 343 px."""
 
 
 def microseg(*arguments: str) -> None:
@@ -46,9 +49,9 @@ def _single(name: str, split: str) -> tuple[str, str, str, str]:
 def rows(division: str) -> list[tuple[str, str, str, str]]:
     """Micrograph, mask, group and split of one division."""
     names = sorted({re.sub("_[abc].png", "", path.name) for path in (DATA / "images").glob("*.png")})
-    if division == "ten":
+    if division in TILES:
         # A group of its own for each, because neighbours of the test micrographs train, as they did for the earlier system.
-        judges = JUDGES + NEIGHBOURS
+        judges = NEIGHBOURS + (JUDGES if division == "ten" else JUDGES[:1])
         splits = {name: "test" if name in TEN else "val" if name in judges else "train" for name in names}
         return [(*_single(name, split)[:2], name, split) for name, split in splits.items()]
     left_out = division.removeprefix("loso")
@@ -81,8 +84,7 @@ def run(division: str, name: str, config: str, extra: list[str], *, test: bool) 
     folder, table = RUNS / division, write_table(division)
     relative = str(folder.relative_to(ROOT))
     if not (folder / "tiles" / "tiles.parquet").exists():
-        # The ten are single micrographs of 400 x 343 px.
-        side = ("--tile", "320", "--overlap", "64") if division == "ten" else ()
+        side = ("--tile", TILES[division][0], "--overlap", TILES[division][1]) if division in TILES else ()
         microseg("tile", CONFIG, "--table", str(table), "--output", f"{relative}/tiles", "--workers", "0", *side)
     model = folder / name
     if not (model / "cost.json").exists():
@@ -126,7 +128,7 @@ def main() -> None:
     if "--" in own:
         own, extra = own[: own.index("--")], own[own.index("--") + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("divisions", nargs="*", help="ten, loso11, loso13, loso15; none: print the table")
+    parser.add_argument("divisions", nargs="*", help="ten, near, loso11, loso13, loso15; none: print the table")
     parser.add_argument("--name", default="lite0", help="folder of the training")
     parser.add_argument("--config", default=CONFIG, help="of the training")
     parser.add_argument("--no-test", action="store_true", help="train only, as in trials of settings")
