@@ -15,6 +15,7 @@ __all__ = [
     "RunMismatchError",
     "RuntimeUnfitError",
     "SettingsError",
+    "StalledInputError",
     "StoreError",
 ]
 
@@ -54,6 +55,10 @@ class InputError(MicrosegError, ValueError):
 
 class ChangedInputError(InputError):
     """An input is not the file any more that the job began with, so that results of both would be mixed."""
+
+
+class StalledInputError(InputError):
+    """Opening or reading an input took longer than `source.read_timeout`."""
 
 
 class SettingsError(MicrosegError, ValueError):

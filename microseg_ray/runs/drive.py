@@ -125,7 +125,7 @@ class Ledger:
         paths: Files of the micrographs that were not complete, by name.
         prepared: What preparing found, by name.
         details: Tracebacks of the engine's own failures.
-        gone: Micrographs whose file has `changed` or is `missing` since it was prepared, by name.
+        gone: Micrographs whose file has `changed`, is `missing` or has `stalled` since it was prepared, by name.
     """
 
     failures: list[Failure] = field(default_factory=list)

@@ -150,7 +150,7 @@ class Outcome:
         ok: Whether it is done.
         reason: Why not, in one line for the user.
         fatal: Going on makes no sense (disk full, model unreadable).
-        gone: No other task of the micrograph can be done either: the file has `changed`, or is `missing`.
+        gone: No other task of the micrograph can be done either: the file has `changed`, is `missing`, or has `stalled`.
         detail: A traceback, where the failure is the engine's own.
         prepared: The result of a `PrepareTask`.
         note: The seam measurements of a `FinishTask`.
@@ -160,7 +160,7 @@ class Outcome:
     ok: bool
     reason: str = ""
     fatal: bool = False
-    gone: Literal["", "changed", "missing"] = ""
+    gone: Literal["", "changed", "missing", "stalled"] = ""
     detail: str = ""
     prepared: Prepared | None = None
     note: Mapping[str, Any] = field(default_factory=dict)

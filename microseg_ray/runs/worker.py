@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from microseg_ray.errors import ChangedInputError, CheckpointError, FencedError, InputError, MicrosegError, StoreError
+from microseg_ray.errors import (
+    ChangedInputError,
+    CheckpointError,
+    FencedError,
+    InputError,
+    MicrosegError,
+    StalledInputError,
+    StoreError,
+)
 from microseg_ray.models.memory import release_memory
 from microseg_ray.names import require_room
 from microseg_ray.quarantine import is_full
@@ -98,8 +106,7 @@ class ArchiveWorker:
         lost = self._lost(task, error)
         if lost is not None:
             self.forget(task.path)
-            gone: Literal["changed", "missing"] = "changed" if isinstance(lost, ChangedInputError) else "missing"
-            return Outcome(task, ok=False, reason=_without_path(lost, task.path), gone=gone)
+            return Outcome(task, ok=False, reason=_without_path(lost, task.path), gone=_how(lost))
         if isinstance(error, MicrosegError):
             return Outcome(task, ok=False, reason=_without_path(error, task.path))
         if isinstance(error, OSError):
@@ -110,8 +117,10 @@ class ArchiveWorker:
 
     def _lost(self, task: Task, error: Exception) -> InputError | None:
         """Why the file of a failed task is not the one any more that was prepared; None where it is."""
-        if isinstance(error, ChangedInputError) or isinstance(task, PrepareTask):
-            return error if isinstance(error, ChangedInputError) else None
+        if isinstance(error, ChangedInputError | StalledInputError):
+            return error
+        if isinstance(task, PrepareTask):
+            return None
         try:
             self._require_unchanged(task, MaskStore.open(task.store))
         except InputError as found:
@@ -352,12 +361,21 @@ def reusable_store(path: str, spec: MaskSpec, identity: Mapping[str, Any]) -> Ma
     return store if store.spec == spec and store.identity == dict(identity) else None
 
 
+def _how(error: InputError) -> Literal["changed", "missing", "stalled"]:
+    """What has become of a file whose other tasks are pointless."""
+    if isinstance(error, ChangedInputError):
+        return "changed"
+    return "stalled" if isinstance(error, StalledInputError) else "missing"
+
+
 def _mark(path: str, kind: Literal["stat", "content"]) -> str:
-    """The fingerprint of a file; empty where it has none, which whoever opens the file explains better."""
+    """The fingerprint of a file; empty where it cannot be read, which whoever opens the file explains better."""
     try:
         return fingerprint(path, kind)
-    except InputError:
-        return ""
+    except InputError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error, StalledInputError):
+            return ""
+        raise
 
 
 def _without_path(error: MicrosegError, path: str) -> str:

@@ -9,7 +9,10 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, mode
 from microseg_ray.settings.base import Frozen, unwrap_single
 from microseg_ray.settings.pixel_size import PixelSize
 
-__all__ = ["SourceSettings"]
+__all__ = ["READ_TIMEOUT", "SourceSettings"]
+
+READ_TIMEOUT = 300.0
+"""Seconds: longer than the decoding of 8 GiB takes, shorter than the time-out of a shard."""
 
 
 class SourceSettings(Frozen):
@@ -40,6 +43,12 @@ class SourceSettings(Frozen):
     ] = "all"
     pixel_size_um: PixelSize = None
     pixel_sizes: str | None = Field(default=None, description="CSV: pattern, um_per_pixel")
+    read_timeout: float = Field(
+        default=READ_TIMEOUT,
+        gt=0,
+        le=1e6,
+        description="seconds after which a file that does not answer (a dead mount, a server that stops) is set aside",
+    )
 
     @model_validator(mode="after")
     def _columns_rise(self) -> Self:
@@ -51,4 +60,5 @@ class SourceSettings(Frozen):
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Runs and tile stores are bound to this: what is not used must not change what they are bound to.
         values: dict[str, Any] = handler(self)
+        values.pop("read_timeout", None)
         return {key: value for key, value in values.items() if key != "columns" or value != "all"}

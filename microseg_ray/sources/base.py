@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from microseg_ray.errors import InputError
+from microseg_ray.errors import InputError, StalledInputError
 from microseg_ray.geometry import Box
 from microseg_ray.sources.bounds import reading
 from microseg_ray.sources.info import MicrographInfo
+from microseg_ray.sources.patience import patience, within
 from microseg_ray.sources.scale.provenance import with_pixel_size
 from microseg_ray.sources.scale.statement import Statement
 
@@ -99,6 +100,7 @@ class Micrograph(Closing):
 
     def __init__(self, path: str, pixels: Pixels, source: SourceSettings | None = None) -> None:
         self._path, self._pixels = path, pixels
+        self._seconds, self._stalled = patience(source), False
         dtype = pixels.dtype.newbyteorder("=").name
         if dtype not in _DTYPES:
             advice = _DTYPE_ADVICE.get(dtype, "save it as 8-bit or 16-bit gray or RGB, or as 32-bit float")
@@ -152,17 +154,26 @@ class Micrograph(Closing):
 
     def close(self) -> None:
         """Release file handles and memory; twice is fine."""
-        self._pixels.close()
+        # A thread that waits for the file may hold its locks for ever.
+        if not self._stalled:
+            self._pixels.close()
 
     def _read_raw(self, box: Box) -> NDArray[Any]:
         shape = (self._pixels.channels, *box.shape)
         if box.area == 0:
             return np.empty(shape, self._pixels.dtype)
         with reading(self._path, f"rows {box.y0} to {box.y1 - 1}, columns {box.x0} to {box.x1 - 1} cannot be read"):
-            raw = self._pixels.read(box)
+            raw = self._within(box)
         if raw.shape != shape:
             raise InputError(self._path, f"{box} was read as {raw.shape}, not {shape}", "the file is damaged")
         return raw
+
+    def _within(self, box: Box) -> NDArray[Any]:
+        try:
+            return within(self._seconds, self._path, lambda: self._pixels.read(box))
+        except StalledInputError:
+            self._stalled = True
+            raise
 
     def _looks_gray(self) -> bool:
         height, width = self._pixels.shape

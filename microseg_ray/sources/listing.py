@@ -11,13 +11,14 @@ from stat import S_ISDIR
 from typing import TYPE_CHECKING, Literal
 
 from microseg_ray.errors import InputError
-from microseg_ray.sources.remote import is_url, location
+from microseg_ray.sources.patience import patience, within
+from microseg_ray.sources.remote import is_url, location, require_regular
 from microseg_ray.sources.remote_listing import list_urls, url_fingerprint, url_member, url_root
 from microseg_ray.sources.suffixes import NAMED, SUFFIXES, is_listed
 from microseg_ray.sources.tree import OURS, Owned, once, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from microseg_ray.accounts import NotTaken
 
@@ -238,6 +239,10 @@ def fingerprint(path: str | os.PathLike[str], kind: Literal["stat", "content"]) 
         ...     fingerprint(path, "content")[:20], fingerprint(path, "stat").split(":")[1]
         ('sha256:ba7816bf8f01c', '3')
     """
+    return within(patience(None), str(path), lambda: _fingerprint(path, kind))
+
+
+def _fingerprint(path: str | os.PathLike[str], kind: Literal["stat", "content"]) -> str:
     if is_url(path):
         return url_fingerprint(str(path), kind)
     path = Path(location(path))
@@ -245,7 +250,7 @@ def fingerprint(path: str | os.PathLike[str], kind: Literal["stat", "content"]) 
         stat = path.stat()
         if not S_ISDIR(stat.st_mode):
             return f"stat:{stat.st_size}:{stat.st_mtime_ns}" if kind == "stat" else f"sha256:{_digest(path)}"
-        files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+        files = sorted((file.relative_to(path).as_posix(), file) for file in _inside(path))
         listing = hashlib.sha256()
         total = 0
         for name, file in files:
@@ -258,7 +263,17 @@ def fingerprint(path: str | os.PathLike[str], kind: Literal["stat", "content"]) 
     return f"stat:{total}:{listing.hexdigest()}" if kind == "stat" else f"sha256:{listing.hexdigest()}"
 
 
+def _inside(folder: Path) -> Iterator[Path]:
+    """The files in a folder; what is neither file nor folder would block whoever reads it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            yield path
+        elif not path.is_dir() and path.exists():
+            require_regular(path)
+
+
 def _digest(path: Path) -> str:
+    require_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_READ_BYTES):

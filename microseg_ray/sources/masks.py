@@ -14,6 +14,7 @@ from microseg_ray.sources.base import equal_channels
 from microseg_ray.sources.bounds import bound_decoded, reading
 from microseg_ray.sources.choices import Parts
 from microseg_ray.sources.opening import open_pixels
+from microseg_ray.sources.patience import patience, within
 from microseg_ray.sources.remote import location
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ def read_mask(path: str | os.PathLike[str], image: Parts | None = _ONE_PAGE) -> 
         [[0, 1], [2, 255]]
     """
     name = location(path)
+    return within(patience(None), name, lambda: _read(name, image))
+
+
+def _read(name: str, image: Parts | None) -> NDArray[np.uint8]:
     pixels = _page_of(name, image)
     try:
         height, width = pixels.shape

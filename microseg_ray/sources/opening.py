@@ -15,6 +15,7 @@ from microseg_ray.sources.choices import Wanted
 from microseg_ray.sources.magic import EXPORT, foreign, known
 from microseg_ray.sources.narrowed import narrowed
 from microseg_ray.sources.oriented import upright
+from microseg_ray.sources.patience import patience, within
 from microseg_ray.sources.remote import is_url, location, open_binary
 from microseg_ray.sources.specimen.bar_colors import gray_above_bar
 from microseg_ray.sources.specimen.columns import Columns, column_range
@@ -73,6 +74,10 @@ def open_micrograph(path: str | os.PathLike[str], source: SourceSettings | None 
         microseg_ray.errors.InputError: missing.tif: no such file or folder; check the path
     """
     name = location(path)
+    return within(patience(source), name, lambda: _open(name, source))
+
+
+def _open(name: str, source: SourceSettings | None) -> Micrograph:
     pixels = open_pixels(name, source)
     try:
         pixels = narrowed(name, pixels)

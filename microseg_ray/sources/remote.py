@@ -6,6 +6,7 @@ import hashlib
 import io
 import re
 import shutil
+import stat
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = [
     "location",
     "open_binary",
     "read_small",
+    "require_regular",
     "scratch_copy",
     "version",
 ]
@@ -107,6 +109,7 @@ def open_binary(where: str) -> BinaryIO:
         b'ab'
     """
     if not is_url(where):
+        require_regular(where)
         return Path(where).open("rb")
     opened, inner = filesystem(where)
     with _reaching(where):
@@ -118,6 +121,24 @@ def open_binary(where: str) -> BinaryIO:
         # A server without ranges or without a stated size: fetch the whole file, once.
         with opened.open(inner, "rb", block_size=0) as stream:
             return _whole(stream, where, size)
+
+
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse pipes, sockets and devices, without opening them: that would wait for a writer, for ever.
+
+    Raises:
+        InputError: It is one.
+
+    Example:
+        >>> require_regular("/dev/null")
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.InputError: /dev/null: it is a device, not a file; give the file itself
+    """
+    mode = Path(path).stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise InputError(path, f"it is {kind}, not a file", "give the file itself")
 
 
 def byte_size(where: str) -> int:
