@@ -30,6 +30,7 @@ __all__ = [
     "delete_folder",
     "is_partial",
     "move",
+    "rotate",
     "sole_writer",
     "sync",
     "whole",
@@ -242,6 +243,20 @@ def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None
     if os.path.lexists(target):
         raise StoreError(f"{target}: exists and is not replaced; give another output folder")
     Path(source).rename(target)
+
+
+def rotate(path: str | os.PathLike[str], older: str | os.PathLike[str]) -> None:
+    """Rename a log over the one before it, which the caller wrote, too.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(f"{folder}/a.jsonl", "")
+        ...     rotate(f"{folder}/a.jsonl", f"{folder}/a.1.jsonl")
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['a.1.jsonl']
+    """
+    os.replace(path, older)  # noqa: PTH105
 
 
 def delete_file(path: str | os.PathLike[str]) -> None:

@@ -239,10 +239,10 @@ def new_pairs() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def tree_of() -> Callable[[Path], dict[str, str]]:
-    """`tree_of(folder)`: the sha256 of every file below it, by relative path."""
+    """`tree_of(folder)`: the sha256 of every file below it but the logs of runs, which hold times, by relative path."""
 
     def tree(folder: Path) -> dict[str, str]:
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "logs")
         return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     return tree

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
+from microseg_ray.jobs.console import SHOWN_FAILURES, StartRay, console, progress_bar, quarantine
 from microseg_ray.jobs.pool import pool_factory
 from microseg_ray.jobs.tables import pieces, print_areas, print_dropped, print_forecast
 
@@ -32,7 +32,18 @@ def segment(settings: SegmentSettings, start: StartRay) -> int:
                 detail = f"{progress.finished} of {progress.micrographs} finished"
                 bar.update("shards", progress.shards_done, progress.shards, detail)
 
-        result = segmentation.segment(settings, report, pool_factory(settings, start), on_forecast=print_forecast)
+        warned: list[str] = []
+
+        def warn(line: str) -> None:
+            warned.append(line)
+            if len(warned) <= SHOWN_FAILURES:
+                console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
+
+        result = segmentation.segment(
+            settings, report, pool_factory(settings, start), on_forecast=print_forecast, on_warning=warn
+        )
+    if len(warned) > SHOWN_FAILURES:
+        console.print(f"... and {len(warned) - SHOWN_FAILURES} more warnings in logs/segment.jsonl")
     ledger = result.ledger
     done = len(result.areas) // len(result.run.classes)
     console.print(

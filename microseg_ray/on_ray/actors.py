@@ -20,7 +20,7 @@ from microseg_ray.on_ray.environment import worker_environment
 from microseg_ray.on_ray.resources import Demand, require, waiting
 from microseg_ray.runs import segment as without_ray
 from microseg_ray.runs.plan import SHARDS_IN_FLIGHT
-from microseg_ray.runs.tasks import BandTask, Outcome, PrepareTask, Task
+from microseg_ray.runs.tasks import BandTask, Outcome, PrepareTask, Task, timed
 from microseg_ray.runs.worker import ArchiveWorker
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class _Remote:
         """Return as soon as the process runs."""
 
     def do(self, tasks: tuple[Task, ...]) -> list[Outcome]:
-        return [self._worker.do(task) for task in tasks]
+        return [timed(self._worker.do, task) for task in tasks]
 
 
 class _Groups:

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -28,6 +29,7 @@ from microseg_ray.runs.tasks import (
     ShardTask,
     Task,
     noted_file_size,
+    timed,
 )
 from microseg_ray.sources import fingerprint
 from microseg_ray.sources.scale.provenance import OPTION, pixel_size_mark
@@ -83,9 +85,9 @@ class PlainLoop:
         while pending:
             task = pending.popleft()
             if isinstance(task, PrepareTask):
-                yield from in_threads(self.worker.do, chain([task], _taken(pending)))
+                yield from in_threads(partial(timed, self.worker.do), chain([task], _taken(pending)))
             else:
-                yield self.worker.do(task)
+                yield timed(self.worker.do, task)
 
     def close(self) -> None:
         """Close the files that the worker holds open."""

@@ -10,6 +10,7 @@ RUN/
   statistics.xlsx  all tables in one workbook; tables.md and tables.tex to paste, plots/ as PNG and SVG (`measure`)
   failures.csv     inputs that were quarantined: path, stage, reason
   accounting.csv   files, pages and pixels: seen = used + set aside + not taken
+  logs/            segment.jsonl: what was done when, by whom, in how many seconds; no result depends on it
 ```
 """
 
@@ -59,6 +60,8 @@ SEAM_KEYS = tuple(each.name for each in fields(SeamAudit))
 OWNER = "run"
 """Whose a run's files are in the manifest, whichever job writes them."""
 AREAS_FILE = "areas.parquet"
+LOG_FILES = ("logs/segment.jsonl", "logs/segment.1.jsonl")
+"""The log of `segment`, and the one before it."""
 TABLES = ("areas.csv", AREAS_FILE, FAILURES_FILE, ACCOUNTS_FILE)
 
 
@@ -161,7 +164,7 @@ class Run:
         # A run of an earlier version has no manifest; its run.json and its stores prove it.
         proven = is_record(self.folder / "run.json", "identity", "classes")
         if proven and not has_manifest(self.folder):
-            older = ("run.json", *OUTDATED[:4], *TABLES, *(f"overlays/{name}.png" for name in self.names()))
+            older = ("run.json", *OUTDATED[:4], *TABLES, *LOG_FILES, *(f"overlays/{name}.png" for name in self.names()))
             entries = {**{name: Kind.FILE for name in older if (self.folder / name).is_file()}, **entries}
         claim(self.folder, OWNER, entries, proven=proven)
 

@@ -14,12 +14,14 @@ from microseg_ray.accounts import Account, file_account
 from microseg_ray.errors import SettingsError
 from microseg_ray.fence import Fence
 from microseg_ray.files import sole_writer
+from microseg_ray.outputs import Kind
 from microseg_ray.runs.bands import Division
 from microseg_ray.runs.calibration import keep_calibration
 from microseg_ray.runs.config import WorkerConfig
 from microseg_ray.runs.drive import Executor, Ledger, PlainLoop, Progress, survey, work
-from microseg_ray.runs.folder import Run
+from microseg_ray.runs.folder import LOG_FILES, Run
 from microseg_ray.runs.forecast import Forecast, forecast
+from microseg_ray.runs.log import watched
 from microseg_ray.runs.setup import prepare_job
 from microseg_ray.runs.worker import ArchiveWorker
 from microseg_ray.settings import EngineSettings
@@ -164,6 +166,7 @@ def segment(
     pool: PoolFactory | None = None,
     worker_class: type[ArchiveWorker] = ArchiveWorker,
     on_forecast: Callable[[Forecast], None] = lambda _: None,
+    on_warning: Callable[[str], None] = lambda _: None,
 ) -> Segmented:
     """Segment an archive, or what is missing of it.
 
@@ -173,6 +176,7 @@ def segment(
         pool: Makes the executor where `workers` is above 0; called only if there is something to do.
         worker_class: For tests that inject failures.
         on_forecast: Called with the cost of the run, before its first shard.
+        on_warning: Called with a line for each slow shard, and where nothing gets done, then from another thread.
 
     Returns:
         The run, its ledger and its areas.
@@ -188,17 +192,25 @@ def segment(
     # The lock comes first: `overwrite` must not delete what another job is writing.
     with sole_writer(settings.output), _fenced(settings, job, pool, worker_class) as (executor, config):
         run = Run.create(settings.output, job.identity, job.record, overwrite=settings.overwrite)
-        ledger, progress = survey(run, job.inputs, config, executor, report)
-        cost = _forecast(settings, job, run, ledger)
-        cost.refuse_full_disk(run.folder)
-        on_forecast(cost)
-        division = Division(job.plan.engine, settings.workers) if job.plan.engine.strip else None
-        work(run, ledger, progress, executor, report, division)
-        # An input that broke after an earlier run still has that run's mask, which is not measured any more.
-        failed = {failure.path for failure in ledger.failures}
-        dropped = run.drop_outdated()
-        ledger.failures.sort()
-        names = [item.name for item in job.inputs if item.name not in failed]
-        areas, accounts = run.write_tables(names, ledger.failures, ledger.measured)
+        run.claim(dict.fromkeys(LOG_FILES, Kind.FILE))
+        with watched(run.folder, executor, on_warning) as (log, watched_executor):
+            ledger, progress = survey(run, job.inputs, config, watched_executor, report)
+            log.write("surveyed", micrographs=len(job.inputs), complete=len(ledger.kept), shards=_left(ledger))
+            cost = _forecast(settings, job, run, ledger)
+            cost.refuse_full_disk(run.folder)
+            on_forecast(cost)
+            division = Division(job.plan.engine, settings.workers) if job.plan.engine.strip else None
+            work(run, ledger, progress, watched_executor, report, division)
+            # An input that broke after an earlier run still has that run's mask, which is not measured any more.
+            failed = {failure.path for failure in ledger.failures}
+            dropped = run.drop_outdated()
+            ledger.failures.sort()
+            names = [item.name for item in job.inputs if item.name not in failed]
+            areas, accounts = run.write_tables(names, ledger.failures, ledger.measured)
     run = Run.open(run.folder)
     return Segmented(run, job.plan, ledger, areas, run.document["seams"], kept, dropped, accounts)
+
+
+def _left(ledger: Ledger) -> int:
+    """Shards that the survey found missing."""
+    return sum(len(found.missing) for found in ledger.prepared.values())

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from microseg_ray.files import LOCK_FILE
 from microseg_ray.names import text
-from microseg_ray.runs.folder import Run
+from microseg_ray.quarantine import Failure
+from microseg_ray.runs.folder import LOG_FILES, Run
 from microseg_ray.runs.waiting import not_begun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from microseg_ray.quarantine import Failure
 
 __all__ = ["RunStatus", "run_status"]
 
@@ -44,7 +43,7 @@ class RunStatus:
         not_begun: Those without a mask.
         shards: Of all masks that were begun.
         shards_done: Those that are committed.
-        failures: What was quarantined when the run ended last.
+        failures: What was quarantined when the run ended last, and in a session that goes on, by its log.
         writer: `writing`: a process of this machine holds the run's lock. `none`: no process of this machine does; one of
             another machine may. `unknown`: this system does not say who holds locks.
         writer_pid: Its process, or None.
@@ -102,7 +101,8 @@ def run_status(folder: str | os.PathLike[str], now: float | None = None) -> RunS
     now = time.time() if now is None else now
     # Written at the start of each session, and at its end.
     began = (run.folder / "run.json").stat().st_mtime
-    names, failures = run.names(), run.failures()
+    names = run.names()
+    failures = sorted({*run.failures(), *_logged(run.folder)})
     sums = _Sums()
     for name in names:
         _add(sums, run.store_path(name))
@@ -132,6 +132,24 @@ def run_status(folder: str | os.PathLike[str], now: float | None = None) -> RunS
         rate,
         left,
     )
+
+
+def _logged(folder: Path) -> list[Failure]:
+    """What a session set aside that has not come to its end, by its log: failures.csv is written at the end."""
+    found: list[Failure] = []
+    for name in reversed(LOG_FILES):
+        try:
+            with (folder / name).open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    if '"event": "begin"' in line or '"event": "end"' in line:
+                        found.clear()
+                    elif '"event": "failed"' in line:
+                        event = json.loads(line)
+                        found.append(Failure(event["micrograph"], event["stage"], event["reason"]))
+        except (OSError, ValueError, KeyError):
+            # No log, or a last line that is being written.
+            continue
+    return found
 
 
 def _add(sums: _Sums, store: Path) -> None:

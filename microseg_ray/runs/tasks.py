@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+import socket
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from microseg_ray.runs.store.masks import MaskStore
     from microseg_ray.runs.store.shard_set import ShardSet
@@ -23,6 +26,7 @@ __all__ = [
     "Task",
     "calibration_note",
     "noted_file_size",
+    "timed",
 ]
 
 
@@ -154,6 +158,8 @@ class Outcome:
         detail: A traceback, where the failure is the engine's own.
         prepared: The result of a `PrepareTask`.
         note: The seam measurements of a `FinishTask`.
+        seconds: How long it took.
+        worker: Host and process that did it.
     """
 
     task: Task
@@ -164,6 +170,20 @@ class Outcome:
     detail: str = ""
     prepared: Prepared | None = None
     note: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = field(default=0.0, compare=False)
+    worker: str = field(default="", compare=False)
+
+
+def timed(do: Callable[[Task], Outcome], task: Task) -> Outcome:
+    """Do a task, and note how long it took and where.
+
+    Args:
+        do: A worker's.
+        task: What is done.
+    """
+    began = time.monotonic()
+    outcome = do(task)
+    return replace(outcome, seconds=time.monotonic() - began, worker=f"{socket.gethostname()}:{os.getpid()}")
 
 
 def calibration_note(calibration: Calibration, view: View) -> dict[str, Any]:
