@@ -20,7 +20,7 @@ A line is `step/path.part  sha256`. The parts:
     others            the bytes of a file: weights, micrographs, masks
 
 Left out because they change from run to run: the keys `versions` and `seconds`, and a column `seconds`; lines of progress,
-free disk space and seconds in what is printed; hidden files (.lock, .progress.json), time and host in the name of TensorBoard's
+free disk space and seconds in what is printed; hidden files (.lock, .progress.json), logs of runs, time and host in the name of TensorBoard's
 events; the digest of the classifier in classify.json, which covers the seconds of its training; the order of failures.csv, and of
 the lines printed, with two Ray workers.
 Not looked into: figures (PNG outside images/ and masks/), HTML, events, state.pt, ONNX files. Not run: `tune`, `demo`, GPUs.
@@ -355,7 +355,7 @@ def file_lines(name: str, path: Path, *, ordered: bool) -> Iterator[Line]:
 def outputs_in(folder: Path) -> Iterator[Path]:
     """Files below a folder, a zarr folder counting as one; none that are hidden."""
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+        if path.name.startswith(".") or (path.parent.name == "logs" and path.suffix == ".jsonl"):
             continue
         if path.is_dir() and path.suffix != ".zarr":
             yield from outputs_in(path)

@@ -101,7 +101,7 @@ def test_a_full_disk_stops_the_job_and_room_finishes_it(job, made, checkpoint, s
 
     def result(folder):
         own = digests(folder)
-        skipped = ("run.json", MANIFEST, ".lock", ".epoch", "catalog.csv", "tfevents.0")
+        skipped = ("run.json", MANIFEST, ".lock", ".epoch", ".jsonl", "catalog.csv", "tfevents.0")
         return {name[len(str(folder)) :]: mark for name, mark in own.items() if not name.endswith(skipped)}
 
     assert result(place / "out") == result(tmp_path / "reference")
