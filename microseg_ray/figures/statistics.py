@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["label_of", "plot_intervals", "plot_sizes", "save_both"]
+__all__ = ["label_of", "plot_correlation", "plot_intervals", "plot_sizes", "save_both"]
 
 MOST_BARS = 40
 """Groups in a plot of intervals; with more, their names are illegible."""
@@ -105,8 +105,7 @@ def plot_sizes(stem: Path, rows: Sequence[Mapping[str, Any]], said: str = "") ->
         for axes, key in zip(pair, ("number_share", "area_share"), strict=True):
             _sizes(axes, [row for row in rows if row["unit"] == unit], key)
             axes.set_xscale("log", base=2)
-            shown = "\u00b5m" if unit == "um" else unit
-            axes.set_xlabel(f"equivalent diameter / {shown}")
+            axes.set_xlabel(f"equivalent diameter / {_unit(unit)}")
             axes.set_ylabel(f"share by {key.removesuffix('_share')}")
             axes.xaxis.set_major_formatter("{x:g}")
     if panels[0][0].get_legend_handles_labels()[0]:
@@ -122,6 +121,37 @@ def _sizes(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
             edges = [own[0]["diameter_from"], *(row["diameter_to"] for row in own)]
             style = "-" if place < 10 else "--"
             axes.stairs([row[key] for row in own], edges, label=label_of(name), linewidth=1.4, linestyle=style)
+
+
+def plot_correlation(stem: Path, rows: Sequence[Mapping[str, Any]], said: str = "") -> tuple[Path, Path]:
+    """Normalised covariance against the lag, a part of the plot for each class and a line for each direction.
+
+    Args:
+        stem: Path without suffix.
+        rows: Of `correlation.csv`, of one scope.
+        said: A line above the plot.
+    """
+    classes = list(dict.fromkeys(row["class_name"] for row in rows))
+    figure = new_figure(1.2 + 2.8 * len(classes), 3.2)
+    panels = figure.subplots(1, len(classes), squeeze=False, sharey=True)[0]
+    for axes, name in zip(panels, classes, strict=True):
+        own = [row for row in rows if row["class_name"] == name and row["normalised_covariance"] is not None]
+        for direction in dict.fromkeys(row["direction"] for row in own):
+            line = [row for row in own if row["direction"] == direction]
+            values = [row["normalised_covariance"] for row in line]
+            axes.plot([row["lag"] for row in line], values, linewidth=1.2, label=direction)
+        axes.axhline(0, linewidth=0.6, color="0.6")
+        axes.set_title(label_of(name), fontsize=9)
+        axes.set_xlabel(f"lag / {_unit(rows[0]['unit'])}")
+    panels[0].set_ylabel("normalised covariance")
+    if panels[0].get_legend_handles_labels()[0]:
+        panels[0].legend(fontsize=7)
+    _say(figure, said)
+    return save_both(figure, stem)
+
+
+def _unit(unit: str) -> str:
+    return "\u00b5m" if unit == "um" else unit
 
 
 def _say(figure: Figure, said: str) -> None:

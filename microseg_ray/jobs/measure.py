@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,11 @@ from microseg_ray.outputs import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from microseg_ray.quarantine import Failure
     from microseg_ray.runs.folder import Run
     from microseg_ray.runs.intervals import RunIntervals
     from microseg_ray.runs.objects import MeasuredObjects
+    from microseg_ray.runs.structure import RunStructure
     from microseg_ray.settings import MeasureSettings
 
 __all__ = ["measure"]
@@ -29,35 +32,27 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
     """Write a run's tables again from its counts, measure areas and objects, list sections and draw overlays where asked for."""
     from microseg_ray.runs import intervals as of_intervals
     from microseg_ray.runs import objects as of_objects
+    from microseg_ray.runs import structure as of_structure
     from microseg_ray.runs.calibration import recalibrate
     from microseg_ray.runs.folder import Run
 
     run = Run.open(settings.run)
-    failures = [each for each in run.failures() if each.stage not in {of_intervals.STAGE, of_objects.STAGE}]
+    own = {of_intervals.STAGE, of_structure.STAGE, of_objects.STAGE}
+    failures = [each for each in run.failures() if each.stage not in own]
     with run.locked():
         if settings.pixel_size_um is not None:
             run = recalibrate(run, settings.pixel_size_um)
-        intervals = _intervals(settings, run)
-        failures += intervals.failures if intervals else []
-        dropped = run.drop_outdated()
-        objects = _objects(settings, run)
-        # A mask that cannot be read is named once.
+        found = _measured(settings, run)
         named = {each.path for each in failures}
-        failures += [each for each in objects.failures if each.path not in named] if objects else []
+        failures += [each for each in found.failures if each.path not in named]
         rows, accounts = run.write_tables(run.names(), failures)
-        if intervals is not None:
-            if objects is not None:
-                intervals.add_largest_grains(run, objects.largest)
-            intervals.write(run)
-        print_dropped([name for name in dropped if not (run.folder / name).exists()])
+        found.write(run)
+        print_dropped([name for name in found.dropped if not (run.folder / name).exists()])
         print_areas(rows)
-        if intervals is not None:
-            print_intervals(intervals.intervals, intervals.notes)
-            print_grain_size(intervals.stereology)
-        if objects is not None:
-            accounts = [*accounts, objects.account]
+        found.say()
+        if found.objects is not None:
+            accounts = [*accounts, found.objects.account]
             write_accounts(run.folder / ACCOUNTS_FILE, accounts)
-            print_objects(objects.rows, objects.notes)
         if settings.exports.write:
             _export(run, len(failures), settings.exports.sheet_rows)
         if settings.sections is not None:
@@ -70,6 +65,49 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
             for name, reason in drawn.left_out.items():
                 console.print(f"[yellow]{escape(name)}, no overlay:[/] {escape(reason)}")
     return quarantine(failures, run.folder / "failures.csv", accounts)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What was asked for: None is what was not."""
+
+    intervals: RunIntervals | None
+    structure: RunStructure | None
+    objects: MeasuredObjects | None
+    dropped: list[str]
+
+    @property
+    def failures(self) -> list[Failure]:
+        """A mask that cannot be read is named once, by the step that met it first."""
+        steps = (each for each in (self.intervals, self.structure, self.objects) if each is not None)
+        named: dict[str, Failure] = {}
+        for failure in (failure for each in steps for failure in each.failures):
+            named.setdefault(failure.path, failure)
+        return list(named.values())
+
+    def write(self, run: Run) -> None:
+        if self.intervals is not None:
+            if self.objects is not None:
+                self.intervals.add_largest_grains(run, self.objects.largest)
+            self.intervals.write(run)
+        if self.structure is not None:
+            self.structure.write(run)
+
+    def say(self) -> None:
+        if self.intervals is not None:
+            notes = [*self.intervals.notes, *(self.structure.notes if self.structure else [])]
+            print_intervals(self.intervals.intervals, notes)
+            print_grain_size(self.intervals.stereology)
+        if self.objects is not None:
+            print_objects(self.objects.rows, self.objects.notes)
+
+
+def _measured(settings: MeasureSettings, run: Run) -> _Measured:
+    """Measure all that is asked for; older tables of it are dropped before objects are written."""
+    intervals = _intervals(settings, run)
+    structure = _structure(settings, run, intervals)
+    dropped = run.drop_outdated()
+    return _Measured(intervals, structure, _objects(settings, run), dropped)
 
 
 def _export(run: Run, set_aside: int, sheet_rows: int) -> None:
@@ -86,6 +124,15 @@ def _objects(settings: MeasureSettings, run: Run) -> MeasuredObjects | None:
     from microseg_ray.runs.objects import measure_objects
 
     return measure_objects(run, settings.objects) if settings.objects.measure else None
+
+
+def _structure(settings: MeasureSettings, run: Run, intervals: RunIntervals | None) -> RunStructure | None:
+    """Chords and correlation of the groups of the intervals."""
+    if intervals is None or not settings.intervals.structure:
+        return None
+    from microseg_ray.runs.structure import measure_structure
+
+    return measure_structure(run, intervals.scopes)
 
 
 def _intervals(settings: MeasureSettings, run: Run) -> RunIntervals | None:

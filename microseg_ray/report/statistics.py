@@ -19,6 +19,7 @@ __all__ = ["PageStatistics", "statistics_of"]
 _CAPTIONS = {
     "intervals": "Area fractions with 95 % intervals; a hollow marker has no interval",
     "sizes": "Size distributions by number and by area, border-corrected",
+    "correlation": "Normalised covariance of each class by direction, of all micrographs together",
 }
 
 

@@ -6,6 +6,7 @@ RUN/
   masks/           <path of the micrograph below the archive>.zarr
   areas.csv        a row per micrograph and class; areas.parquet holds the same
   groups.csv       groups of micrographs; boundaries.csv, intervals.csv, stereology.csv; .parquet, too (`measure`)
+  chords.csv       chord lengths by direction; correlation.csv, anisotropy.csv; .parquet, too (`measure`)
   objects.csv      a row per object, in objects.parquet too; object_sizes.csv and object_classes.csv sum them up (`measure`)
   statistics.xlsx  all tables in one workbook; tables.md and tables.tex to paste, plots/ as PNG and SVG (`measure`)
   failures.csv     inputs that were quarantined: path, stage, reason
@@ -47,7 +48,9 @@ __all__ = ["FORMAT_VERSION", "OBJECT_TABLES", "Run"]
 FORMAT_VERSION = 1
 OBJECT_TABLES = ("objects.csv", "objects.parquet", "object_sizes.csv", "object_classes.csv")
 INTERVAL_TABLES = tuple(
-    f"{name}.{kind}" for name in ("groups", "boundaries", "intervals", "stereology") for kind in ("csv", "parquet")
+    f"{name}.{kind}"
+    for name in ("groups", "boundaries", "intervals", "stereology", "chords", "correlation", "anisotropy")
+    for kind in ("csv", "parquet")
 )
 EXPORTS = ("statistics.xlsx", "tables.md", "tables.tex", "plots")
 OUTDATED = (

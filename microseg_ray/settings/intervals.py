@@ -16,6 +16,11 @@ class IntervalSettings(Frozen):
         default=True,
         description="groups, boundaries, intervals, stereology as .csv and .parquet; false: areas from counts only",
     )
+    structure: bool = Field(
+        default=True,
+        description="chord lengths by direction, two-point correlation and anisotropy (chords, correlation, anisotropy as .csv "
+        "and .parquet); reads every mask three times more",
+    )
     evaluation: str | None = Field(
         default=None,
         description="folder of an evaluation of the same model on test micrographs: areas are corrected by its confusion matrix, "

@@ -50,7 +50,10 @@ def test_the_workbook_holds_the_values_of_all_tables(measured):
         head, *rows = sheets[name]
         wanted = rows_of(measured / f"{name}.csv")
         # Summaries come first, where a sheet that is too long still has them.
-        key = {"object_sizes": "micrograph", "intervals": "scope", "boundaries": "scope"}.get(name)
+        key = {
+            "object_sizes": "micrograph",
+            **dict.fromkeys(("intervals", "boundaries", "anisotropy", "chords", "correlation"), "scope"),
+        }.get(name)
         wanted.sort(key=lambda row: key is not None and row[key] not in {"", "group", "archive"})
         assert len(rows) == len(wanted) > 0
         assert set(head) <= set(wanted[0])
@@ -84,7 +87,7 @@ def test_a_half_done_run_is_marked_in_each(measured, microseg):
     assert microseg("report", "--run", measured).code == 0
     page = (measured / "report.html").read_text(encoding="utf-8")
     assert said in page
-    assert page.count("data:image/svg+xml") == 2
+    assert page.count("data:image/svg+xml") == 3
     for name in ("statistics.xlsx", "tables.tex", "plots/sizes.png", "intervals.csv"):
         assert f'href="{name}"' in page
     assert "=1+1|b &amp; $x_1 &lt;b&gt;.tif" in page
@@ -115,7 +118,7 @@ def test_pictures_are_there_and_again_gives_equal_bytes(measured, microseg):
     before = digests()
     assert set(before) == {
         *("statistics.xlsx", "tables.md", "tables.tex"),
-        *("intervals.png", "intervals.svg", "sizes.png", "sizes.svg"),
+        *(f"{name}.{kind}" for name in ("intervals", "sizes", "correlation") for kind in ("png", "svg")),
     }
     with Image.open(measured / "plots/sizes.png") as picture:
         assert picture.size[0] > 500

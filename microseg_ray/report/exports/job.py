@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.figures.statistics import plot_intervals, plot_sizes
+from microseg_ray.figures.statistics import plot_correlation, plot_intervals, plot_sizes
 from microseg_ray.files import write_text
 from microseg_ray.outputs import Kind
 from microseg_ray.report.exports.paper import PARTS, latex, markdown, paper_tables, place_name, shown_intervals
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PLOTS", "Exports", "published", "write_exports"]
 
-PLOTS = ("intervals", "sizes")
+PLOTS = ("intervals", "sizes", "correlation")
 """Plots of a run; each is plots/NAME.png and plots/NAME.svg."""
 
 
@@ -80,8 +80,13 @@ def _plots(run: Run, said: Published) -> list[str]:
     intervals = rows_of(folder, "intervals", lambda row: row["scope"] != "micrograph" and row["part"] in PARTS)
     shown: list[dict[str, Any]] = [{**row, "name": place_name(row)} for row in shown_intervals(intervals)]
     sizes = rows_of(folder, "object_sizes", lambda row: not row["micrograph"])
+    curves = rows_of(folder, "correlation", lambda row: row["scope"] == "archive")
     written: list[Path] = []
-    for name, draw, rows in (("intervals", plot_intervals, shown), ("sizes", plot_sizes, sizes)):
+    for name, draw, rows in (
+        ("intervals", plot_intervals, shown),
+        ("sizes", plot_sizes, sizes),
+        ("correlation", plot_correlation, curves),
+    ):
         if rows:
             run.claim({f"plots/{name}.{kind}": Kind.FILE for kind in ("png", "svg")})
             (folder / "plots").mkdir(exist_ok=True)

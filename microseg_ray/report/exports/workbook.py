@@ -32,6 +32,9 @@ _SCOPES = frozenset({"group", "archive"})
 _SUMMARIES = {
     "intervals": ("scope", _SCOPES),
     "boundaries": ("scope", _SCOPES),
+    "anisotropy": ("scope", _SCOPES),
+    "chords": ("scope", _SCOPES),
+    "correlation": ("scope", _SCOPES),
     "object_sizes": ("micrograph", frozenset({""})),
 }
 """By table: the column, and its values, of rows that sum micrographs up."""
