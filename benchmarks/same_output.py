@@ -20,9 +20,9 @@ A line is `step/path.part  sha256`. The parts:
     others            the bytes of a file: weights, micrographs, masks
 
 Left out because they change from run to run: the keys `versions` and `seconds`, and a column `seconds`; lines of progress,
-free disk space and seconds in what is printed; hidden files (.lock, .progress.json), logs of runs, time and host in the name of TensorBoard's
-events; the digest of the classifier in classify.json, which covers the seconds of its training; the order of failures.csv, and of
-the lines printed, with two Ray workers.
+free disk space and seconds in what is printed; hidden files (.lock, .progress.json), logs of runs, time and host in the name of
+TensorBoard's events; the digest of the classifier in classify.json, which covers the seconds of its training; the order of
+failures.csv, and of the lines printed, with two Ray workers.
 Not looked into: figures (PNG outside images/ and masks/), HTML, events, state.pt, ONNX files. Not run: `tune`, `demo`, GPUs.
 
 The runs happen in one fixed folder below the system's temporary one, because the digest of a tile store holds absolute paths;

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from microseg_ray.report.methods import Methods
+
 __all__ = ["Panel", "RunReport", "write_run_report"]
 
 _NONE = "–"  # noqa: RUF001 - the dash of tables
@@ -102,6 +104,7 @@ class RunReport:
         panels: Micrographs to show.
         truth: True area fraction by (micrograph, class), shown beside the measured one; None to leave these columns out.
         objects: A row per micrograph and class, as in `object_classes.csv`; empty where objects were not measured.
+        methods: Paragraph and citations for a paper; None to leave them out.
         statistics: Tables with intervals and plots; empty where they were not measured.
 
     Example:
@@ -117,6 +120,7 @@ class RunReport:
     truth: dict[tuple[str, str], float] | None = None
     objects: list[dict[str, Any]] = field(default_factory=list)
     statistics: PageStatistics = field(default_factory=PageStatistics)
+    methods: Methods | None = None
 
 
 _OBJECT_CELLS = (
@@ -346,6 +350,7 @@ def write_run_report(page: Path, report: RunReport) -> None:
         anchors=shown,
         objects=_object_rows(report),
         statistics=report.statistics,
+        methods=report.methods,
         panels=(_panel_view(panel) for panel in report.panels),
         has_truth=report.truth is not None,
         has_share=any(row["share_cell"].value for row in rows),

@@ -11,17 +11,20 @@ from microseg_ray.errors import MicrosegError
 from microseg_ray.figures.pictures import thumbnail
 from microseg_ray.names import text
 from microseg_ray.outputs import Kind
+from microseg_ray.report.methods import methods_of
 from microseg_ray.report.page import Panel, RunReport, write_run_report
 from microseg_ray.report.statistics import statistics_of
+from microseg_ray.report.viewer.listing import outlier_scores
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.opening import open_of_run
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.stitching.seams import promise
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from microseg_ray.accounts import Account
     from microseg_ray.settings import ClassSpec
 
 __all__ = ["report_run"]
@@ -42,7 +45,7 @@ def report_run(
         folder: The run folder.
         truth: True area fraction by (micrograph, class name), shown beside the measured one.
         title: Heading; default: the folder's name.
-        panels: Maximum number of micrographs that are shown.
+        panels: Maximum number of micrographs that are shown: where there are more, those whose areas differ most.
 
     Returns:
         Path of the page.
@@ -55,24 +58,52 @@ def report_run(
     shown = list(dict.fromkeys(str(row["micrograph"]) for row in areas))
     # Tables hold the text of a name; files are found by the name itself.
     by = {text(name): name for name in run.names()}
+    if len(shown) > panels:
+        shown = outliers_first(areas)
     names = [by[name] for name in shown if name in by]
+    accounts = run.accounts()
     page = run.folder / "report.html"
     run.claim({page.name: Kind.FILE})
     report = RunReport(
         title=title or f"Run {run.folder.name}",
-        identity=_identity(run),
+        identity=_identity(run, accounts),
         areas=areas,
         failures=[vars(failure) for failure in run.failures()],
         panels=[panel for name in names[:panels] if (panel := _panel(run, name)) is not None],
         truth=None if truth is None else dict(truth),
         objects=_objects(run),
         statistics=statistics_of(run),
+        methods=methods_of(run, areas, accounts),
     )
     write_run_report(page, report)
     return page
 
 
-def _identity(run: Run) -> dict[str, str]:
+def outliers_first(areas: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Micrographs by how far their area fractions are from the others', as `viewer.listing.outlier_scores` has it.
+
+    Args:
+        areas: Rows of areas.parquet.
+
+    Example:
+        >>> fractions = {"a": 0.10, "b": 0.12, "c": 0.50, "d": 0.11}
+        >>> outliers_first({"micrograph": name, "class_index": 0, "area_fraction": f} for name, f in fractions.items())
+        ['c', 'a', 'b', 'd']
+    """
+    rows: dict[str, dict[int, float]] = {}
+    for row in areas:
+        own = rows.setdefault(str(row["micrograph"]), {})
+        own[int(row["class_index"])] = np.nan if row["area_fraction"] is None else float(row["area_fraction"])
+    count = 1 + max((index for own in rows.values() for index in own), default=0)
+    fractions = np.array([[own.get(index, np.nan) for index in range(count)] for own in rows.values()])
+    scores = outlier_scores(fractions.reshape(len(rows), count))
+    # What was not measured comes last.
+    order = np.argsort(-np.nan_to_num(scores, nan=-1.0), kind="stable")
+    names = list(rows)
+    return [names[place] for place in order]
+
+
+def _identity(run: Run, accounts: Iterable[Account]) -> dict[str, str]:
     document, pixels = run.document, run.identity.pixels
     shown = {
         "model digest": run.identity.model_digest,
@@ -83,7 +114,7 @@ def _identity(run: Run) -> dict[str, str]:
         "checkpoint": _checkpoints(document.get("checkpoint", "")),
     }
     shown |= {key: str(pixels[key]) for key in SHOWN_SETTINGS if key in pixels}
-    shown["accounting"] = "; ".join(str(each) for each in run.accounts())
+    shown["accounting"] = "; ".join(str(each) for each in accounts)
     versions: Mapping[str, Any] = document.get("versions", {})
     shown["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     return shown
