@@ -247,6 +247,39 @@ def test_one_micrograph_has_no_interval_across_micrographs(tmp_path, microseg):
     assert (group["area_um2"], group["sd_area_fraction"], group["micrographs_without_pixel_size"]) == ("", "", "1")
 
 
+def test_bad_masks_have_reasons_and_no_figures_of_nothing(tmp_path, microseg):
+    """Nothing measured, one object, a class that is nowhere, a missing pixel size, pixels that are not square: all in one run."""
+    sizes = {"empty.tif": (0.5, 0.5), "one.tif": (0.5, 0.5), "px.tif": None, "flat.tif": (0.5, 2.0)}
+    masks = (np.full(SHAPE, 255, np.uint8), np.ones(SHAPE, np.uint8), mask_of(1), mask_of(2))
+    run = make_run(tmp_path, sizes, masks=masks)
+    ran = microseg("measure", "--run", run, "--intervals.grain_boundaries", "grain", "--objects.intensity", "false")
+    assert ran.code == 0, ran.err
+    rows = by(rows_of(run / "intervals.csv"), "scope", "name", "class_name", "part")
+    for place, reason in (
+        (("micrograph", "empty.tif", "grain", "sampling"), "nothing was measured"),
+        (("micrograph", "one.tif", "grain", "sampling"), "every pixel is of the class"),
+        (("micrograph", "flat.tif", "pore", "sampling"), "no pixel of the class"),
+        (("archive", "", "pore", "micrographs"), "in no micrograph of 3: no interval"),
+    ):
+        assert reason in rows[place]["reason"]
+        assert (rows[place]["low"], rows[place]["high"], rows[place]["standard_error"]) == ("", "", "")
+    assert rows["micrograph", "empty.tif", "grain", "sampling"]["area_fraction"] == ""
+    anisotropy = by(rows_of(run / "anisotropy.csv"), "scope", "name", "class_name")
+    assert ("archive", "", "grain") not in anisotropy
+    assert "different pixel sizes: it has no correlation" in ran.out.replace("\n", " ")
+    # Squares of 10 px are 5 um high and 20 um wide.
+    flat = anisotropy["micrograph", "flat.tif", "grain"]
+    assert 2 < float(flat["correlation_length_x"]) / float(flat["correlation_length_y"]) < 8
+    assert anisotropy["micrograph", "px.tif", "grain"]["unit"] == "px"
+    assert "nothing is correlated" in anisotropy["micrograph", "one.tif", "grain"]["reason"]
+    stereology = by(rows_of(run / "stereology.csv"), "class_name", "quantity")
+    assert stereology["matrix", "mean_intercept"]["unit"] == "px"
+    assert stereology["grain", "grain_size_number"]["mean"] == ""
+    chords = {(row["name"], row["unit"]) for row in rows_of(run / "chords.csv") if row["scope"] == "archive"}
+    assert chords == {("", "um"), ("", "px")}
+    assert "| empty.tif | grain | 1 | - | - | none | nothing was measured |" in (run / "tables.md").read_text("utf-8")
+
+
 def test_a_run_half_done_is_partial_and_bad_masks_are_set_aside(tmp_path, microseg, names):
     sizes = dict.fromkeys(names, (0.5, 0.5)) | {names[1]: None}
     run = make_run(tmp_path, sizes, unfinished=(names[0],))

@@ -13,7 +13,13 @@ from scipy import stats
 
 from microseg_ray.geometry import Box
 from microseg_ray.statistics.boundaries import count_crossings
-from microseg_ray.statistics.stereology import field_statistics, grain_size_of_intercept, intercepts_per_length
+from microseg_ray.statistics.stereology import (
+    field_statistics,
+    grain_size_of_area,
+    grain_size_of_density,
+    grain_size_of_intercept,
+    intercepts_per_length,
+)
 
 MASKS = st.tuples(st.integers(2, 10), st.integers(2, 10)).flatmap(
     lambda shape: arrays(np.uint8, shape, elements=st.integers(0, 2))
@@ -67,3 +73,28 @@ def test_fewer_than_two_fields():
 )
 def test_grain_sizes_are_those_of_table_4_of_e112(number, micrometres):
     assert grain_size_of_intercept(micrometres / 1000) == pytest.approx(number, abs=0.01)
+
+
+@given(st.floats(-3, 20))
+def test_g_of_a_density_follows_from_its_definition(number):
+    """2^(G - 1) grains in a square inch (645.16 mm2) at 100 times, which is 1 / 10^4 of it on the specimen."""
+    square_inch_mm2 = 25.4**2
+    assert square_inch_mm2 == pytest.approx(645.16)
+    per_mm2 = 2 ** (number - 1) / (square_inch_mm2 / 100**2)
+    # The standard rounds its constants: 3.321928 is 1 / log10(2), 2.954 is log2(15.50003) - 1.
+    assert grain_size_of_density(per_mm2) == pytest.approx(number, abs=5e-4)
+    assert grain_size_of_area(1 / per_mm2) == pytest.approx(number, abs=5e-4)
+
+
+@given(st.floats(-3, 20))
+def test_g_of_an_intercept_follows_from_32_mm_at_100_times(number):
+    """G = 0 is a mean intercept of 32 mm at 100 times; each step of G divides it by the square root of 2."""
+    millimetres = 32 / 100 / 2 ** (number / 2)
+    assert grain_size_of_intercept(millimetres) == pytest.approx(number, abs=5e-4)
+
+
+@given(st.floats(-3, 20))
+def test_both_definitions_of_g_agree_as_far_as_the_shape_of_grains_allows(number):
+    """They meet in the mean intercept of a circle of the mean area, sqrt(pi A / 4): 0.318 mm for the rounded 0.32."""
+    area = 1 / (2 ** (number - 1) * 100**2 / 25.4**2)
+    assert grain_size_of_intercept((np.pi / 4 * area) ** 0.5) == pytest.approx(number, abs=0.02)
