@@ -1,6 +1,7 @@
 // One micrograph: deep zoom, layers, classes, scale bar, seams, objects, keys.
 import { ask, element, show } from "./server.js";
 import { hashOf, lengthText, roundLength } from "./place.js";
+import { Paint } from "./paint.js";
 
 const TITLES = { image: "Micrograph", mask: "Mask", margin: "Uncertain (margin)", entropy: "Uncertain (entropy)", truth: "Truth", difference: "Difference from truth" };
 const START = { image: 1, mask: 0.45, margin: 0, entropy: 0, truth: 0, difference: 0 };
@@ -63,7 +64,7 @@ class Micrograph {
       gestureSettingsPen: { clickToZoom: false },
       tileRetryMax: 0,
     });
-    this.paint = null;
+    this.paint = new Paint(this);
     this.viewer.drawer.minimumOverlapRequired = () => false;
     this.facts();
     this.layerControls();
@@ -72,13 +73,13 @@ class Micrograph {
     this.bind();
     this.addLayers(values);
     this.poll();
-    this.paint?.start();
+    this.paint.start().catch((error) => show(error.message));
   }
 
   close() {
     this.closed = true;
     this.events.abort();
-    this.paint?.close();
+    this.paint.close();
     this.viewer.destroy();
     document.getElementById("object").replaceChildren();
     this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
@@ -249,7 +250,7 @@ class Micrograph {
 
   onKey(event) {
     if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "range" && event.target.type !== "checkbox") return;
-    if (this.paint?.onKey(event)) return;
+    if (this.paint.onKey(event)) return;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const keys = { n: () => this.move("next"), p: () => this.move("previous"), 0: () => this.goTo({}), 1: () => this.exact(), m: () => this.toggleLayer("mask"), t: () => this.toggleLayer("truth"), d: () => this.toggleLayer("difference"), u: () => this.toggleLayer(this.info.layers.includes("margin") ? "margin" : "entropy"), s: () => document.getElementById("seams")?.click(), Escape: () => { location.hash = document.getElementById("back").getAttribute("href"); } };
     if (keys[event.key]) {
@@ -259,7 +260,7 @@ class Micrograph {
   }
 
   hover(event) {
-    if (!this.info.objects || this.paint?.active || event.buttons) return;
+    if (!this.info.objects || this.paint.active || event.buttons) return;
     clearTimeout(this.hovering);
     const box = document.getElementById("zoom").getBoundingClientRect();
     const [y, x] = this.toImage(event.clientX - box.x, event.clientY - box.y).map(Math.floor);
@@ -317,7 +318,7 @@ class Micrograph {
     const context = canvas.getContext("2d");
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, size.x, size.y);
-    this.paint?.draw(context, size);
+    this.paint.draw(context, size);
     if (this.seams) this.drawSeams(context, size);
     if (this.object) this.drawBox(context, this.object);
     this.scaleBar();
