@@ -17,6 +17,7 @@ import ray
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.on_ray.environment import worker_environment
+from microseg_ray.on_ray.metrics import PoolMetrics
 from microseg_ray.on_ray.resources import Demand, require, waiting
 from microseg_ray.runs import segment as without_ray
 from microseg_ray.runs.plan import SHARDS_IN_FLIGHT
@@ -113,6 +114,7 @@ class ActorPool:
         self._attempts_allowed = attempts
         self._timeout = timeout
         self._groups = _Groups()
+        self._metrics = PoolMetrics(config.plan.shard)
         self._attempts: dict[Task, int] = {}
         self._suspects: deque[Task] = deque()
         self._failed_starts = 0
@@ -142,6 +144,8 @@ class ActorPool:
                     started()
                 elif ready:
                     yield from self._collect(ready[0], running[ready[0]])
+                busy = [slot for slot in self._slots if slot.tasks]
+                self._metrics.waiting(sum(len(slot.tasks) for slot in busy), [slot.since for slot in busy])
                 yield from self._check_stalled()
 
     def close(self) -> None:
@@ -187,6 +191,7 @@ class ActorPool:
         now = time.monotonic()
         self._groups.learn(slot.tasks.pop(reference), now - slot.since)
         slot.since = now
+        self._metrics.done(outcomes)
         yield from outcomes
 
     def _check_stalled(self) -> Iterator[Outcome]:
