@@ -30,6 +30,7 @@ SHOWN_SECTIONS = 20
 
 def measure(settings: MeasureSettings, _start: StartRay) -> int:
     """Write a run's tables again from its counts, measure areas and objects, list sections and draw overlays where asked for."""
+    from microseg_ray.runs import damage
     from microseg_ray.runs import intervals as of_intervals
     from microseg_ray.runs import objects as of_objects
     from microseg_ray.runs import structure as of_structure
@@ -37,15 +38,19 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
     from microseg_ray.runs.folder import Run
 
     run = Run.open(settings.run)
-    own = {of_intervals.STAGE, of_structure.STAGE, of_objects.STAGE}
+    own = {of_intervals.STAGE, of_structure.STAGE, of_objects.STAGE, damage.STAGE}
     failures = [each for each in run.failures() if each.stage not in own]
     with run.locked():
         if settings.pixel_size_um is not None:
             run = recalibrate(run, settings.pixel_size_um)
+        broken = list(damage.damaged(run))
+        failures += broken
+        unread = {each.path for each in broken}
         found = _measured(settings, run)
+        # A mask that cannot be read is named once.
         named = {each.path for each in failures}
         failures += [each for each in found.failures if each.path not in named]
-        rows, accounts = run.write_tables(run.names(), failures)
+        rows, accounts = run.write_tables([name for name in run.names() if name not in unread], failures)
         found.write(run)
         print_dropped([name for name in found.dropped if not (run.folder / name).exists()])
         print_areas(rows)

@@ -21,7 +21,7 @@ from microseg_ray.on_ray.metrics import PoolMetrics
 from microseg_ray.on_ray.resources import Demand, require, waiting
 from microseg_ray.runs import segment as without_ray
 from microseg_ray.runs.plan import SHARDS_IN_FLIGHT
-from microseg_ray.runs.tasks import BandTask, Outcome, PrepareTask, Task, timed
+from microseg_ray.runs.tasks import BandTask, FinishTask, Outcome, PrepareTask, Task, timed
 from microseg_ray.runs.worker import ArchiveWorker
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ class ActorPool:
     ) -> None:
         self._attempts_allowed = attempts
         self._timeout = timeout
+        self._shard = config.plan.shard
         self._groups = _Groups()
         self._metrics = PoolMetrics(config.plan.shard)
         self._attempts: dict[Task, int] = {}
@@ -197,15 +198,8 @@ class ActorPool:
     def _check_stalled(self) -> Iterator[Outcome]:
         now = time.monotonic()
         for slot in self._slots:
-            # A band has the time of all its shards, a group of headers that of one.
-            shards = max(
-                (
-                    len(task.shards) if isinstance(task, BandTask) else 1
-                    for group in slot.tasks.values()
-                    for task in group
-                ),
-                default=1,
-            )
+            tasks = (task for group in slot.tasks.values() for task in group)
+            shards = max((shards_of(task, self._shard) for task in tasks), default=1)
             if slot.tasks and now - slot.since > self._timeout * shards:
                 ray.kill(slot.actor)
                 yield from self._replace(slot, f"no result within shard_timeout ({self._timeout:g} s)")
@@ -242,6 +236,29 @@ class ActorPool:
                 yield Outcome(task, ok=False, reason=f"given up after {self._attempts[task]} tries: {reason}")
             else:
                 self._suspects.append(task)
+
+
+def shards_of(task: Task, side: int) -> int:
+    """How many times `shard_timeout` a task has: a band that of all its shards, finishing that of all of the micrograph.
+
+    Args:
+        task: The task; a header has the time of one shard.
+        side: Side of a shard in pixels.
+
+    Example:
+        >>> from microseg_ray.runs.tasks import Calibration, FinishTask
+        >>> from microseg_ray.sources import View
+        >>> shards_of(FinishTask("a", "a", "a", View((40960, 40960)), (0, 1), Calibration(None, "", None)), 2048)
+        400
+    """
+    match task:
+        case BandTask():
+            return len(task.shards)
+        case FinishTask():
+            # Building the pyramid reads every shard once.
+            return -(-task.view.shape[0] // side) * -(-task.view.shape[1] // side)
+        case _:
+            return 1
 
 
 def _last_line(error: BaseException) -> str:

@@ -135,16 +135,16 @@ def _objects(run: Run) -> list[dict[str, Any]]:
 
 
 def _panel(run: Run, name: str) -> Panel | None:
-    """Thumbnails of micrograph and mask; None if the micrograph is missing."""
+    """Thumbnails of micrograph and mask; None if the micrograph is missing, or one of the two is damaged."""
     classes: tuple[ClassSpec, ...] = run.classes
-    store = MaskStore.open(run.store_path(name))
-    shape = store.spec.shape
     try:
+        store = MaskStore.open(run.store_path(name))
+        shape = store.spec.shape
         with open_of_run(run, name, store) as micrograph:
             image = thumbnail(micrograph.read, shape)
-    except MicrosegError:
+        mask = thumbnail(lambda box: np.asarray(store.mask[box.slices])[None], shape, labels=True)[0]
+    except (MicrosegError, ValueError, RuntimeError, OSError):
         return None
-    mask = thumbnail(lambda box: np.asarray(store.mask[box.slices])[None], shape, labels=True)[0]
     size = store.note.get("pixel_size_um")
     step = -(-max(shape) // 512)
     return Panel(name, image, mask, classes, None if size is None else (size[0] * step, size[1] * step))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from microseg_ray.accounts import Account
 from microseg_ray.errors import CheckpointError, MicrosegError, StoreError
+from microseg_ray.runs.damage import damaged
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.setup import prepare_job
 from microseg_ray.runs.store.masks import MaskStore
@@ -74,21 +76,67 @@ def verify(settings: VerifySettings, report: Report = lambda *_: None) -> Verifi
     chosen = sorted(random.Random(settings.seed).sample(done, min(settings.shards, len(done))))
     problems = [] if derived else _recompute(run, settings.checkpoint, chosen, report)
     recomputed, differing = 0 if derived else len(chosen), len(problems)
-    miscounted = recounted = 0
-    for name in dict.fromkeys(name for name, _ in chosen):
-        store = MaskStore.open(run.store_path(name))
-        for shard in (own for other, own in done if other == name):
-            recounted += 1
-            if not store.recount(shard):
-                miscounted += 1
-                problems.append(f"{name}, shard {shard}: the mask's pixels do not give the counts of the ledger")
-    advice = _advice(run) if derived else ""
     looked = {name for name, _ in chosen}
+    recounted = sum(name in looked for name, _ in done)
+    problems += [f"{failure.path}: {failure.reason}" for failure in damaged(run)]
+    found = [_Damage.of(run, name, [own for other, own in done if other == name]) for name in sorted(looked)]
+    miscounted = sum(len(each.shards) for each in found)
+    problems += [line for each in found for line in each.lines()]
+    advice = _advice(run) if derived else ""
+    if any(each.shards or each.levels for each in found):
+        advice += _repair(run, found) if settings.repair else f"{'; ' if advice else ''}{_HOW}"
     beside = sum(name not in looked for name, _ in done)
-    missing = sum(len(MaskStore.open(run.store_path(name)).missing()) for name in run.names())
+    missing = sum(len(store.missing()) for _, store in _stores(run))
     left = {"of micrographs outside the sample": beside, "not finished": missing}
     account = Account("shards", len(done) + missing, recounted, 0, {why: count for why, count in left.items() if count})
     return Verified(recomputed, recomputed - differing, recounted, miscounted, tuple(problems), advice, (account,))
+
+
+@dataclass(frozen=True)
+class _Damage:
+    """What is damaged in the mask of one micrograph: shards that do not give their counts, levels of the pyramid."""
+
+    name: str
+    shards: tuple[tuple[int, int], ...]
+    levels: tuple[int, ...]
+
+    @classmethod
+    def of(cls, run: Run, name: str, done: list[tuple[int, int]]) -> _Damage:
+        store = MaskStore.open(run.store_path(name))
+        shards = tuple(shard for shard in done if not store.recount(shard))
+        # Of damaged pixels no pyramid can be right.
+        return cls(name, shards, () if shards else tuple(store.stale_levels()))
+
+    def lines(self) -> Iterator[str]:
+        for shard in self.shards:
+            yield f"{self.name}, shard {shard}: the mask's pixels do not give the counts of the ledger"
+        for level in self.levels:
+            yield f"{self.name}, level {level} of the pyramid: does not show the mask, or is damaged"
+
+
+def _repair(run: Run, found: list[_Damage]) -> str:
+    """Mark what is damaged as not done; what was marked."""
+    with run.locked():
+        for each in found:
+            store = MaskStore.open(run.store_path(each.name))
+            for shard in each.shards:
+                store.forget(shard)
+            if each.levels:
+                store.unfinish()
+    shards, levels = (
+        sum(map(len, parts)) for parts in zip(*((each.shards, each.levels) for each in found), strict=True)
+    )
+    return f"{shards} shards and {levels} levels of pyramids are marked as not done: run the same segment command again"
+
+
+_HOW = "verify with --repair true marks damaged shards and pyramids as not done, and the next segment makes them anew"
+
+
+def _stores(run: Run) -> Iterator[tuple[str, MaskStore]]:
+    """The masks that can be opened; `damaged` names the others."""
+    for name in run.names():
+        with contextlib.suppress(MicrosegError, OSError, RuntimeError):
+            yield name, MaskStore.open(run.store_path(name))
 
 
 def _advice(run: Run) -> str:
@@ -151,8 +199,8 @@ def _job_of(run: Run, checkpoint: str | tuple[str, ...] | None) -> Job:
 
 def _done_shards(run: Run) -> list[tuple[str, tuple[int, int]]]:
     found: list[tuple[str, tuple[int, int]]] = []
-    for name in run.names():
-        done = (MaskStore.open(run.store_path(name)).counts >= 0).all(axis=-1)
+    for name, store in _stores(run):
+        done = (store.counts >= 0).all(axis=-1)
         found += [(name, (int(y), int(x))) for y, x in np.argwhere(done)]
     return found
 

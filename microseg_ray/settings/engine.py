@@ -90,6 +90,10 @@ class EngineSettings(JobSettings):
     source: SourceSettings = SourceSettings()
     extra: Literal["none", "margin", "entropy", "probabilities"] = "none"
     attempts: int = Field(default=3, ge=1, le=100, description="how often a shard that kills its worker is tried")
-    shard_timeout: float = Field(default=900.0, gt=0, description="seconds after which a shard counts as stalled")
+    shard_timeout: float = Field(
+        default=900.0,
+        gt=0,
+        description="seconds after which a shard counts as stalled; a band, or finishing a micrograph, has them for each shard",
+    )
     overwrite: bool = False
     ray: RaySettings = RaySettings()

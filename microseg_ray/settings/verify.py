@@ -22,4 +22,8 @@ class VerifySettings(JobSettings):
         default=None, description="one or several, as of segment; default: those that run.json names"
     )
     shards: int = Field(default=8, ge=1, description="how many are recomputed")
+    repair: bool = Field(
+        default=False,
+        description="mark damaged shards and pyramids as not done, so that the next segment makes them anew",
+    )
     seed: Seed = Field(default=0, description="of the choice of shards")

@@ -219,6 +219,22 @@ def test_a_shard_that_stalls(archive, checkpoint, quick, tree_of, tmp_path, ray_
     assert tree_of(tmp_path / "run/masks") == quick
 
 
+@pytest.mark.slow
+def test_finishing_has_the_time_of_all_shards(archive, checkpoint, quick, tree_of, tmp_path, ray_session):
+    """Size alone does not trip the time-out: the pyramid of nine shards may take longer than one shard."""
+
+    class FinishesLate(Quick):
+        def _finish(self, task):
+            if task.name == "large.tif":
+                time.sleep(12)
+            return super()._finish(task)
+
+    chosen = settings(archive, checkpoint, tmp_path / "run", attempts=1, shard_timeout=8)
+    result = segment(chosen, worker_class=FinishesLate)
+    assert result.ledger.failures == []
+    assert tree_of(tmp_path / "run/masks") == quick
+
+
 def test_workers_that_cannot_start_cost_no_input(archive, checkpoint, quick, tree_of, tmp_path, ray_session):
     class Unborn(Quick):
         def __init__(self, config):

@@ -27,7 +27,7 @@ from zarr.codecs import Crc32cCodec
 from microseg_ray.errors import StoreError
 from microseg_ray.files import delete_file, delete_folder, sync
 from microseg_ray.outputs import require_store
-from microseg_ray.runs.store.pyramid import build_pyramid, label_metadata, level_shapes
+from microseg_ray.runs.store.pyramid import build_pyramid, label_metadata, level_shapes, stale_levels
 from microseg_ray.runs.store.spec import MaskSpec, create_pixels
 from microseg_ray.settings import ClassSpec
 from microseg_ray.statistics.counts import count_classes
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["MaskStore"]
 
 NOT_DONE = -1
+_INDEX_BYTES = 16 + 4
+"""Of a shard of one chunk: place and length of the chunk, and the checksum of both."""
 
 
 class MaskStore:
@@ -187,7 +189,7 @@ class MaskStore:
         return [
             shard
             for shard in self._shards()
-            if not (counted[shard] and all(self._file(array, shard).is_file() for array in arrays))
+            if not (counted[shard] and all(_holds_a_shard(self._file(array, shard)) for array in arrays))
         ]
 
     def _begun(self) -> bool:
@@ -255,6 +257,14 @@ class MaskStore:
         """Mark a shard as not done, so that the next run computes it again; the store is not finished any more."""
         self._unfinish()
         delete_file(self._file(self._counts, shard))
+
+    def stale_levels(self) -> list[int]:
+        """The levels of the pyramid that do not show the mask, or are damaged; none before the mask is finished."""
+        return stale_levels(self._group, self.spec) if self.finished else []
+
+    def unfinish(self) -> None:
+        """Take the mask for one whose pyramid is still to be made; its shards stay."""
+        self._unfinish()
 
     def finish(self, pixel_size_um: tuple[float, float] | None, note: Mapping[str, Any]) -> None:
         """Write the pyramid and the OME-Zarr metadata; call it once the last shard is in.
@@ -332,3 +342,11 @@ class MaskStore:
         folders = [folder for folder in file.parents if folder.is_relative_to(self.path)]
         for target in (file, *folders):
             sync(target)
+
+
+def _holds_a_shard(file: Path) -> bool:
+    """Whether a file can hold a shard, at least its index: zarr reads an empty file as one that was never written."""
+    try:
+        return file.stat().st_size >= _INDEX_BYTES
+    except OSError:
+        return False

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.runs.store.spec import MaskSpec
 
-__all__ = ["build_pyramid", "label_axes", "label_metadata", "level_shapes", "mode_downsample"]
+__all__ = ["build_pyramid", "label_axes", "label_metadata", "level_shapes", "mode_downsample", "stale_levels"]
 
 SMALLEST_LEVEL = 512
 _ROWS = 64
@@ -104,6 +104,36 @@ def build_pyramid(group: zarr.Group, spec: MaskSpec) -> list[tuple[int, int]]:
                 pixels = np.asarray(source[fine.slices])  # type: ignore[index]
                 level[box.slices] = mode_downsample(pixels)
     return shapes
+
+
+def stale_levels(group: zarr.Group, spec: MaskSpec) -> list[int]:
+    """The levels of a pyramid that are not made of the level below, or cannot be read.
+
+    Args:
+        group: The mask's group.
+        spec: What the store was made for.
+
+    Returns:
+        Their numbers, from 1.
+    """
+    shapes = level_shapes(spec.shape)
+    return [index for index in range(1, len(shapes)) if not _is_made_of_finer(group, spec, shapes, index)]
+
+
+def _is_made_of_finer(group: zarr.Group, spec: MaskSpec, shapes: list[tuple[int, int]], index: int) -> bool:
+    (height, width), finer = shapes[index], shapes[index - 1]
+    try:
+        level, source = group[str(index)], group[str(index - 1)]
+        for y0 in range(0, height, spec.shard):
+            for x0 in range(0, width, spec.shard):
+                box = Box(y0, x0, min(y0 + spec.shard, height), min(x0 + spec.shard, width))
+                fine = Box(2 * box.y0, 2 * box.x0, min(2 * box.y1, finer[0]), min(2 * box.x1, finer[1]))
+                expected = mode_downsample(np.asarray(source[fine.slices]))  # type: ignore[index]
+                if not np.array_equal(np.asarray(level[box.slices]), expected):  # type: ignore[index]
+                    return False
+    except (KeyError, ValueError, TypeError, RuntimeError, OSError):
+        return False
+    return True
 
 
 def label_metadata(
