@@ -50,7 +50,10 @@ def viewed_run(tmp_path_factory, checkpoint):
     (archive / "empty.tif").touch()
     options = ["--checkpoint", str(checkpoint), "--workers", "0", "--shard", "256", "--extra", "margin"]
     assert main(["segment", "--archive", str(archive), "--output", str(place / "run"), *options]) == 3
-    assert main(["measure", "--run", str(place / "run"), "--objects.min_pixels", "5"]) in {0, 3}
+    assert main(["measure", "--run", str(place / "run"), "--objects.min_pixels", "5", "--exports.write", "false"]) in {
+        0,
+        3,
+    }
     return place / "run"
 
 

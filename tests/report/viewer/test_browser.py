@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from microseg_ray.geometry import Box
 from microseg_ray.names import text
+from microseg_ray.report.viewer.labels import Labels, Sheet, Ticket
+from microseg_ray.report.viewer.strokes import Stroke
 from microseg_ray.report.viewer.subject import key_of
+from microseg_ray.runs.folder import Run
 
-from .conftest import BROKEN, HOSTILE
+from .conftest import BROKEN, HOSTILE, serving
 
 
 @pytest.fixture
@@ -79,7 +84,6 @@ def test_zoom_classes_seams_keys_and_the_link_to_a_place(tab, viewed_run):
     # The mask alone, at full opacity: at 1:1 each pixel of the screen is one of the mask, in the colour of its class.
     tab.evaluate("window.microseg.setOpacity('image', 0); window.microseg.setOpacity('mask', 1)")
     tab.evaluate(WAIT)
-    from microseg_ray.runs.folder import Run
     from microseg_ray.runs.store.masks import MaskStore
 
     mask = MaskStore.open(Run.open(viewed_run).store_path("large.tif")).mask[:]
@@ -114,3 +118,102 @@ def test_zoom_classes_seams_keys_and_the_link_to_a_place(tab, viewed_run):
     tab.wait_for_selector(f"body[data-ready]:not([data-ready^='#m/{key_of('large.tif')}'])")
     assert tab.url != first
     assert tab.inner_text("#name") in {text(HOSTILE), text(BROKEN), "large.tif", "empty.tif"}
+
+
+def saved(tab):
+    tab.wait_for_timeout(350)
+    tab.wait_for_selector("body[data-saving='0']")
+
+
+def drag(tab, start, *to, up=True):
+    tab.mouse.move(*start)
+    tab.mouse.down()
+    for place in to:
+        tab.mouse.move(*place, steps=6)
+    if up:
+        tab.mouse.up()
+
+
+@pytest.mark.slow
+def test_paint_undo_save_reload_and_two_people(browser, viewed_run, tmp_path):
+    labels = Labels(tmp_path / "labels", Run.open(viewed_run).classes)
+    sheet = Sheet("large.tif", str(viewed_run.parent / "archive" / "large.tif"), (1100, 900), None)
+    whole = Box.of_shape(sheet.shape)
+    with serving(viewed_run, "--cache", tmp_path / "cache", "--labels", tmp_path / "labels", "--who", "Ann") as page:
+        context = browser.new_context(viewport={"width": 1200, "height": 800})
+        tab = context.new_page()
+        tab.set_default_timeout(20_000)
+        errors = []
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.goto(page.address)
+        tab.wait_for_selector("#rows tbody tr")
+        open_in(tab, "large.tif", "?y=500&x=400&z=1")
+        tab.wait_for_selector("#tools [data-tool=brush]")
+        # A stroke of the brush is on the disk, where the mouse was, in the class that was chosen.
+        tab.keyboard.press("b")
+        tab.keyboard.press("3")
+        drag(tab, (300, 300), (420, 340))
+        saved(tab)
+        y, x = (int(value) for value in tab.evaluate("window.microseg.toImage(300, 300)"))
+        first = labels.pixels(sheet, whole)
+        assert first[y, x] == 2
+        assert first[y + 40, x + 120] == 2
+        assert set(np.unique(first)) == {2, 255}
+        assert 9 * 120 < (first == 2).sum() < 9 * 150 + 200
+        # It is seen on the page in the colour of the class, over the rest.
+        tab.evaluate(
+            "() => { window.microseg.paint.opacity = 1; window.microseg.paint.mouse = null; window.microseg.draw(); }"
+        )
+        tab.wait_for_timeout(400)
+        assert np.abs(shot(tab, 300, 300, 1)[0, 0] - [0x56, 0xB4, 0xE9]).max() < 3
+        # Eraser, polygon, fill; then undo of all three.
+        tab.keyboard.press("e")
+        drag(tab, (360, 290), (360, 350))
+        saved(tab)
+        assert labels.pixels(sheet, whole)[y + 20, x + 60] == 255
+        tab.keyboard.press("g")
+        for place in ((500, 500), (560, 500), (560, 560)):
+            tab.mouse.click(*place)
+        tab.keyboard.press("Enter")
+        saved(tab)
+        assert labels.pixels(sheet, whole)[y + 210, x + 250] == 2
+        tab.keyboard.press("f")
+        tab.mouse.click(550, 510)
+        saved(tab)
+        assert [entry["tool"] for entry in labels.entries("large.tif")][-2:] == ["polygon", "fill"]
+        for _ in range(3):
+            tab.keyboard.press("z")
+            saved(tab)
+        np.testing.assert_array_equal(labels.pixels(sheet, whole), first)
+        # A new class; after a reload all is there again.
+        tab.fill("#class-name", "crack")
+        tab.click("#add-class")
+        tab.wait_for_selector("#tools input[name=paint][value='3']")
+        tab.reload()
+        tab.wait_for_selector("#tools input[name=paint][value='3']")
+        assert "Ann" in tab.inner_text("#saved")
+        # Somebody else paints meanwhile: the page says so, and paints when it is told to.
+        stroke = Stroke("brush", 0, ((900.5, 700.5),), 5)
+        version = len(labels.entries("large.tif"))
+        labels.draw(sheet, stroke, Ticket("Bob", "another", version, "b"))
+        tab.keyboard.press("b")
+        drag(tab, (600, 200), (650, 200))
+        tab.wait_for_selector("#mine")
+        assert "Bob painted here" in tab.inner_text("#conflict")
+        assert len(labels.entries("large.tif")) == version + 1
+        tab.click("#mine")
+        saved(tab)
+        assert labels.entries("large.tif")[-1]["who"] == "Ann"
+        assert labels.pixels(sheet, whole)[900, 700] == 0
+        # The browser is closed in mid-stroke: what was drawn is kept.
+        count = (labels.pixels(sheet, whole) != 255).sum()
+        drag(tab, (200, 600), (320, 600), up=False)
+        tab.wait_for_timeout(400)
+        tab.close(run_before_unload=False)
+        for _ in range(100):
+            if (labels.pixels(sheet, whole) != 255).sum() >= count + 9 * 110:
+                break
+            time.sleep(0.05)
+        assert (labels.pixels(sheet, whole) != 255).sum() >= count + 9 * 110
+        context.close()
+        assert errors == []
