@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,3 +67,19 @@ def test_the_page_has_it_and_shows_outliers_first(run, monkeypatch):
     away = np.abs(shares - np.median(shares, axis=0)) / np.median(np.abs(shares - np.median(shares, axis=0)), axis=0)
     assert ranked[0] == names[int(away.max(axis=1).argmax())]
     assert len(Run.open(run.folder).names()) == 4
+
+
+@pytest.mark.slow
+def test_the_page_prints_in_a_real_browser(run, tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium is here")
+    page = report_run(run.folder)
+    target = tmp_path / "page.pdf"
+    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", f"--print-to-pdf={target}")
+    subprocess.run([chromium, *options, page.as_uri()], check=True, capture_output=True, timeout=200)
+    printed = target.read_bytes()
+    assert printed.startswith(b"%PDF-")
+    # Pages of the document, and the four micrographs with their masks as images in it.
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 1
+    assert len(re.findall(rb"/Subtype\s*/Image\b", printed)) >= 8
