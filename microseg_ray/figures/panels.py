@@ -115,9 +115,11 @@ def compose_panel(
 
 
 def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    import matplotlib as mpl
     from PIL import ImageFont
 
-    return ImageFont.load_default(size=_TEXT)
+    # Pillow's own font has no µ, so that scale bars said "20 □m".
+    return ImageFont.truetype(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size=_TEXT)
 
 
 def _entry_width(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> int:

@@ -85,3 +85,11 @@ def test_a_confusion_matrix_with_an_empty_class_and_many_classes(tmp_path):
     for name in ("a", "b"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert len(image.convert("L").getcolors(256) or []) > 3
+
+
+def test_the_font_of_panels_has_what_scale_bars_say():
+    from microseg_ray.figures.panels import _font
+
+    font = _font()
+    missing = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(sign)) != missing for sign in "µmn")
