@@ -66,7 +66,11 @@ def read_failures(path: str | os.PathLike[str]) -> list[Failure]:
     if not Path(path).exists():
         return []
     with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
-        return [Failure(**row) for row in csv.DictReader(handle)]
+        try:
+            return [Failure(**row) for row in csv.DictReader(handle)]
+        except (TypeError, csv.Error) as error:
+            reason = "is not the table of path, stage and reason that a job wrote"
+            raise StoreError(f"{path}: {reason}; delete it and run the job again that wrote it") from error
 
 
 def is_full(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from microseg_ray.errors import MicrosegError, StoreError
 from microseg_ray.jobs.console import DONE, StartRay, console, print_accounts
 
 if TYPE_CHECKING:
@@ -19,6 +20,17 @@ def report(settings: ReportSettings, _start: StartRay) -> int:
     from microseg_ray.report import report_run
     from microseg_ray.runs.folder import Run
 
-    console.print(escape(str(report_run(settings.run))))
+    try:
+        page = report_run(settings.run)
+    except MicrosegError:
+        raise
+    except (ValueError, KeyError) as error:
+        # Arrow's errors are ValueErrors; a table of other columns gives KeyErrors.
+        text = " ".join(str(error).split())[:200]
+        raise StoreError(
+            f"{settings.run}: a table of the run is damaged ({type(error).__name__}: {text}); run measure again, which "
+            "writes all tables anew"
+        ) from error
+    console.print(escape(str(page)))
     print_accounts(Run.open(settings.run).accounts())
     return DONE

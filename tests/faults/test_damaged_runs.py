@@ -92,6 +92,14 @@ def test_measure_and_report_name_a_damaged_mask(run, microseg, part, harm):
     assert "Traceback" not in measured.out + measured.err + reported.out + reported.err
 
 
+@pytest.mark.parametrize("name", ["areas.parquet", "intervals.parquet", "failures.csv", "object_classes.csv"])
+def test_report_names_what_to_do_with_a_damaged_table(run, microseg, name):
+    (run / name).write_bytes(b"\xff\x00other,\n" * 20)
+    found = microseg("report", "--run", run)
+    assert found.code == 1, found
+    assert "run measure again" in found.err or "failures.csv: is not the table" in found.err
+
+
 FILES = (
     "masks/large.tif.zarr/zarr.json",
     "masks/large.tif.zarr/0/zarr.json",
