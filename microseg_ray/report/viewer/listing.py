@@ -21,6 +21,9 @@ __all__ = ["Listing", "Order", "list_micrographs", "outlier_scores"]
 _SPREAD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
+_EQUAL = 1e-12
+"""Area fractions that differ by less are equal: no micrograph has that many pixels."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -122,8 +125,8 @@ def outlier_scores(fractions: NDArray[np.float64]) -> NDArray[np.float64]:
     known = fractions[measured]
     away = np.abs(known - np.nanmedian(known, axis=0))
     spread = _SPREAD * np.nanmedian(away, axis=0)
-    spread = np.where(spread > 0, spread, 1.2533 * np.nanmean(away, axis=0))
-    ratio = np.divide(away, spread, out=np.zeros_like(away), where=spread > 0)
+    spread = np.where(spread > _EQUAL, spread, 1.2533 * np.nanmean(away, axis=0))
+    ratio = np.divide(away, spread, out=np.zeros_like(away), where=spread > _EQUAL)
     scores[measured] = np.nanmax(ratio, axis=1)
     return scores
 
