@@ -25,6 +25,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import tifffile
 
+from microseg_ray.files import EPOCH_FILE
+
 # OpenVINO would report imports and conversions to its makers, from copies of this process.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
@@ -239,10 +241,14 @@ def new_pairs() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def tree_of() -> Callable[[Path], dict[str, str]]:
-    """`tree_of(folder)`: the sha256 of every file below it but the logs of runs, which hold times, by relative path."""
+    """`tree_of(folder)`: the sha256 of every file below it, by relative path.
+
+    Left out are the logs of runs, which hold times, and the epoch of an output, which every job that writes there raises.
+    """
 
     def tree(folder: Path) -> dict[str, str]:
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "logs")
+        found = (path for path in folder.rglob("*") if path.is_file())
+        files = sorted(path for path in found if path.parent.name != "logs" and path.name != EPOCH_FILE)
         return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     return tree

@@ -52,7 +52,6 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
         failures += [each for each in found.failures if each.path not in named]
         rows, accounts = run.write_tables([name for name in run.names() if name not in unread], failures)
         found.write(run)
-        print_dropped([name for name in found.dropped if not (run.folder / name).exists()])
         print_areas(rows)
         found.say()
         if found.objects is not None:
@@ -60,6 +59,8 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
             write_accounts(run.folder / ACCOUNTS_FILE, accounts)
         if settings.exports.write:
             _export(run, len(failures), settings.exports.sheet_rows)
+        # What was written anew meanwhile is not gone.
+        print_dropped([name for name in found.dropped if not (run.folder / name).exists()])
         if settings.sections is not None:
             _print_sections(settings, run)
         if settings.overlays:

@@ -294,7 +294,7 @@ def test_a_run_half_done_is_partial_and_bad_masks_are_set_aside(tmp_path, micros
     assert (second["micrographs"], second["unfinished_micrographs"]) == ("2", "0")
     assert rows["archive", "", "grain"]["unfinished_micrographs"] == "1"
     failed = rows_of(run / "failures.csv")
-    assert [(row["path"], row["stage"]) for row in failed] == [(names[5], "intervals")]
+    assert [(row["path"], row["stage"]) for row in failed] == [(names[5], "mask")]
     # Repaired, it is no failure any more.
     MaskStore.open(store).commit((0, 0), mask_of(5)[:64, :64])
     MaskStore.open(store).finish((0.5, 0.5), {"pixel_size_um": (0.5, 0.5)})
