@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import FencedError, RunMismatchError
-from microseg_ray.files import EPOCH_FILE
+from microseg_ray.files import EPOCH_FILE, sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +80,7 @@ class Fence:
             # In place: whoever waits for the lock holds this very file.
             file.truncate(0)
             file.write(own.epoch.encode())
-            os.fsync(file.fileno())
+            sync(file.name)
         return own
 
     @contextlib.contextmanager

@@ -75,7 +75,7 @@ class Predictor:
 
     Example:
         >>> from microseg_ray.models import build_model
-        >>> from microseg_ray.models.card import ReceptiveField
+        >>> from microseg_ray.models.card import ModelCard, ReceptiveField
         >>> from microseg_ray.settings import ClassSpec
         >>> card = ModelCard(
         ...     architecture="unet",
