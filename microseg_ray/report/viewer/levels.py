@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import shutil
 import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 
+from microseg_ray.errors import MicrosegError
+from microseg_ray.files import delete_folder, move
 from microseg_ray.geometry import Box, ceil_to
 from microseg_ray.runs.store.pyramid import level_shapes, mode_downsample
 
@@ -163,16 +165,17 @@ class Levels:
             else:
                 (folder / "complete").touch()
                 if not self._kept.exists():
-                    folder.rename(self._kept)
+                    move(folder, self._kept)
                     self._arrays = [
                         zarr.open_array(self._kept / str(each), mode="r") for each in range(1, len(self.shapes))
                     ]
-        except (OSError, ValueError, RuntimeError) as error:
+        except (MicrosegError, OSError, ValueError, RuntimeError) as error:
             # Fine levels need no levels: the page goes on without the coarse ones, and says why.
             self.error = str(error)
         finally:
             if self._stop or self.error:
-                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    delete_folder(folder)
 
     def _create(self, folder: Path) -> None:
         channels, dtype = self._like

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import secrets
-import shutil
 import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import InputError, MicrosegError, StoreError
 from microseg_ray.figures.pictures import thumbnail
-from microseg_ray.files import whole
+from microseg_ray.files import delete_folder, whole
 from microseg_ray.names import text
 from microseg_ray.report.viewer.encoding import jpeg, limits_of
 from microseg_ray.report.viewer.hover import read_objects
@@ -172,14 +173,16 @@ def cache_folder(wanted: str | None) -> Path:
 
 
 def _make_room(folder: Path) -> None:
-    """Delete the oldest levels where there are too many."""
-    made = [each for each in folder.iterdir() if each.is_dir() and (each / "complete").is_file()]
+    """Delete the oldest levels where there are too many; other folders that lie there are not ours."""
+    ours = (each for each in folder.iterdir() if re.match("[0-9a-f]{40}", each.name))
+    made = [each for each in ours if each.is_dir() and (each / "complete").is_file()]
     made.sort(key=lambda each: (each / "complete").stat().st_mtime, reverse=True)
     held = 0
     for each in made:
         held += sum(file.stat().st_size for file in each.rglob("*") if file.is_file())
         if held > _KEPT_BYTES:
-            shutil.rmtree(each, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                delete_folder(each)
 
 
 def find_truths(where: str | None, names: tuple[str, ...]) -> dict[str, Path]:
