@@ -119,7 +119,9 @@ def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     from PIL import ImageFont
 
     # Pillow's own font has no µ, so that scale bars said "20 □m".
-    return ImageFont.truetype(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size=_TEXT)
+    # Not raqm, which fails on names that are not UTF-8.
+    path = f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    return ImageFont.truetype(path, size=_TEXT, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _entry_width(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> int:
