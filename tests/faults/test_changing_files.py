@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -19,37 +18,12 @@ from microseg_ray.sources import fingerprint
 from microseg_ray.sources.unchanged import Unchanged
 from microseg_ray.tiles import shards as tile_shards
 from microseg_ray.tiles import survey as tile_survey
+from tests.faults.model_free import Quick
 from tests.faults.test_foreign_files import CLASSES
 
+pytestmark = pytest.mark.usefixtures("classes_travel")
+
 LARGE = "large.tif"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def classes_travel():
-    """Workers know no test modules: what is defined here goes to them by value."""
-    from ray import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-
-
-class Bands:
-    """A model that needs no torch."""
-
-    classes = 3
-
-    def masks(self, batch, limits):
-        share = (batch[:, 0].astype(np.float64) - limits[0]) / (limits[1] - limits[0])
-        return np.clip(share * 3, 0, 2).astype(np.uint8)
-
-    def scores(self, batch, limits):
-        return np.moveaxis(np.eye(3, dtype=np.float32)[self.masks(batch, limits)], -1, 1)
-
-
-class Quick(ArchiveWorker):
-    def __init__(self, config):
-        super().__init__(config, Bands())
 
 
 def rewrite(path):

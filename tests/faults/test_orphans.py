@@ -16,14 +16,14 @@ from microseg_ray.fence import Fence
 from microseg_ray.files import EPOCH_FILE
 from microseg_ray.runs.segment import segment
 from microseg_ray.settings import SegmentSettings
-from tests.faults.test_changing_files import Quick
+from tests.faults.model_free import Quick
 
 DRIVER = """
 import pickle, subprocess, sys, time
 from pathlib import Path
 from microseg_ray.runs.segment import segment
 from microseg_ray.settings import SegmentSettings
-from tests.faults.test_changing_files import Quick
+from tests.faults.model_free import Quick
 
 place = Path(sys.argv[1])
 
@@ -43,7 +43,7 @@ ORPHAN = """
 import json, os, pickle, sys, time
 from pathlib import Path
 import numpy as np
-from tests.faults.test_changing_files import Quick
+from tests.faults.model_free import Quick
 
 place = Path(sys.argv[1])
 config, task = pickle.loads((place / "task").read_bytes())

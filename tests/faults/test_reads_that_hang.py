@@ -18,10 +18,13 @@ from microseg_ray.quarantine import read_failures
 from microseg_ray.settings import SegmentSettings, SourceSettings
 from microseg_ray.sources import fingerprint, open_micrograph, read_mask
 from microseg_ray.sources.patience import within
-from tests.faults.test_changing_files import Quick, classes_travel  # noqa: F401 - a fixture of this module, too
+from tests.faults.model_free import Quick
 from tests.faults.test_foreign_files import CLASSES
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="there are no named pipes here")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="there are no named pipes here"),
+    pytest.mark.usefixtures("classes_travel"),
+]
 
 
 def pipe(path):

@@ -22,36 +22,9 @@ from microseg_ray.on_ray.actors import segment
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.worker import ArchiveWorker
 from microseg_ray.settings import SegmentSettings
+from tests.faults.model_free import Quick
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def classes_travel():
-    """Workers know no test modules: what is defined here goes to them by value."""
-    from ray import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-
-
-class Bands:
-    """A model that needs no torch, so that workers start in a moment."""
-
-    classes = 3
-
-    def masks(self, batch, limits):
-        share = (batch[:, 0].astype(np.float64) - limits[0]) / (limits[1] - limits[0])
-        return np.clip(share * 3, 0, 2).astype(np.uint8)
-
-    def scores(self, batch, limits):
-        return np.moveaxis(np.eye(3, dtype=np.float32)[self.masks(batch, limits)], -1, 1)
-
-
-class Quick(ArchiveWorker):
-    def __init__(self, config):
-        super().__init__(config, Bands())
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("classes_travel")]
 
 
 def settings(archive, checkpoint, output, **options) -> SegmentSettings:

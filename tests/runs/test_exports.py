@@ -26,12 +26,9 @@ from microseg_ray.geometry import Box
 from microseg_ray.runs.exports import drawings
 from microseg_ray.runs.exports.job import export_run
 from microseg_ray.runs.folder import Run
-from microseg_ray.runs.identity import RunIdentity
-from microseg_ray.runs.store.masks import MaskStore
-from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.settings import ClassSpec, ExportRunSettings, settings_from
-from microseg_ray.sources import fingerprint
 from microseg_ray.statistics.objects.regions import object_windows
+from tests.finished_runs import finished_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,26 +50,8 @@ def mask_of(name: str) -> np.ndarray:
 
 
 def run_at(tmp_path: Path, names=tuple(SHAPES), unfinished=()) -> Run:
-    archive = tmp_path / "archive"
-    record = {
-        "archive": str(archive), "source": str(archive), "checkpoint": "none",
-        "classes": [each.model_dump() for each in CLASSES], "settings": {},
-    }  # fmt: skip
-    made = Run.create(tmp_path / "run", RunIdentity("f00d", {}), record)
-    for name in names:
-        shape = SHAPES[name]
-        (archive / name).parent.mkdir(parents=True, exist_ok=True)
-        light = np.random.default_rng(1).integers(0, 4000, shape).astype(np.uint16)
-        tifffile.imwrite(archive / name, light, photometric="minisblack")
-        identity = {"fingerprint": fingerprint(archive / name, "stat")}
-        store = MaskStore.create(made.store_path(name), MaskSpec(shape, CLASSES, shard=512), identity)
-        mask = mask_of(name)
-        for shard in np.ndindex(*store.spec.shards):
-            store.commit(shard, mask[store.spec.box(shard).slices])
-        if name not in unfinished:
-            size = SIZES[name]
-            store.finish(size, {"pixel_size_um": size, "pixel_size_source": "option" if size else ""})
-    return made
+    micrographs = {name: (mask_of(name), SIZES[name]) for name in names}
+    return finished_run(tmp_path, CLASSES, micrographs, 512, unfinished)
 
 
 @pytest.fixture

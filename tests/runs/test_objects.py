@@ -16,13 +16,11 @@ import zarr
 from scipy import ndimage
 
 from microseg_ray.runs.folder import OBJECT_TABLES, Run
-from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.objects import measure_objects
 from microseg_ray.runs.store.masks import MaskStore
-from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.settings import ClassSpec, ObjectSettings
-from microseg_ray.sources import fingerprint
 from microseg_ray.statistics.objects import table as object_table
+from tests.finished_runs import finished_run
 
 CLASSES = (ClassSpec(name="matrix"), ClassSpec(name="grain, large"), ClassSpec(name="pore"))
 SHAPES = {"a.tif": (90, 130), "deep/b.tif": (64, 64), "c.tif": (40, 200)}
@@ -42,27 +40,7 @@ def mask_of(name: str) -> np.ndarray:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A finished run, as `segment` leaves it, made without a model."""
-    archive = tmp_path / "archive"
-    record = {
-        "archive": str(archive),
-        "source": {},
-        "checkpoint": "none",
-        "classes": [each.model_dump() for each in CLASSES],
-        "settings": {},
-    }
-    made = Run.create(tmp_path / "run", RunIdentity("f00d", {}), record)
-    for name, shape in SHAPES.items():
-        (archive / name).parent.mkdir(parents=True, exist_ok=True)
-        light = np.random.default_rng(1).integers(0, 4000, shape).astype(np.uint16)
-        tifffile.imwrite(archive / name, light, photometric="minisblack")
-        identity = {"fingerprint": fingerprint(archive / name, "stat")}
-        store = MaskStore.create(made.store_path(name), MaskSpec(shape, CLASSES, shard=32), identity)
-        mask = mask_of(name)
-        for shard in np.ndindex(*store.spec.shards):
-            store.commit(shard, mask[store.spec.box(shard).slices])
-        size = SIZES[name]
-        store.finish(size, {"pixel_size_um": size, "pixel_size_source": "option" if size else ""})
-    return made
+    return finished_run(tmp_path, CLASSES, {name: (mask_of(name), SIZES[name]) for name in SHAPES}, shard=32)
 
 
 def rows_of(run: Run) -> list[dict]:
