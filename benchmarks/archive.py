@@ -7,13 +7,12 @@ worker than in the plain loop.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Table, in_turns, measured
+from benchmarks.harness import Table, in_turns, measured, run_named
 from benchmarks.material import make_checkpoint, segment_archive, write_micrograph
 
 PLAIN = "plain loop"
@@ -81,6 +80,4 @@ def run(arguments: list[str]) -> list[Table]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--way", required=True)
-    way(json.loads(parser.parse_args().way))
+    run_named(way)

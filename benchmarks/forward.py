@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Table, in_turns, measured, ratios
+from benchmarks.harness import Table, in_turns, measured, ratios, run_named
 from benchmarks.material import make_checkpoint, make_micrograph
 
 BASE = "torch bf16"
@@ -106,6 +105,4 @@ def run(arguments: list[str]) -> list[Table]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--way", required=True)
-    way(json.loads(parser.parse_args().way))
+    run_named(way)

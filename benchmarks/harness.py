@@ -7,6 +7,7 @@ next, and ratios are taken within a round. CPU seconds are the steadier figure; 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -162,6 +163,13 @@ def run_way(module: str, arguments: dict[str, Any], environment: dict[str, str] 
         print(f"  {arguments}: left out: {reason}", file=sys.stderr, flush=True)
         return None
     return Used(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def run_named(way: Callable[[dict[str, Any]], None]) -> None:
+    """The other end of `run_way`: run the way whose arguments the command line of this process has."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--way", required=True)
+    way(json.loads(parser.parse_args().way))
 
 
 def in_turns(

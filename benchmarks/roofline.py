@@ -9,14 +9,13 @@ two. S. Williams, A. Waterman, D. Patterson, Commun. ACM 52 (2009) 65, doi:10.11
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.harness import Table, in_turns, measured
+from benchmarks.harness import Table, in_turns, measured, run_named
 from benchmarks.material import make_checkpoint
 
 if TYPE_CHECKING:
@@ -131,6 +130,4 @@ def run(arguments: list[str]) -> list[Table]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--way", required=True)
-    way(json.loads(parser.parse_args().way))
+    run_named(way)

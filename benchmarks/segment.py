@@ -8,7 +8,6 @@ method can be faster with this runtime.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Table, Used, in_turns, measured, ratios
+from benchmarks.harness import Table, Used, in_turns, measured, ratios, run_named
 from benchmarks.material import make_checkpoint, make_micrograph, segment_archive, write_micrograph
 
 BASE = "bare forward"
@@ -207,6 +206,4 @@ def flips(path: str | None, reference: str) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--way", required=True)
-    way(json.loads(parser.parse_args().way))
+    run_named(way)

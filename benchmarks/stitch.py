@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import statistics
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.harness import Table, in_turns, measured, ratios
+from benchmarks.harness import Table, in_turns, measured, ratios, run_named
 from benchmarks.material import make_micrograph
 
 if TYPE_CHECKING:
@@ -223,6 +222,4 @@ def run(arguments: list[str]) -> list[Table]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--way", required=True)
-    way(json.loads(parser.parse_args().way))
+    run_named(way)

@@ -142,7 +142,7 @@ def _panel(run: Run, name: str) -> Panel | None:
         shape = store.spec.shape
         with open_of_run(run, name, store) as micrograph:
             image = thumbnail(micrograph.read, shape)
-        mask = thumbnail(lambda box: np.asarray(store.mask[box.slices])[None], shape, labels=True)[0]
+        mask = thumbnail(lambda box: store.read(box)[None], shape, labels=True)[0]
     except (MicrosegError, ValueError, RuntimeError, OSError):
         return None
     size = store.note.get("pixel_size_um")

@@ -172,7 +172,7 @@ def count_parts(store: MaskStore) -> Parts:
     for shard in np.ndindex(*spec.shards):
         box = spec.box((shard[0], shard[1]))
         frame = crossing_frame(box, spec.shape)
-        pixels = np.asarray(store.mask[frame.slices])
+        pixels = store.read(frame)
         core = box.relative_to(frame)
         blocks.add(box, pixels[core.slices])
         crossings += count_crossings(pixels, core, len(spec.classes))

@@ -18,23 +18,23 @@ from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from microseg_ray.geometry import Box
     from microseg_ray.runs.folder import Run
-    from microseg_ray.settings import ObjectSettings
+    from microseg_ray.settings import ExportRunSettings, ObjectSettings
     from microseg_ray.statistics.areas import Measured
     from microseg_ray.statistics.largest import LargestObject
     from microseg_ray.statistics.objects.finding import ObjectRule, Objects
     from microseg_ray.statistics.objects.sizes import ClassRow
 
-__all__ = ["STAGE", "MeasuredObjects", "measure_objects"]
+__all__ = ["STAGE", "MeasuredObjects", "measure_objects", "object_rule"]
 
 STAGE = "objects"
 """The stage of the failures of this step."""
+_CLASSES = "measure.objects.classes"
 
 
 @dataclass
@@ -81,7 +81,7 @@ def measure_objects(run: Run, settings: ObjectSettings) -> MeasuredObjects:
     from microseg_ray.statistics.objects.sizes import ClassRow, SizeRow, SizeTable, class_rows
     from microseg_ray.statistics.objects.table import object_rows, objects_tables
 
-    rule = _rule(run, settings)
+    rule = object_rule(run, settings, _CLASSES)
     done = MeasuredObjects()
     run.claim({**dict.fromkeys(OBJECT_TABLES, Kind.FILE), **({"objects": Kind.STORES} if settings.labels else {})})
     sizes = SizeTable(run.classes)
@@ -112,22 +112,26 @@ def measure_objects(run: Run, settings: ObjectSettings) -> MeasuredObjects:
     return done
 
 
-def _rule(run: Run, settings: ObjectSettings) -> ObjectRule:
+def object_rule(run: Run, settings: ObjectSettings | ExportRunSettings, key: str) -> ObjectRule:
+    """Which objects of a run are wanted.
+
+    Args:
+        run: The run.
+        settings: Its classes, connectivity and min_pixels.
+        key: Of the setting `classes`, for the message.
+
+    Raises:
+        SettingsError: A class is not one of the run's.
+    """
     from microseg_ray.statistics.objects.finding import ObjectRule
 
     names = [spec.name for spec in run.classes]
     wanted = settings.classes or ()
     strange = [name for name in wanted if name not in names]
     if strange:
-        raise SettingsError(
-            f"measure.objects.classes: {strange[0]!r} is no class of this run; there are {', '.join(names)}"
-        )
+        raise SettingsError(f"{key}: {strange[0]!r} is no class of this run; there are {', '.join(names)}")
     only = frozenset(map(names.index, wanted)) if wanted else frozenset(range(len(names)))
     return ObjectRule(settings.connectivity, only, settings.min_pixels)
-
-
-def _mask_of(store: MaskStore) -> Callable[[Box], NDArray[np.uint8]]:
-    return lambda box: np.asarray(store.mask[box.slices])
 
 
 def _objects(
@@ -136,20 +140,18 @@ def _objects(
     """The objects of one mask, with intensities where the micrograph can be read."""
     from microseg_ray.statistics.objects.finding import find_objects
 
-    name, size, rule = measured.micrograph, measured.pixel_size_um, _rule(run, settings)
+    name, size, rule = measured.micrograph, measured.pixel_size_um, object_rule(run, settings, _CLASSES)
     if settings.intensity:
         try:
             require_unchanged(run, name, store)
             with open_of_run(run, name, store) as micrograph:
-                found = find_objects(
-                    store.spec.shape, _mask_of(store), rule, size, lambda box: _gray(micrograph.read(box))
-                )
+                found = find_objects(store.spec.shape, store.read, rule, size, lambda box: _gray(micrograph.read(box)))
             require_unchanged(run, name, store)
         except (InputError, OSError) as error:
             done.notes[name] = f"no intensities of its objects: {error}"
         else:
             return found
-    return find_objects(store.spec.shape, _mask_of(store), rule, size)
+    return find_objects(store.spec.shape, store.read, rule, size)
 
 
 def _gray(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -166,7 +168,7 @@ def _write_labels(run: Run, store: MaskStore, measured: Measured, objects: Objec
     write_labels(
         run.folder / "objects" / f"{measured.micrograph}.zarr",
         shape,
-        label_blocks(shape, _mask_of(store), objects, rule),
+        label_blocks(shape, store.read, objects, rule),
         measured.pixel_size_um,
         {"objects": len(objects), "connectivity": rule.connectivity, "model_digest": measured.model_digest},
     )

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from microseg_ray.errors import MicrosegError
 from microseg_ray.outputs import Kind
 from microseg_ray.quarantine import Failure
@@ -25,11 +23,8 @@ from microseg_ray.statistics.correlation import (
 from microseg_ray.statistics.rows import write_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
-    from microseg_ray.geometry import Box
     from microseg_ray.runs.folder import Run
 
 __all__ = ["STAGE", "RunStructure", "measure_structure"]
@@ -107,12 +102,8 @@ def _counted(run: Run, name: str) -> tuple[Size, Chords, Pairs]:
     store = MaskStore.open(run.store_path(name))
     note = store.note.get("pixel_size_um")
     size = None if note is None else (float(note[0]), float(note[1]))
-    read, classes = _reader(store), len(run.classes)
-    return size, count_chords(store.spec.shape, read, classes), count_pairs(store.spec.shape, read, classes)
-
-
-def _reader(store: MaskStore) -> Callable[[Box], NDArray[np.uint8]]:
-    return lambda box: np.asarray(store.mask[box.slices])
+    shape, classes = store.spec.shape, len(run.classes)
+    return size, count_chords(shape, store.read, classes), count_pairs(shape, store.read, classes)
 
 
 def _correlate(done: RunStructure, run: Run, place: tuple[str, str, int], pairs: Pairs, size: Size) -> None:

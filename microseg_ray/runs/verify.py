@@ -217,7 +217,7 @@ def _compare(run: Run, job: Job, worker: ArchiveWorker, name: str, shard: tuple[
             return f"{name}: the micrograph has changed since it was segmented ({store.identity['fingerprint']} then, {mark} now)"
         task = ShardTask(name, path, store.path, view, (limits[0], limits[1]), shard)
         fresh = worker.compute(task).mask
-        kept = np.asarray(store.mask[store.spec.box(shard).slices])
+        kept = store.read(store.spec.box(shard))
     except (MicrosegError, ValueError, RuntimeError, OSError) as error:
         return f"{name}, shard {shard}: cannot be compared ({error})"
     different = int(np.count_nonzero(fresh != kept))

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from microseg_ray.statistics.objects.finding import blocks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -103,12 +105,12 @@ def count_chords(
         ({2: 1}, {1: 1}, {1: 1})
     """
     lines = {direction: _Lines(direction, shape, classes) for direction in DIRECTIONS}
-    for box in _ordered(shape, block, backwards=False):
+    for box in blocks(shape, block):
         pixels = read(box)
         for direction in DIRECTIONS[:3]:
             lines[direction].add(box, pixels)
     # A line up to the right, read downwards, meets the blocks of a row of blocks from right to left.
-    for box in _ordered(shape, block, backwards=True):
+    for box in blocks(shape, block, leftwards=True):
         lines["up"].add(box, read(box))
     for each in lines.values():
         each.end()
@@ -116,15 +118,6 @@ def count_chords(
         {(name, index): each.counts(index, cut=False) for name, each in lines.items() for index in range(classes)},
         {(name, index): each.counts(index, cut=True) for name, each in lines.items() for index in range(classes)},
     )
-
-
-def _ordered(shape: tuple[int, int], side: int, *, backwards: bool) -> Iterator[Box]:
-    from microseg_ray.geometry import Box
-
-    columns = range(0, shape[1], side)
-    for y0 in range(0, shape[0], side):
-        for x0 in reversed(columns) if backwards else columns:
-            yield Box(y0, x0, min(y0 + side, shape[0]), min(x0 + side, shape[1]))
 
 
 class _Lines:

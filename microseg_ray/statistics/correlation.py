@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from microseg_ray.geometry import Box
 from microseg_ray.statistics.chords import DIRECTIONS, step_lengths
+from microseg_ray.statistics.objects.finding import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from microseg_ray.geometry import Box
     from microseg_ray.settings import ClassSpec
 
 __all__ = ["LAGS", "AnisotropyRow", "CorrelationRow", "Pairs", "anisotropy_rows", "correlation_rows", "count_pairs"]
@@ -115,15 +116,11 @@ def count_pairs(
         >>> found.counts[0, 1].tolist()  # of class 0, of class 1, all
         [[0, 1], [1, 3], [2, 4]]
     """
-    from microseg_ray.geometry import Box
-
     counts = np.zeros((len(DIRECTIONS), len(lags), classes + 1, 2), np.int64)
     far = max(lags)
-    for y0 in range(0, shape[0], block):
-        for x0 in range(0, shape[1], block):
-            core = Box(y0, x0, min(y0 + block, shape[0]), min(x0 + block, shape[1]))
-            frame = Box(y0, max(0, x0 - far), min(core.y1 + far, shape[0]), min(core.x1 + far, shape[1]))
-            _add(counts, read(frame), core.relative_to(frame), lags)
+    for core in blocks(shape, block):
+        frame = Box(core.y0, max(0, core.x0 - far), min(core.y1 + far, shape[0]), min(core.x1 + far, shape[1]))
+        _add(counts, read(frame), core.relative_to(frame), lags)
     return Pairs(counts)
 
 

@@ -22,7 +22,7 @@ from microseg_ray.tiles.audit import audit_splits
 from microseg_ray.tiles.checks import class_notes, common_pixel_size, scale_notes
 from microseg_ray.tiles.history import differences, made_from, merged, refuse_other_settings, settled_groups
 from microseg_ray.tiles.mapping import Mapper, Report, in_process
-from microseg_ray.tiles.shards import TRAINED_ON, shard_task, tile_rows, write_shard
+from microseg_ray.tiles.shards import TRAINED_ON, changed_pair, shard_task, tile_rows, write_shard
 from microseg_ray.tiles.spec import TileSpec
 from microseg_ray.tiles.store import TileStore, write_table
 from microseg_ray.tiles.survey import survey, survey_task
@@ -269,7 +269,9 @@ class _Making:
             raise StoreError(f"{self.output}: {full.reason}; free some space and run the same command again")
         changed = {found.pair: found.reason for found in broken if found.pair}
         if self.settings.fingerprint == "content":
-            changed |= {each.pair.name: reason for each in good if (reason := _other_content(each))}
+            # Workers look at sizes and times only.
+            reasons = {each.pair.name: changed_pair(each.pair, each.fingerprints, require_unchanged) for each in good}
+            changed |= {name: reason for name, reason in reasons.items() if reason}
         if changed:
             raise _Changed(changed)
         if broken:
@@ -325,16 +327,6 @@ def _without(
     gone = [found for found in good if found.pair.name in reasons]
     bad = bad + [Unusable(found.pair, found.fingerprints, "write", reasons[found.pair.name]) for found in gone]
     return [found for found in good if found.pair.name not in reasons], bad
-
-
-def _other_content(found: Surveyed) -> str:
-    """Why a pair does not hold the bytes any more that were surveyed; workers look at sizes and times only."""
-    for path, mark in zip((found.pair.image, found.pair.mask), found.fingerprints, strict=True):
-        try:
-            require_unchanged(path, mark)
-        except InputError as error:
-            return str(error).removeprefix(f"{found.pair.image}: ")
-    return ""
 
 
 def _parts(good: Sequence[Surveyed], tiles: int, left_out: LeftOut) -> tuple[Account, ...]:

@@ -19,7 +19,7 @@ from microseg_ray.tiles.survey import mask_of
 from microseg_ray.tiles.tasks import Member, ShardResult, ShardTask, TileRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from microseg_ray.tiles.spec import TileSpec
     from microseg_ray.tiles.tasks import Pair, Surveyed
 
-__all__ = ["LeftOut", "shard_task", "tile_rows", "write_shard"]
+__all__ = ["LeftOut", "changed_pair", "shard_task", "tile_rows", "write_shard"]
 
 TRAINED_ON = "train"
 
@@ -130,8 +130,9 @@ def _write_shard(task: ShardTask) -> ShardResult:
             _read_pair(pair, own, spec, images, masks)
         except ValueError as error:
             # An InputError, or numpy's on a file that has shrunk.
-            return ShardResult(_changed(task, place) or str(error).removeprefix(f"{pair.image}: "), pair=pair.name)
-        if reason := _changed(task, place):
+            reason = changed_pair(pair, task.marks[place], _inputs.require)
+            return ShardResult(reason or str(error).removeprefix(f"{pair.image}: "), pair=pair.name)
+        if reason := changed_pair(pair, task.marks[place], _inputs.require):
             return ShardResult(reason, pair=pair.name)
     store.write_shard(task.shard, images, masks)
     return ShardResult()
@@ -152,12 +153,17 @@ def _read_pair(
             masks[slot, : visible.height, : visible.width] = mask[visible.slices]
 
 
-def _changed(task: ShardTask, place: int) -> str:
-    """Why a pair is not the one any more that was surveyed; empty where it is."""
-    pair = task.pairs[place]
-    for path, mark in zip((pair.image, pair.mask), task.marks[place], strict=True):
+def changed_pair(pair: Pair, marks: tuple[str, str], require: Callable[[str, str], None]) -> str:
+    """Why a pair is not the one any more that was surveyed; empty where it is.
+
+    Args:
+        pair: The micrograph and its mask.
+        marks: Their fingerprints in the survey.
+        require: Raises an InputError for a path whose fingerprint is another one now.
+    """
+    for path, mark in zip((pair.image, pair.mask), marks, strict=True):
         try:
-            _inputs.require(path, mark)
+            require(path, mark)
         except InputError as error:
             return str(error).removeprefix(f"{pair.image}: ")
     return ""

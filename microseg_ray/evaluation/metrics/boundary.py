@@ -17,10 +17,9 @@ import numpy as np
 from microseg_ray.evaluation.metrics.undefined import ratio
 from microseg_ray.geometry import Box
 from microseg_ray.settings import IGNORE_INDEX
+from microseg_ray.statistics.objects.finding import blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 __all__ = ["BoundaryCounts", "boundary_counts"]
@@ -116,19 +115,12 @@ def boundary_counts(
     counts = BoundaryCounts.zeros(classes)
     # A match can lie `tolerance` px outside the block, and one more pixel shows whether it is a boundary.
     margin = math.ceil(tolerance) + 1
-    for core in _blocks(truth.shape, block):
+    for core in blocks(truth.shape, block):
         frame = core.grow(margin).intersection(Box.of_shape(truth.shape))
         counts = counts + _in_block(
             truth[frame.slices], prediction[frame.slices], core.relative_to(frame), classes, tolerance
         )
     return counts
-
-
-def _blocks(shape: tuple[int, ...], block: int) -> Iterator[Box]:
-    height, width = shape
-    for y0 in range(0, height, block):
-        for x0 in range(0, width, block):
-            yield Box(y0, x0, min(y0 + block, height), min(x0 + block, width))
 
 
 def _in_block(

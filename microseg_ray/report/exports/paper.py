@@ -114,9 +114,9 @@ def _rank(row: Mapping[str, Any]) -> int:
     return place if row["low"] is not None else len(PARTS) + (len(PARTS) - place)
 
 
-def place_name(row: Mapping[str, Any]) -> str:
-    """The micrograph, group or archive of a row."""
-    return "all micrographs" if row["scope"] == "archive" else text(row["name"])
+def place_name(row: Mapping[str, Any], column: str = "name") -> str:
+    """The micrograph, group or archive of a row; `column` holds the name."""
+    return "all micrographs" if row["scope"] == "archive" else text(row[column])
 
 
 def _areas(rows: Sequence[Mapping[str, Any]]) -> PaperTable:
@@ -140,11 +140,11 @@ def _areas(rows: Sequence[Mapping[str, Any]]) -> PaperTable:
 def _groups(rows: Sequence[Mapping[str, Any]]) -> PaperTable:
     cells = []
     for row in rows:
-        name = "all micrographs" if row["scope"] == "archive" else row["group"]
         mean, spread = row["mean_area_fraction"], row["sd_area_fraction"]
         shown = [_percent(value) for value in (row["area_fraction"], mean)]
         deviation = _percent(spread) if spread is not None else "one micrograph" if row["micrographs"] == 1 else "-"
-        cells.append((name, row["class_name"], str(row["micrographs"]), *shown, deviation, _percent(row["coverage"])))
+        known = (place_name(row, "group"), row["class_name"], str(row["micrographs"]))
+        cells.append((*known, *shown, deviation, _percent(row["coverage"])))
     return PaperTable(
         "groups",
         "Area fractions of all pixels together, and mean and standard deviation of the micrographs' fractions. Coverage is the "
@@ -158,11 +158,12 @@ def _groups(rows: Sequence[Mapping[str, Any]]) -> PaperTable:
 def _stereology(rows: Sequence[Mapping[str, Any]]) -> PaperTable:
     cells = []
     for row in rows:
-        name = "all micrographs" if row["scope"] == "archive" else row["name"]
         figures = rounded(row["mean"], row["low"], row["high"])
         accuracy = rounded(row["relative_accuracy_percent"])[0]
         what = (row["quantity"].replace("_", " "), row["unit"])
-        cells.append((name, row["class_name"], *what, str(row["fields"]), *figures, accuracy, row["standard"]))
+        cells.append(
+            (place_name(row), row["class_name"], *what, str(row["fields"]), *figures, accuracy, row["standard"])
+        )
     return PaperTable(
         "stereology",
         "Stereology: mean of n fields, 95 % confidence interval t s / sqrt(n), and relative accuracy.",

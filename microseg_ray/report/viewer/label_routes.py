@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -21,6 +20,7 @@ from microseg_ray.report.viewer.strokes import Stroke
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
     from starlette.requests import Request
 
@@ -149,7 +149,7 @@ class _Desk:
 
 def _mask_of(opened: Opened) -> Callable[[Box], NDArray[np.uint8]] | None:
     store = opened.store
-    return None if store is None else lambda box: np.asarray(store.mask[box.slices])
+    return None if store is None else store.read
 
 
 def _ticket(body: dict[str, Any]) -> Ticket:

@@ -13,7 +13,6 @@ LABELS/
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import threading
@@ -34,6 +33,7 @@ from microseg_ray.geometry import Box
 from microseg_ray.outputs import Kind, claim
 from microseg_ray.report.viewer.levels import TILE, level_box
 from microseg_ray.report.viewer.strokes import Stroke, filled
+from microseg_ray.report.viewer.subject import short_digest
 from microseg_ray.runs.store.pyramid import label_metadata, mode_downsample
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, default_color
@@ -179,7 +179,7 @@ class Labels:
             InputError: The stroke is too large.
         """
         with self._writing():
-            self._require_seen(sheet.name, ticket)
+            version = len(self._require_seen(sheet.name, ticket)) + 1
             if stroke.tool == "fill":
 
                 def seen(box: Box) -> NDArray[np.uint8]:
@@ -188,12 +188,12 @@ class Labels:
 
                 box, inside = filled(stroke.points[0], sheet.shape, seen)
                 changes = [(box, np.where(inside, np.uint8(stroke.value), self.pixels(sheet, box)))]
-                return self._commit(sheet, changes, ticket, {"tool": "fill", "value": stroke.value})
+                return self._commit(sheet, version, changes, ticket, {"tool": "fill", "value": stroke.value})
             changes_of = (
                 (chunk, np.where(stroke.fill(chunk), np.uint8(stroke.value), self.pixels(sheet, chunk)))
                 for chunk in _cut(stroke.bounds(sheet.shape))
             )
-            return self._commit(sheet, changes_of, ticket, {"tool": stroke.tool, "value": stroke.value})
+            return self._commit(sheet, version, changes_of, ticket, {"tool": stroke.tool, "value": stroke.value})
 
     def copy(self, sheet: Sheet, box: Box, shown: Callable[[Box], NDArray[np.uint8]], ticket: Ticket) -> dict[str, Any]:
         """Start from the model's mask: it becomes the label of what is not labelled in a box.
@@ -206,14 +206,14 @@ class Labels:
         if box.area > _MOST_COPIED:
             raise InputError(sheet.name, f"{box.area} pixels are too many to copy at once", "zoom in and copy the view")
         with self._writing():
-            self._require_seen(sheet.name, ticket)
+            version = len(self._require_seen(sheet.name, ticket)) + 1
 
             def changes() -> Iterator[tuple[Box, NDArray[np.uint8]]]:
                 for chunk in _cut(box):
                     labels = self.pixels(sheet, chunk)
                     yield chunk, np.where(labels == IGNORE_INDEX, shown(chunk), labels)
 
-            return self._commit(sheet, changes(), ticket, {"tool": "copy", "value": None})
+            return self._commit(sheet, version, changes(), ticket, {"tool": "copy", "value": None})
 
     def undo(self, sheet: Sheet, ticket: Ticket) -> dict[str, Any]:
         """Take back the last stroke of a page.
@@ -222,8 +222,7 @@ class Labels:
             InputError: There is none to take back, or somebody painted over it.
         """
         with self._writing():
-            self._require_seen(sheet.name, ticket)
-            entries = self.entries(sheet.name)
+            entries = self._require_seen(sheet.name, ticket)
             undone = {each["stroke"] for each in entries if each["tool"] == "undo"}
             own = [
                 (place, each)
@@ -242,16 +241,24 @@ class Labels:
             for place, _ in reversed(parts):
                 changes += self._older(sheet.name, place)
             entry = {"tool": "undo", "value": None, "stroke": last}
-            return self._commit(sheet, changes, ticket, entry)
+            return self._commit(sheet, len(entries) + 1, changes, ticket, entry)
 
-    def _require_seen(self, name: str, ticket: Ticket) -> None:
-        others = [each for each in self.entries(name)[ticket.version :] if each["session"] != ticket.session]
+    def _require_seen(self, name: str, ticket: Ticket) -> list[dict[str, Any]]:
+        """What was done here so far, if the page has seen what others did."""
+        entries = self.entries(name)
+        others = [each for each in entries[ticket.version :] if each["session"] != ticket.session]
         if others:
             last = others[-1]
             raise SomebodyElseError(f"{last['who']} painted here at {last['when']}; look at it, then paint again")
+        return entries
 
     def _commit(
-        self, sheet: Sheet, changes: Iterable[tuple[Box, NDArray[np.uint8]]], ticket: Ticket, what: Mapping[str, Any]
+        self,
+        sheet: Sheet,
+        version: int,
+        changes: Iterable[tuple[Box, NDArray[np.uint8]]],
+        ticket: Ticket,
+        what: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Write pixels, then what they were before, then the record: the record is there once all else is."""
         array, older, changed, touched = self._require_array(sheet), [], 0, Box(0, 0, 0, 0)
@@ -263,7 +270,6 @@ class Labels:
                 older.append((box, before))
                 changed += int(differs.sum())
                 touched = box if touched.area == 0 else touched.union(box)
-        version = len(self.entries(sheet.name)) + 1
         self._keep(sheet.name, version, older)
         entry = {
             "version": version,
@@ -355,10 +361,10 @@ class Labels:
         write_json(self.folder / "classes.json", [each.model_dump() for each in classes])
 
     def _record(self, name: str) -> Path:
-        return self.folder / "records" / f"{_slug(name)}.jsonl"
+        return self.folder / "records" / f"{short_digest(name)}.jsonl"
 
     def _undo_file(self, name: str, version: int) -> Path:
-        return self.folder / "undo" / _slug(name) / f"{version}.npz"
+        return self.folder / "undo" / short_digest(name) / f"{version}.npz"
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -375,10 +381,6 @@ class Labels:
             entries = {"labels.csv": Kind.FILE, "classes.json": Kind.FILE, "masks": Kind.STORES}
             claim(self.folder, "view", entries)
             yield
-
-
-def _slug(name: str) -> str:
-    return hashlib.sha256(os.fsencode(name)).hexdigest()[:40]
 
 
 def _cut(box: Box) -> Iterator[Box]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import zarr
 from microseg_ray.errors import MicrosegError
 from microseg_ray.files import delete_folder, move
 from microseg_ray.geometry import Box, ceil_to
+from microseg_ray.report.viewer.subject import short_digest
 from microseg_ray.runs.store.pyramid import level_shapes, mode_downsample
 
 if TYPE_CHECKING:
@@ -97,9 +97,7 @@ class Levels:
         self.error = ""
         self._read, self._like, self._labels = read, like, labels
         self._lock = threading.Lock()
-        # Names that are not UTF-8 hold surrogates.
-        known = f"{identity}\0{shape}\0{like}\0{labels}".encode("utf-8", "surrogateescape")
-        self._kept = folder / hashlib.sha256(known).hexdigest()[:40]
+        self._kept = folder / short_digest(f"{identity}\0{shape}\0{like}\0{labels}")
         self._rows = [0] * len(self.shapes)
         self._arrays: list[zarr.Array[Any]] = []
         self._stop = False

@@ -153,7 +153,7 @@ class Opened:
         if level > _STRIDED:
             step = 1 << level
             return np.asarray(store.mask[fine.y0 : fine.y1 : step, fine.x0 : fine.x1 : step])
-        mask = np.asarray(store.mask[fine.slices])
+        mask = store.read(fine)
         for _ in range(level):
             mask = mode_downsample(mask)
         return mask

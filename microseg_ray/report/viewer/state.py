@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import secrets
@@ -22,7 +21,7 @@ from microseg_ray.report.viewer.encoding import jpeg, limits_of
 from microseg_ray.report.viewer.hover import read_objects
 from microseg_ray.report.viewer.listing import Listing, list_micrographs
 from microseg_ray.report.viewer.opened import Shelf
-from microseg_ray.report.viewer.subject import key_of, name_of
+from microseg_ray.report.viewer.subject import key_of, name_of, short_digest
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.sources import fingerprint, list_files, open_micrograph
 
@@ -113,7 +112,7 @@ class State:
         """
         path = self.subject.path(name)
         identity = f"{path}\0{fingerprint(path, 'stat')}\0{self.subject.source}"
-        kept = self.cache / "thumbnails" / f"{_digest(identity)}.jpg"
+        kept = self.cache / "thumbnails" / f"{short_digest(identity)}.jpg"
         if kept.is_file():
             return kept.read_bytes()
         with open_micrograph(path, self.subject.source) as micrograph:
@@ -141,10 +140,6 @@ class State:
 def _plain(values: Any) -> list[float | None]:
     """Numbers for JSON, which has no NaN."""
     return [None if value != value else float(value) for value in values]  # noqa: PLR0124 - NaN alone differs from itself
-
-
-def _digest(identity: str) -> str:
-    return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:40]
 
 
 def cache_folder(wanted: str | None) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from microseg_ray.quarantine import Failure
     from microseg_ray.settings import ClassSpec
 
-__all__ = ["Subject", "key_of", "name_of", "open_subject"]
+__all__ = ["Subject", "key_of", "name_of", "open_subject", "short_digest"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,16 @@ def key_of(name: str) -> str:
         'YS9iIP8udGlm'
     """
     return base64.urlsafe_b64encode(os.fsencode(name)).decode("ascii").rstrip("=")
+
+
+def short_digest(name: str) -> str:
+    r"""A file name for a name or an identity of any length and bytes.
+
+    Example:
+        >>> short_digest("a\udcff.tif")[:8], len(short_digest(""))
+        ('e8cd1ea5', 40)
+    """
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:40]
 
 
 def name_of(key: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 from xml.sax.saxutils import quoteattr
@@ -118,6 +119,18 @@ def _pieces(window: Window) -> Iterator[tuple[int, int, int, NDArray[np.bool_]]]
         yield int(number), window.box.y0 + place[0].start, window.box.x0 + place[1].start, places[place] == index
 
 
+@contextmanager
+def _all_or_none(file: TextIO) -> Iterator[None]:
+    """Take back what the block has written if it raises."""
+    before = file.tell()
+    try:
+        yield
+    except BaseException:
+        file.seek(before)
+        file.truncate()
+        raise
+
+
 class CocoFile:
     """COCO instances of all micrographs of a run in one file; each object is a run-length mask, so that holes are kept.
 
@@ -144,15 +157,14 @@ class CocoFile:
             reason = f"{height} x {width} px are too many for COCO, whose run lengths have 32 bits"
             raise InputError(drawn.name, reason, "take geojson or cvat")
         image = {"id": len(self._images) + 1, "file_name": drawn.name, "height": height, "width": width}
-        before = (self._file.tell(), self._next, self._begin)
+        before = (self._next, self._begin)
         try:
-            for window in drawn.windows():
-                for number, y0, x0, pixels in _pieces(window):
-                    self._write(image["id"], drawn, window, (number, y0, x0), pixels)
+            with _all_or_none(self._file):
+                for window in drawn.windows():
+                    for number, y0, x0, pixels in _pieces(window):
+                        self._write(image["id"], drawn, window, (number, y0, x0), pixels)
         except BaseException:
-            place, self._next, self._begin = before
-            self._file.seek(place)
-            self._file.truncate()
+            self._next, self._begin = before
             raise
         self._images.append(image)
 
@@ -225,18 +237,13 @@ class CvatFile:
     def add(self, drawn: Drawn) -> None:
         """Write the objects of one micrograph, all or none."""
         height, width = drawn.objects.shape
-        before = self._file.tell()
-        try:
+        with _all_or_none(self._file):
             name = quoteattr(drawn.name)
             self._file.write(f'<image id="{self._images}" name={name} width="{width}" height="{height}">\n')
             for window in drawn.windows():
                 for number, y0, x0, pixels in _pieces(window):
                     self._write(drawn, (number, y0, x0), pixels, cut=number in window.parts)
             self._file.write("</image>\n")
-        except BaseException:
-            self._file.seek(before)
-            self._file.truncate()
-            raise
         self._images += 1
 
     def _write(self, drawn: Drawn, at: tuple[int, int, int], pixels: NDArray[np.bool_], *, cut: bool) -> None:

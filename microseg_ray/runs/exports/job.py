@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, file_account, write_accounts
 from microseg_ray.errors import InputError, MicrosegError, RunMismatchError, SettingsError
 from microseg_ray.figures.pictures import class_palette
@@ -34,6 +32,7 @@ from microseg_ray.runs.exports.drawings import CocoFile, CvatFile, Drawn, write_
 from microseg_ray.runs.exports.overlays import overlay_of
 from microseg_ray.runs.exports.rasters import require_png, write_png, write_tiff
 from microseg_ray.runs.folder import Run
+from microseg_ray.runs.objects import object_rule
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.waiting import not_begun
 from microseg_ray.statistics.objects.finding import ObjectRule, find_objects
@@ -96,7 +95,7 @@ def export_run(settings: ExportRunSettings, report: Callable[[int, int], None] =
     _require_libraries(settings)
     with sole_writer(output):
         _claim(run, output, settings)
-        return _Export(run, output, settings, _rule(run, settings)).work(report)
+        return _Export(run, output, settings, object_rule(run, settings, "export-run.classes")).work(report)
 
 
 def _require_libraries(settings: ExportRunSettings) -> None:
@@ -107,15 +106,6 @@ def _require_libraries(settings: ExportRunSettings) -> None:
     except ImportError as error:
         advice = "install it with pip install 'microseg_ray[annotations]'"
         raise InputError("the format coco", "needs pycocotools", advice) from error
-
-
-def _rule(run: Run, settings: ExportRunSettings) -> ObjectRule:
-    names = [spec.name for spec in run.classes]
-    wanted = settings.classes or tuple(names)
-    strange = [name for name in wanted if name not in names]
-    if strange:
-        raise SettingsError(f"export-run.classes: {strange[0]!r} is no class of this run; there are {', '.join(names)}")
-    return ObjectRule(settings.connectivity, frozenset(map(names.index, wanted)), settings.min_pixels)
 
 
 def _claim(run: Run, output: Path, settings: ExportRunSettings) -> None:
@@ -211,13 +201,12 @@ class _Export:
         if not _DRAWINGS & set(self._formats):
             return None
 
-        def read(box: Any) -> Any:
-            return np.asarray(store.mask[box.slices])
-
-        objects = find_objects(store.spec.shape, read, self._rule)
+        objects = find_objects(store.spec.shape, store.read, self._rule)
         self._found += len(objects) + objects.left_out
         self._left_out += objects.left_out
-        return Drawn(text(measured.micrograph), measured.model_digest, self._run.classes, objects, read, self._rule)
+        return Drawn(
+            text(measured.micrograph), measured.model_digest, self._run.classes, objects, store.read, self._rule
+        )
 
     def _steps(
         self, store: MaskStore, measured: Measured, drawn: Drawn | None, together: dict[str, Any]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from microseg_ray.figures import Pane, compose_panel, thumbnail, tinted
 from microseg_ray.figures.pictures import class_palette, stretched
 from microseg_ray.figures.sheets import Sheet, save_pdf
@@ -16,6 +14,7 @@ from microseg_ray.runs.opening import open_of_run, require_unchanged
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from microseg_ray.runs.folder import Run
@@ -67,7 +66,7 @@ def overlay_of(run: Run, store: MaskStore, measured: Measured, side: int) -> Ove
     require_unchanged(run, measured.micrograph, store)
     with open_of_run(run, measured.micrograph, store) as micrograph:
         image = thumbnail(micrograph.read, shape, side)
-    mask = thumbnail(lambda box: np.asarray(store.mask[box.slices])[None], shape, side, labels=True)[0]
+    mask = thumbnail(lambda box: store.read(box)[None], shape, side, labels=True)[0]
     gray = stretched(image[:3] if len(image) >= 3 else image[:1])
     step = -(-max(shape) // side)
     size = measured.pixel_size_um

@@ -245,10 +245,18 @@ class MaskStore:
         """
         return self.commit(self.spec.shard_of(box), mask)
 
+    def read(self, box: Box) -> NDArray[np.uint8]:
+        """Classes (y, x) of a box of the mask; 255 where no shard is committed.
+
+        Raises:
+            ValueError: A shard is damaged.
+        """
+        return np.asarray(self.mask[box.slices])
+
     def recount(self, shard: tuple[int, int]) -> bool:
         """Whether the counts of a done shard are those of its mask on disk."""
         try:
-            pixels = np.asarray(self.mask[self.spec.box(shard).slices])
+            pixels = self.read(self.spec.box(shard))
             return bool(np.array_equal(count_classes(pixels, len(self.spec.classes)), np.asarray(self._counts[shard])))
         except (StoreError, ValueError, RuntimeError):
             return False

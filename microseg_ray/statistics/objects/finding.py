@@ -95,15 +95,16 @@ class Objects:
         return first | last
 
 
-def blocks(shape: tuple[int, int], side: int) -> Iterator[Box]:
-    """Boxes of at most `side` pixels a side that partition a mask, in row-major order.
+def blocks(shape: tuple[int, int], side: int, *, leftwards: bool = False) -> Iterator[Box]:
+    """Boxes of at most `side` pixels a side that partition a mask, in row-major order, or each row from right to left.
 
     Example:
-        >>> [box.shape for box in blocks((3, 5), 4)]
-        [(3, 4), (3, 1)]
+        >>> [box.shape for box in blocks((3, 5), 4)], [box.shape for box in blocks((3, 5), 4, leftwards=True)]
+        ([(3, 4), (3, 1)], [(3, 1), (3, 4)])
     """
+    columns = range(0, shape[1], side)
     for y0 in range(0, shape[0], side):
-        for x0 in range(0, shape[1], side):
+        for x0 in reversed(columns) if leftwards else columns:
             yield Box(y0, x0, min(y0 + side, shape[0]), min(x0 + side, shape[1]))
 
 
