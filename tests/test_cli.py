@@ -119,7 +119,7 @@ def test_measure_takes_another_pixel_size_without_the_model(microseg, checkpoint
         "segment", "--archive", archive / "exact.tif", "--checkpoint", checkpoint, "--output", run, "--workers", "0"
     )
     before = (run / "masks/exact.tif.zarr/0/c/0/0").read_bytes()
-    ran = microseg("measure", "--run", run, "--pixel_size_um", "0.5")
+    ran = microseg("measure", "--run", run, "--pixel_size_um", "0.5", "--exports.write", "false")
     assert ran.code == 0, ran.err
     assert "0.5 x 0.5" in ran.out
     counts = MaskStore.open(run / "masks/exact.tif.zarr").counts.sum(axis=(0, 1))

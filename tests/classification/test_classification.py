@@ -100,7 +100,7 @@ def test_classes_are_folders_in_alphabetical_order_and_splits_spread_them(folder
     assert find_labelled(settings(folders, seed=1)).rows != labelled.rows
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_copies_and_mirrors_never_cross_a_split(tmp_path, seed):
     for name, period in (("coarse", 24), ("fine", 6)):
         (tmp_path / name).mkdir()
@@ -277,6 +277,7 @@ def test_a_fit_learns_and_writes_what_it_found(fitted):
     assert [row["epoch"] for row in done.history if row["best"]][-1] == losses.index(min(losses)) + 1
 
 
+@pytest.mark.slow
 def test_two_fits_have_equal_weights_and_another_seed_has_others(folders, tmp_path):
     weights = []
     for number, seed in enumerate((45, 45, 46)):

@@ -228,6 +228,7 @@ def test_segment_runs_on_the_cluster(
     assert not (working_dir / "runs").exists()
 
 
+@pytest.mark.slow
 def test_an_output_that_would_vanish_is_refused(head: Head, working_dir: Path, archive: Path) -> None:
     given = [
         "--images",

@@ -63,6 +63,7 @@ def test_the_commands_of_the_page_run_with_their_model(workspace, monkeypatch, m
         assert len(list(csv.DictReader(file))) == 2
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(workspace, monkeypatch, microseg):
     monkeypatch.chdir(workspace)
     small = {**CHANGES["configs/defects.yaml"], "train.model": {"name": "unet", "width": 2, "depth": 2}}

@@ -88,6 +88,7 @@ def test_the_commands_of_the_page_run_with_their_models(workspace, monkeypatch, 
     assert "tune" in {one.job for one in run_page(PAGE, microseg)}
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(workspace, monkeypatch, microseg):
     monkeypatch.chdir(workspace)
     deeplab = {key: value for key, value in CHANGES["configs/mudrock_deeplab.yaml"].items() if "encoder" not in key}

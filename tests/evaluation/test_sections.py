@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from decimal import Decimal
 
 import numpy as np
@@ -15,22 +16,28 @@ from microseg_ray.errors import SettingsError
 from microseg_ray.evaluation import sections
 from microseg_ray.evaluation.sections import ShapeRule, class_sections, sections_of_run, with_shape
 from microseg_ray.figures.pictures import class_palette
+from microseg_ray.on_ray.actors import segment
 from microseg_ray.runs.folder import Run
-from microseg_ray.settings import ClassSpec
+from microseg_ray.settings import ClassSpec, SegmentSettings, settings_from
 from microseg_ray.sources import read_mask
 from tests.tints import decode_tint
 
+MEASURE = ("measure", "--exports.write", "false", "--run")
 CLASSES = tuple(ClassSpec(name=name) for name in ("background", "Hot pixel"))
 
 
+@pytest.fixture(scope="module")
+def segmented(checkpoint, archive, tmp_path_factory):
+    """Four micrographs of several sizes; shards do not fit the sections."""
+    output = tmp_path_factory.mktemp("sections") / "run"
+    chosen = {"archive": str(archive), "checkpoint": str(checkpoint), "output": str(output), "workers": 0, "shard": 256}
+    segment(settings_from(SegmentSettings, {**chosen, "source": {"info_bar": "none"}}))
+    return output
+
+
 @pytest.fixture
-def run(microseg, checkpoint, archive, tmp_path):
-    """Three micrographs of several sizes; shards do not fit the sections."""
-    ran = microseg(
-        *("segment", "--archive", archive, "--checkpoint", checkpoint, "--output", tmp_path / "run"),
-        *("--workers", 0, "--shard", 256, "--source.info_bar", "none"),
-    )
-    assert ran.code == 0, ran.err
+def run(segmented, tmp_path):
+    shutil.copytree(segmented, tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -47,7 +54,7 @@ def test_rows_of_sections_give_what_the_whole_mask_does(height, width, size, see
 
 
 def test_every_section_of_a_run_is_listed_by_brute_force(microseg, run, archive):
-    ran = microseg("measure", "--run", run, "--sections", 100, "--find", " GRAIN ")
+    ran = microseg(*MEASURE, run, "--sections", 100, "--find", " GRAIN ")
     assert ran.code == 0, ran.err
     expected = []
     names = sorted(path.relative_to(archive).as_posix() for path in archive.rglob("*") if path.is_file())
@@ -65,13 +72,13 @@ def test_every_section_of_a_run_is_listed_by_brute_force(microseg, run, archive)
     ] == expected
     assert {row["class_name"] for row in found} == {"grain"}
     assert f"{names[0]}, section" in ran.out or len(expected) > 20
-    everything = microseg("measure", "--run", run, "--sections", 100)
+    everything = microseg(*MEASURE, run, "--sections", 100)
     assert everything.code == 0
     assert {row["class_name"] for row in rows_of(run / "sections.csv")} == {"matrix", "grain", "pore"}
 
 
 def test_percentages_have_four_decimals_and_add_up_to_100(microseg, run):
-    assert microseg("measure", "--run", run, "--sections", 64).code == 0
+    assert microseg(*MEASURE, run, "--sections", 64).code == 0
     shares = rows_of(run / "percentages.csv")
     areas = {(row["micrograph"], row["class_name"]): row for row in rows_of(run / "areas.csv")}
     assert len(shares) == len(areas) == 12
@@ -86,7 +93,7 @@ def test_percentages_have_four_decimals_and_add_up_to_100(microseg, run):
 
 
 def test_shape_rules_are_about_the_whole_mask(microseg, run, monkeypatch):
-    options = ("measure", "--run", run, "--sections", 50, "--find", "pore")
+    options = (*MEASURE, run, "--sections", 50, "--find", "pore")
     ran = microseg(*options, "--find_lines", "--find_max_pixels", 3)
     assert ran.code == 0, ran.err
     name = "exact.tif"
@@ -104,13 +111,13 @@ def test_shape_rules_are_about_the_whole_mask(microseg, run, monkeypatch):
 
 
 def test_wrong_questions_are_named(microseg, run):
-    assert "there are matrix, grain, pore" in microseg("measure", "--run", run, "--sections", 9, "--find", "hot").err
-    assert "give sections" in microseg("measure", "--run", run, "--find", "pore").err
-    assert "give find" in microseg("measure", "--run", run, "--sections", 9, "--find_lines").err
+    assert "there are matrix, grain, pore" in microseg(*MEASURE, run, "--sections", 9, "--find", "hot").err
+    assert "give sections" in microseg(*MEASURE, run, "--find", "pore").err
+    assert "give find" in microseg(*MEASURE, run, "--sections", 9, "--find_lines").err
 
 
 def test_overlays_give_the_masks_back_and_are_never_read_again(microseg, run, archive, checkpoint):
-    ran = microseg("measure", "--run", run, "--overlays", 10)
+    ran = microseg(*MEASURE, run, "--overlays", 10)
     assert ran.code == 0, ran.err
     drawn = sorted(path.relative_to(run / "overlays").as_posix() for path in (run / "overlays").rglob("*.png"))
     assert drawn == sorted(

@@ -128,6 +128,7 @@ def test_a_shard_that_kills_every_worker(archive, checkpoint, quick, tree_of, tm
     assert tree_of(tmp_path / "run/masks") == quick
 
 
+@pytest.mark.slow
 def test_two_poisons_at_one_try_each_cost_no_one_else(archive, checkpoint, tmp_path, ray_session):
     class Poisoned(Quick):
         def _shard(self, task):
@@ -140,6 +141,7 @@ def test_two_poisons_at_one_try_each_cost_no_one_else(archive, checkpoint, tmp_p
     assert result.ledger.computed == 13
 
 
+@pytest.mark.slow
 def test_a_header_that_kills_its_worker_costs_no_other_of_its_group(
     checkpoint, tmp_path, ray_session, monkeypatch
 ):  # fmt: skip
@@ -177,6 +179,7 @@ def test_every_third_shard_failing(archive, checkpoint, quick, tree_of, tmp_path
     assert tree_of(tmp_path / "run/masks") == quick
 
 
+@pytest.mark.slow
 def test_a_shard_that_stalls(archive, checkpoint, quick, tree_of, tmp_path, ray_session):
     class Stalls(Quick):
         def _shard(self, task):
@@ -358,6 +361,7 @@ def test_a_run_that_follows_a_killed_driver_at_once(driver, many, checkpoint, ma
     assert tree_of(tmp_path / "run/masks") == many_whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_driver_told_to_stop(driver, many, checkpoint, many_whole, tree_of, tmp_path, how):
     """It stops in good order, keeps a second job out until then, and another run goes on from there."""

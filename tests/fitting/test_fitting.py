@@ -343,6 +343,7 @@ def plain(tiles, tmp_path_factory):
     return train(settings(tiles, tmp_path_factory.mktemp("plain") / "fit", **INVARIANT))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_one_ray_worker_equals_this_process(tiles, plain, tmp_path, ray_session):
     reports = []

@@ -290,7 +290,9 @@ def test_folded_norms_predict_the_same(name):
         assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
 
 
-@pytest.mark.parametrize("name", ["resnet_unet", "defectsegnet", "unet"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet_unet", "defectsegnet")), "unet"]
+)
 def test_a_checkpoint_comes_back_and_predicts(name, tmp_path):
     model = settled(name)
     card = ModelCard(

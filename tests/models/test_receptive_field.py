@@ -272,7 +272,7 @@ def test_models_that_do_not_are_not_listed(model):
         ("unet", {"width": 4, "norm": "group"}, True),
         ("efficientnet_unet", {}, False),
         ("efficientnet_deeplab", {}, False),
-        ("vgg16_unet", {}, False),
+        pytest.param("vgg16_unet", {}, False, marks=pytest.mark.slow),
         ("deeplabv3plus", {"image_pooling": True}, True),
         ("deeplabv3plus", {"image_pooling": False}, False),
         ("resnet_unet", {"encoder": "resnet18"}, False),

@@ -128,7 +128,7 @@ def trials_of(folder):
     "tune",
     [
         {"algorithm": "grid", "search": {"model.width": [2, 4]}, "trials": 6},
-        {"algorithm": "tpe", "search": SEARCH, "trials": 2, "scheduler": "asha"},
+        pytest.param({"algorithm": "tpe", "search": SEARCH, "trials": 2, "scheduler": "asha"}, marks=pytest.mark.slow),
     ],
     ids=["grid", "tpe-asha"],
 )
@@ -163,6 +163,7 @@ def test_a_search_ends_in_a_table_a_page_and_a_checkpoint(tmp_path, tiles, micro
         assert "another output" in ran.err
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_an_area_error_is_an_objective(tmp_path, tiles, microseg, pairs):
@@ -185,6 +186,7 @@ def test_an_area_error_is_an_objective(tmp_path, tiles, microseg, pairs):
     assert all(0 <= error <= 1 for error in errors)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_population_based_training_copies_weights(tmp_path, tiles, microseg):

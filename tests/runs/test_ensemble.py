@@ -65,6 +65,7 @@ def test_run_json_names_every_member(places, finished):
     assert finished.plan.verdict == "exact"
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_bytes(archive, places, finished, tmp_path, ray_session, tree_of):
     other = segment(options(archive, places, tmp_path / "run", workers=2))
     assert tree_of(other.run.folder / "masks") == tree_of(finished.run.folder / "masks")

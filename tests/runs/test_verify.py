@@ -21,7 +21,7 @@ from microseg_ray.settings import SegmentSettings, VerifySettings, settings_from
 @pytest.fixture(scope="module")
 def finished(archive, checkpoint, tmp_path_factory):
     output = tmp_path_factory.mktemp("verified") / "run"
-    chosen = {"archive": str(archive), "checkpoint": str(checkpoint), "output": str(output), "workers": 0, "shard": 64}
+    chosen = {"archive": str(archive), "checkpoint": str(checkpoint), "output": str(output), "workers": 0, "shard": 128}
     segment(settings_from(SegmentSettings, chosen))
     return output
 

@@ -93,5 +93,5 @@ def test_a_frame_is_whole_by_default_and_a_half_on_request(microseg, checkpoint,
     assert mixed.code == 1
     assert "results are never mixed" in mixed.err
     # The page and the overlays of the half show the half.
-    assert microseg("measure", "--run", tmp_path / "right", "--overlays", 1).code == 0
+    assert microseg("measure", "--run", tmp_path / "right", "--overlays", 1, "--exports.write", "false").code == 0
     assert microseg("report", "--run", tmp_path / "right").code == 0

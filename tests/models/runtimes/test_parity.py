@@ -27,7 +27,7 @@ SMALL = {
     "defectsegnet": {},
     "coarse_fine": {"height": 64, "width": 48},
 }
-LARGE = ("efficientnet_unet", "vgg16_unet", "deeplabv3plus", "resnet_unet")
+LARGE = ("defectsegnet", "efficientnet_unet", "vgg16_unet", "deeplabv3plus", "resnet_unet")
 NORMS = {"unet group": ("unet", {"norm": "group"}), "unet instance": ("unet", {"norm": "instance"})}
 CASES = {name: (name, options) for name, options in SMALL.items()} | {
     name: (architecture, SMALL[architecture] | options) for name, (architecture, options) in NORMS.items()
