@@ -140,6 +140,10 @@ class Labels:
         """Where the labels of a micrograph lie."""
         return self.folder / "masks" / f"{name}.zarr"
 
+    def labelled(self, name: str) -> bool:
+        """Whether anything was painted in a micrograph, by its files; all of it may have been erased since."""
+        return (self.mask_path(name) / "0" / "c").is_dir()
+
     def pixels(self, sheet: Sheet, box: Box) -> NDArray[np.uint8]:
         """Labels of a box; 255 where nobody painted."""
         array = self._array(sheet)

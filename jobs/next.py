@@ -1,0 +1,8 @@
+"""`microseg next` as a script, for `ray job submit --working-dir . -- python jobs/next.py --run /shared/NAME`."""
+
+import sys
+
+from microseg_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["next", *sys.argv[1:]]))
