@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from microseg_ray.settings.postprocess import PostprocessSettings
     from microseg_ray.settings.probabilities import ProbabilitiesSettings
     from microseg_ray.settings.ray import RaySettings
+    from microseg_ray.settings.recipe import RecipeSettings
     from microseg_ray.settings.report import ReportSettings
     from microseg_ray.settings.scaling import Scaling
     from microseg_ray.settings.segment import SegmentSettings
@@ -100,6 +101,7 @@ __all__ = [
     "PostprocessSettings",
     "ProbabilitiesSettings",
     "RaySettings",
+    "RecipeSettings",
     "ReportSettings",
     "SamplingSettings",
     "Scaling",
