@@ -120,6 +120,11 @@ class Schedule:
         stride: Image rows come in multiples of it.
         rows: Image rows of a strip, for which the choices are made; any others may be fed. 0: images are one strip each, and
             nothing is chosen.
+        early: The choice of what is computed early, `early` of another schedule of the same network; None: it is made. It does
+            not depend on the height of strips, and takes as long as all the rest.
+
+    Attributes:
+        early: Nodes that are computed early.
 
     Example:
         >>> from torch import nn
@@ -131,7 +136,7 @@ class Schedule:
         [(Take(node=0, offset=0, length=6),)]
     """
 
-    def __init__(self, nodes: Sequence[Node], stride: int, rows: int) -> None:
+    def __init__(self, nodes: Sequence[Node], stride: int, rows: int, early: frozenset[int] | None = None) -> None:
         self.stride = stride
         self.rows = rows
         self._nodes = nodes
@@ -145,17 +150,22 @@ class Schedule:
         self._grains = [max([self._rows[reader].whole for reader in readers], default=1) for readers in self._readers]
         self._found: dict[tuple[int, frozenset[int]], tuple[int, ...]] = {}
         self._open = self.heights(OPEN)
-        self._early: frozenset[int] = frozenset()
+        self.early: frozenset[int] = early or frozenset()
         self._again: frozenset[int] = frozenset()
         if rows:
-            self._choose()
+            self._choose(early is not None)
 
-    def _choose(self) -> None:
+    def _choose(self, early_is_known: bool) -> None:
         """First what keeps the fewest rows, then what costs the least time; a tie is a change, so that groups can follow."""
-        inner = range(1, len(self._nodes) - 1)
-        self._early = self._lowered(self._early, [frozenset({index}) for index in inner], "_early", self._kept_numbers)
+        if not early_is_known:
+            inner = range(1, len(self._nodes) - 1)
+            self.early = self._lowered(self.early, [frozenset({index}) for index in inner], "early", self._kept_numbers)
         groups = list(self._groups().values())
-        self._again = self._lowered(self._again, [*groups, *groups], "_again", self._cost)
+        for _ in range(2):
+            before = self._again
+            self._again = self._lowered(self._again, groups, "_again", self._cost)
+            if self._again == before:
+                break
 
     def _lowered(
         self, chosen: frozenset[int], changes: list[frozenset[int]], name: str, cost: Callable[[], float]
@@ -273,7 +283,7 @@ class Schedule:
 
     def _stops(self, fed: int) -> tuple[int, ...]:
         """Rows of each node that have been computed then. They do not depend on `_again`, whose choice asks often."""
-        key = fed, self._early
+        key = fed, self.early
         if key not in self._found:
             able: list[int] = []
             for rows, inputs, grain in zip(self._rows, self._inputs, self._grains, strict=True):
@@ -281,7 +291,7 @@ class Schedule:
                 able.append(floor_to(ready, grain))
             stops = list(able)
             for index in reversed(range(1, len(able) - 1)):
-                if index not in self._early:
+                if index not in self.early:
                     readers = self._readers[index]
                     wanted = [self._rows[each].needs(0, stops[each]).end for each in readers if stops[each] > 0]
                     stops[index] = min(able[index], max(wanted, default=0))

@@ -15,7 +15,9 @@ from microseg_ray.models.predictor import fold_norms
 from microseg_ray.models.runtimes import load_runtime
 from microseg_ray.models.strips import NotStreamableError, stream
 from microseg_ray.models.strips.rows import Range
+from microseg_ray.models.strips.schedule import Schedule
 from microseg_ray.models.strips.stream import StripNetwork
+from microseg_ray.models.strips.trace import traced
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "unet": ("unet", {"width": 2, "depth": 2}),
@@ -227,3 +229,14 @@ class _Branching(nn.Module):
 def test_what_cannot_be_streamed_says_why(model: nn.Module, reason: str) -> None:
     with pytest.raises(NotStreamableError, match=reason):
         StripNetwork(nn.Sequential(model).eval(), 1, 1, 8, load_runtime("torch", "fp32"))
+
+
+@pytest.mark.parametrize("network", ["resunet", "efficientnet_unet", "mixed"], indirect=True)
+def test_strips_of_every_height_share_what_is_computed_early(network: tuple[nn.Module, int]) -> None:
+    model, stride = network
+    nodes = traced(model, 1, stride)
+    early = Schedule(nodes, stride, stride).early
+    for strides in (1, 3, 8):
+        own, shared = Schedule(nodes, stride, strides * stride), Schedule(nodes, stride, strides * stride, early)
+        far = 4096 * stride
+        assert own.program(far, far + strides * stride) == shared.program(far, far + strides * stride)
