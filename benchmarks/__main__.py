@@ -28,6 +28,7 @@ SCRIPTS = {
     "exactness": "exactness",
     "pool": "pool",
     "intervals": "intervals",
+    "many": "many",
     "forest": "forest",
     "pretrained": "pretrained",
 }

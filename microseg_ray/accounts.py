@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.names import text
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.quarantine import Failure
 
-__all__ = ["ACCOUNTS_FILE", "Account", "NotTaken", "counted", "file_account", "write_accounts"]
+__all__ = ["ACCOUNTS_FILE", "Account", "NotTaken", "counted", "file_account", "read_accounts", "write_accounts"]
 
 ACCOUNTS_FILE = "accounting.csv"
 _COLUMNS = ("quantity", "seen", "used", "set_aside", "not_taken", "reasons")
@@ -139,3 +141,40 @@ def write_accounts(path: str | os.PathLike[str], accounts: Iterable[Account]) ->
     """
     lines = ((each.quantity, each.seen, each.used, each.set_aside, each.left, each.reasons) for each in accounts)
     write_csv(path, _COLUMNS, lines)
+
+
+def read_accounts(path: str | os.PathLike[str]) -> list[Account]:
+    """Read what `write_accounts` wrote; nothing where there is no such file.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_accounts(f"{folder}/accounting.csv", [Account("files", 5, 1, 1, {"hidden; 2": 2, "no image": 1})])
+        ...     print(*read_accounts(f"{folder}/accounting.csv"))
+        files: 5 seen = 1 used + 1 set aside + 3 not taken (2 hidden; 2; 1 no image)
+    """
+    if not Path(path).is_file():
+        return []
+    with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
+        return [
+            Account(
+                row["quantity"],
+                int(row["seen"]),
+                int(row["used"]),
+                int(row["set_aside"]),
+                _reasons(row["reasons"], int(row["not_taken"])),
+            )
+            for row in csv.DictReader(handle)
+        ]
+
+
+def _reasons(said: str, total: int) -> dict[str, int]:
+    """The count of each reason. A reason may hold the separator: what adds up is right."""
+    parts: list[tuple[int, str]] = []
+    for piece in said.split("; "):
+        head, _, rest = piece.partition(" ")
+        if head.isdecimal() and rest:
+            parts.append((int(head), rest))
+        elif parts:
+            parts[-1] = (parts[-1][0], f"{parts[-1][1]}; {piece}")
+    return {reason: count for count, reason in parts} if sum(count for count, _ in parts) == total else {said: total}

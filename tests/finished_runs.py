@@ -30,6 +30,7 @@ def finished_run(
     micrographs: Mapping[str, tuple[NDArray[np.uint8], Size]],
     shard: int,
     unfinished: Collection[str] = (),
+    pixels: Mapping[str, object] | None = None,
 ) -> Run:
     """A run in FOLDER/run of 16-bit micrographs in FOLDER/archive.
 
@@ -39,6 +40,7 @@ def finished_run(
         micrographs: Mask and pixel size by name.
         shard: Side of the shards of the masks.
         unfinished: Names of masks that have all shards and are not finished.
+        pixels: Settings that decide pixels, of the run's identity.
     """
     archive = folder / "archive"
     record = {
@@ -48,7 +50,7 @@ def finished_run(
         "classes": [each.model_dump() for each in classes],
         "settings": {},
     }
-    made = Run.create(folder / "run", RunIdentity("f00d", {}), record)
+    made = Run.create(folder / "run", RunIdentity("f00d", dict(pixels or {})), record)
     for name, (mask, size) in micrographs.items():
         (archive / name).parent.mkdir(parents=True, exist_ok=True)
         light = np.random.default_rng(1).integers(0, 4000, mask.shape).astype(np.uint16)

@@ -17,11 +17,11 @@ __all__ = ["report"]
 
 def report(settings: ReportSettings, _start: StartRay) -> int:
     """Write the HTML page of a run."""
-    from microseg_ray.report import report_run
-    from microseg_ray.runs.folder import Run
+    from microseg_ray.accounts import ACCOUNTS_FILE, read_accounts
+    from microseg_ray.report import Shown, report_run
 
     try:
-        page = report_run(settings.run)
+        page = report_run(settings.run, shown=Shown(settings.panels, settings.places, settings.thumbnails))
     except MicrosegError:
         raise
     except (ValueError, KeyError) as error:
@@ -32,5 +32,5 @@ def report(settings: ReportSettings, _start: StartRay) -> int:
             "writes all tables anew"
         ) from error
     console.print(escape(str(page)))
-    print_accounts(Run.open(settings.run).accounts())
+    print_accounts(read_accounts(page.with_name(ACCOUNTS_FILE)))
     return DONE

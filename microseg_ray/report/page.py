@@ -6,9 +6,7 @@ them (`data-value`), all text is escaped, and the page loads no other resource.
 
 from __future__ import annotations
 
-import math
 import re
-import statistics
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -28,19 +26,22 @@ from microseg_ray.figures.pictures import (
     stretched,
 )
 from microseg_ray.files import whole
+from microseg_ray.report.rows import area_rows, class_of, failure_table, object_table
 from microseg_ray.report.statistics import PageStatistics
+from microseg_ray.report.thumbnails import SIDE
+from microseg_ray.report.uncertain import HOW_TO_GET, Place, Places, doubt_of
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, default_color
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from microseg_ray.report.methods import Methods
+    from microseg_ray.report.provenance import Step
 
 __all__ = ["Panel", "RunReport", "write_run_report"]
 
-_NONE = "–"  # noqa: RUF001 - the dash of tables
 _LONG_TEXT = 100
 _DIGEST = re.compile(r"[0-9a-f]{32,128}")
 
@@ -99,13 +100,19 @@ class RunReport:
         areas: A row per micrograph and class, as in `areas.csv`. Required keys: `micrograph`, `class` (or
             `class_name`), `pixel_count`, `area_fraction`. Optional: `measured_share` (0 to 1; without it,
             `measured_pixel_count` is shown), `area_um2`, `pixel_size_um` (y, x) or `pixel_size_um_y` and
-            `pixel_size_um_x`, `pixel_size_source`. None, NaN and "" mean unknown. Other keys are ignored.
+            `pixel_size_um_x`, `pixel_size_source`, `low` and `high` (interval of the area fraction). None, NaN and "" mean
+            unknown. Other keys are ignored.
         failures: Quarantined inputs with the keys `path`, `stage`, `reason`.
         panels: Micrographs to show.
         truth: True area fraction by (micrograph, class), shown beside the measured one; None to leave these columns out.
         objects: A row per micrograph and class, as in `object_classes.csv`; empty where objects were not measured.
         methods: Paragraph and citations for a paper; None to leave them out.
         statistics: Tables with intervals and plots; empty where they were not measured.
+        scores: How unusual each micrograph is; empty to leave the column out.
+        thumbnails: Sheet, x and y of the thumbnail of a micrograph; the sheets lie beside the page.
+        places: Where the run is least certain; None to leave the section out.
+        classes: Names and colours by index, for the places.
+        provenance: Who made what.
 
     Example:
         >>> RunReport("Run a", identity={"verdict": "exact"}).areas
@@ -121,139 +128,22 @@ class RunReport:
     objects: list[dict[str, Any]] = field(default_factory=list)
     statistics: PageStatistics = field(default_factory=PageStatistics)
     methods: Methods | None = None
-
-
-_OBJECT_CELLS = (
-    ("object_count", 0),
-    ("inside_count", 0),
-    ("density_per_mm2", 2),
-    ("mean_diameter", 3),
-    ("number_d10", 3),
-    ("number_d50", 3),
-    ("number_d90", 3),
-    ("area_d50", 3),
-)
-"""Columns of `object_classes.csv` on the page, and their decimals."""
-
-
-def _number(value: Any) -> float | None:
-    """A number of a table row, or None for None, NaN and empty text."""
-    if value is None or value == "":
-        return None
-    number = float(value)
-    return None if math.isnan(number) else number
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """A table cell: groups of digits for display, and the unrounded number for sorting."""
-
-    groups: tuple[str, ...]
-    value: str = ""
-
-
-def _cell(value: float | None, decimals: int, scale: float = 1.0, *, signed: bool = False) -> _Cell:
-    if value is None:
-        return _Cell((_NONE,))
-    # Digits are grouped by markup, without separators, so that a copied number can be parsed.
-    text = f"{value * scale:{'+' if signed else ''},.{decimals}f}".replace("-", "\N{MINUS SIGN}")
-    return _Cell(tuple(text.split(",")), repr(value))
-
-
-def _pixel_size(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    """(y, x) in micrometres, from one key or from two."""
-    pair = row.get("pixel_size_um") or (row.get("pixel_size_um_y"), row.get("pixel_size_um_x"))
-    y, x = (_number(side) for side in pair)
-    return None if y is None or x is None else (y, x)
-
-
-def _size_text(size: tuple[float, float] | None) -> str:
-    """A pixel size as text: one number if both are equal."""
-    if size is None:
-        return _NONE
-    y, x = size
-    return f"{x:.6g}" if math.isclose(x, y, rel_tol=1e-9) else f"{y:.6g} x {x:.6g} (y, x)"
-
-
-def _class_of(row: Mapping[str, Any]) -> str:
-    return str(row["class"] if "class" in row else row["class_name"])
+    scores: Mapping[str, float] = field(default_factory=dict)
+    thumbnails: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)
+    places: Places | None = None
+    classes: tuple[ClassSpec, ...] = ()
+    provenance: tuple[Step, ...] = ()
 
 
 def _class_colors(report: RunReport) -> dict[str, str]:
     """The colour of each class in the report."""
     colors = {
         spec.name: spec.color or default_color(index)
-        for panel in report.panels
-        for index, spec in enumerate(panel.classes)
+        for classes in (report.classes, *(panel.classes for panel in report.panels))
+        for index, spec in enumerate(classes)
     }
-    names = dict.fromkeys(_class_of(row) for row in (*report.areas, *report.objects))
+    names = dict.fromkeys(class_of(row) for row in (*report.areas, *report.objects))
     return {name: default_color(index) for index, name in enumerate(names)} | colors
-
-
-def _area_rows(report: RunReport) -> list[dict[str, Any]]:
-    rows = []
-    for place, row in enumerate(report.areas):
-        missing = [key for key in ("micrograph", "pixel_count", "area_fraction") if key not in row]
-        missing += ["class"] if not {"class", "class_name"} & row.keys() else []
-        if missing:
-            raise ValueError(f"areas, row {place}: the key {missing[0]!r} is missing; it has {sorted(row)}")
-        micrograph, name = str(row["micrograph"]), _class_of(row)
-        count, fraction = _number(row["pixel_count"]), _number(row["area_fraction"])
-        truth = _number((report.truth or {}).get((micrograph, name)))
-        difference = None if truth is None or fraction is None else fraction - truth
-        pixel_size = _pixel_size(row)
-        rows.append(
-            {
-                "micrograph": micrograph,
-                "class": name,
-                "fraction": fraction,
-                "difference": difference,
-                "calibrated": pixel_size is not None or _number(row.get("area_um2")) is not None,
-                "pixel_size": _size_text(pixel_size),
-                "count_cell": _cell(None if count is None else int(count), 0),
-                "pixel_size_source": str(row.get("pixel_size_source") or ""),
-                "measured_cell": _cell(_number(row.get("measured_pixel_count")), 0),
-                "share_cell": _cell(_number(row.get("measured_share")), 2, 100),
-                "fraction_cell": _cell(fraction, 3, 100),
-                "area_cell": _cell(_number(row.get("area_um2")), 2),
-                "truth_cell": _cell(truth, 3, 100),
-                "difference_cell": _cell(difference, 3, 100, signed=True),
-            }
-        )
-    return rows
-
-
-def _object_rows(report: RunReport) -> list[dict[str, Any]]:
-    return [
-        {
-            "micrograph": str(row["micrograph"]),
-            "class": _class_of(row),
-            "unit": "µm" if row["unit"] == "um" else str(row["unit"]),
-            "cells": [_cell(_number(row.get(name)), decimals) for name, decimals in _OBJECT_CELLS],
-        }
-        for row in report.objects
-    ]
-
-
-def _class_summaries(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Summary per class over the micrographs in which it was measured; each micrograph has the same weight."""
-    for name in dict.fromkeys(row["class"] for row in rows):
-        own = [row for row in rows if row["class"] == name]
-        fractions = [row["fraction"] for row in own if row["fraction"] is not None]
-        differences = [abs(row["difference"]) for row in own if row["difference"] is not None]
-        mean = statistics.fmean(fractions) if fractions else None
-        yield {
-            "class": name,
-            "fraction": mean,
-            "cells": [
-                _cell(len(fractions), 0),
-                _cell(mean, 3, 100),
-                _cell(statistics.stdev(fractions) if len(fractions) > 1 else None, 3, 100),
-                _cell(min(fractions, default=None), 3, 100),
-                _cell(max(fractions, default=None), 3, 100),
-            ],
-            "worst": _cell(max(differences, default=None), 3, 100),
-        }
 
 
 def _first_word(text: str) -> str:
@@ -309,6 +199,39 @@ def _panel_view(panel: Panel) -> dict[str, Any]:
     }
 
 
+def _place_view(place: Place, kind: str, classes: tuple[ClassSpec, ...]) -> dict[str, Any]:
+    """Template values of one of the least certain places: micrograph, mask over it, doubt over it."""
+    shape = place.mask.shape
+    gray = np.full((*shape, 3), 128, np.uint8) if place.image is None else stretched(_shown(place.image))
+    doubt = np.nan_to_num(doubt_of(place.map, kind))[..., None]
+    hot = np.stack([np.full(shape, 255.0), 230 * (1 - doubt[..., 0]), np.zeros(shape)], axis=-1)
+    pictures = (
+        ("micrograph", gray),
+        ("mask over the micrograph", overlay(gray, place.mask, class_palette(classes))),
+        (
+            f"{kind}: what is uncertain is yellow to red",
+            np.asarray(np.rint(gray * (1 - doubt) + hot * doubt), np.uint8),
+        ),
+    )
+    size, width = place.pixel_size_um, place.box.width
+    bar = None if size is None else scale_bar_um(width, size[1])
+    return {
+        "micrograph": place.micrograph,
+        "where": f"y {place.box.y0} to {place.box.y1}, x {place.box.x0} to {place.box.x1} px",
+        "doubt": f"{place.doubt:.3f}",
+        "ratio": f"{width} / {place.box.height}",
+        "bar": None if bar is None or size is None else f"{100 * bar / (width * size[1]):.4g}%",
+        "bar_text": "" if bar is None else length_text(bar),
+        "gone": place.image is None,
+        "views": [(what, data_uri(Image.fromarray(pixels), "JPEG")) for what, pixels in pictures],
+    }
+
+
+def _shown(image: NDArray[Any]) -> NDArray[Any]:
+    """The channels of a micrograph that are shown."""
+    return image[:3] if len(image) >= 3 else image[:1]
+
+
 @cache
 def _template() -> jinja2.Template:
     source = (Path(__file__).parent / "templates" / "report.html").read_text("utf-8")
@@ -337,26 +260,30 @@ def write_run_report(page: Path, report: RunReport) -> None:
         ...     "12.500" in (Path(folder) / "report.html").read_text("utf-8")
         True
     """
-    rows = _area_rows(report)
+    areas = area_rows(report.areas, report.truth, report.scores, report.thumbnails)
+    places, page_places = report.places, report.places or Places()
     shown = {panel.name: f"panel-{place}" for place, panel in enumerate(report.panels, 1)}
     parts = _template().generate(
         title=report.title,
         identity=_identity_rows(report.identity),
-        rows=rows,
-        summaries=list(_class_summaries(rows)),
+        areas=areas,
+        summaries=areas.classes,
         colors=_class_colors(report),
-        micrographs=len({row["micrograph"] for row in rows}),
-        failures=[{key: str(row.get(key, "")) for key in ("path", "stage", "reason")} for row in report.failures],
+        micrographs=areas.micrographs,
+        failures=failure_table(report.failures),
         anchors=shown,
-        objects=_object_rows(report),
+        objects=object_table(report.objects),
         statistics=report.statistics,
         methods=report.methods,
         panels=(_panel_view(panel) for panel in report.panels),
-        has_truth=report.truth is not None,
-        has_share=any(row["share_cell"].value for row in rows),
-        has_measured=any(row["measured_cell"].value for row in rows),
-        calibrated=any(row["calibrated"] for row in rows),
-        uncalibrated=len({row["micrograph"] for row in rows if not row["calibrated"]}),
+        places=(_place_view(each, page_places.kind, report.classes) for each in page_places.found),
+        places_of=places,
+        how_to_get=HOW_TO_GET,
+        provenance=report.provenance,
+        side=SIDE,
+        thumbnails=bool(report.thumbnails),
+        calibrated=areas.uncalibrated < areas.micrographs,
+        uncalibrated=areas.uncalibrated,
     )
     with whole(page) as partial, partial.open("wb") as file:
         for part in parts:

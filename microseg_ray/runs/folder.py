@@ -54,7 +54,7 @@ INTERVAL_TABLES = tuple(
 )
 EXPORTS = ("statistics.xlsx", "tables.md", "tables.tex", "plots")
 OUTDATED = (
-    *("sections.csv", "percentages.csv", "overlays", "report.html"),
+    *("sections.csv", "percentages.csv", "overlays", "report.html", "thumbnails"),
     *(*OBJECT_TABLES, "objects", *INTERVAL_TABLES, *EXPORTS),
 )
 """What jobs make of a run's masks and tables, and what must not outlive them."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from microseg_ray.report import report_run
+from microseg_ray.report import Shown, report_run
 from microseg_ray.report import run as of_run
 from microseg_ray.report.methods import methods_of
 from microseg_ray.runs.folder import Run
@@ -57,8 +57,8 @@ def test_the_page_has_it_and_shows_outliers_first(run, monkeypatch):
     shown = []
     genuine = of_run._panel
     monkeypatch.setattr(of_run, "_panel", lambda run, name: shown.append(name) or genuine(run, name))
-    report_run(run.folder, panels=2)
-    ranked = of_run.outliers_first(run.areas())
+    report_run(run.folder, shown=Shown(panels=2))
+    ranked = of_run.outliers_first(of_run.scores_of(run.areas()))
     assert shown == ranked[:2]
     assert "<i>odd<-i>.png" in ranked
     shares = np.array([row["area_fraction"] for row in run.areas()]).reshape(4, 3)

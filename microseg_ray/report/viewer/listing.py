@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.report.viewer.subject import Subject
 
-__all__ = ["Listing", "Order", "list_micrographs", "outlier_scores"]
+__all__ = ["Listing", "Order", "list_micrographs", "micrograph_intervals", "outlier_scores"]
 
 _SPREAD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
@@ -150,7 +150,8 @@ def list_micrographs(subject: Subject) -> Listing:
             fractions[rows, index] = _column(table, "area_fraction")[keep]
             areas[rows, index] = _column(table, "area_um2")[keep]
             pixel_um[rows] = _column(table, "pixel_size_um_x")[keep]
-        table = _micrograph_intervals(_table(subject, "intervals.parquet"))
+        table = _table(subject, "intervals.parquet")
+        table = None if table is None else micrograph_intervals(table)
         rows, index, keep = _rows(table, place, "name", classes)
         if table is not None:
             intervals[rows, index, 0] = _column(table, "low")[keep]
@@ -174,10 +175,8 @@ def _table(subject: Subject, file: str) -> Any:
     return None if run is None or not (run.folder / file).is_file() else read_parquet(run.folder / file)
 
 
-def _micrograph_intervals(table: Any) -> Any:
+def micrograph_intervals(table: Any) -> Any:
     """The rows of micrographs, with the part of the error that every micrograph has: sampling within its field."""
-    if table is None:
-        return None
     import pyarrow.compute as pc
 
     return table.filter(pc.and_(pc.equal(table["scope"], "micrograph"), pc.equal(table["part"], "sampling")))

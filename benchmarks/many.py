@@ -1,0 +1,183 @@
+"""The page of a run of 10,000 micrographs: seconds and MB of `report` and `view`, seconds until the browser shows them.
+
+    python -m benchmarks many --count 10000
+
+The run is synthetic: 40 different micrographs and masks of 512 px with margin maps, under 10,000 names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.harness import LOAD, machine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from playwright.sync_api import Browser
+
+KINDS, SIDE = 40, 512
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), "")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the run and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--folder", help="keep the run here, and use it if it is there")
+    options = parser.parse_args(arguments)
+    folder = Path(options.folder or tempfile.mkdtemp(prefix="many"))
+    if not (folder / "run" / "areas.parquet").is_file():
+        make(folder, options.count)
+    print(f"python -m benchmarks many --count {options.count}: load {machine()[LOAD]}\n")
+    print("| what | s | CPU s | MB |\n|---|---|---|---|")
+    jobs: tuple[tuple[str, list[str]], ...] = (
+        ("`microseg info`, for the start of the program", ["info", str(next((folder / "archive").iterdir()))]),
+        ("`microseg report`", ["report", "--run", str(folder / "run")]),
+        ("`microseg report --thumbnails false --places 0`", ["report", "--run", str(folder / "run"), *PLAIN]),
+    )
+    for name, command in jobs:
+        wall, cpu = timed(command)
+        size = sum(f.stat().st_size for f in [folder / "run" / "report.html"] if f.is_file()) / 1e6
+        print(f"| {name} | {wall:.1f} | {cpu:.1f} | {'' if command[0] == 'info' else f'{size:.1f}'} |", flush=True)
+    timed(["report", "--run", str(folder / "run")])
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for name, seconds in (*report_in(browser, folder / "run" / "report.html"), *view_in(browser, folder / "run")):
+            print(f"| {name} | {seconds:.2f} | | |", flush=True)
+        browser.close()
+    if options.folder is None:
+        shutil.rmtree(folder)
+
+
+PLAIN = ["--thumbnails", "false", "--places", "0"]
+
+
+def make(folder: Path, count: int) -> None:
+    """A finished run of `count` micrographs of `KINDS` kinds, in FOLDER/run, and its archive."""
+    import tifffile
+    from scipy import ndimage
+
+    from microseg_ray.runs.folder import Run
+    from microseg_ray.runs.identity import RunIdentity
+    from microseg_ray.runs.store.masks import MaskStore
+    from microseg_ray.runs.store.spec import MaskSpec
+    from microseg_ray.settings import ClassSpec
+    from microseg_ray.sources import fingerprint
+    from microseg_ray.statistics.areas import Measured
+
+    classes = tuple(ClassSpec(name=name) for name in ("matrix", "grain", "pore"))
+    archive = folder / "archive"
+    archive.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {"archive": str(archive), "source": str(archive), "checkpoint": "none", "settings": {}}
+    record |= {"classes": [each.model_dump() for each in classes]}
+    run = Run.create(folder / "run", RunIdentity("f00d", {"extra": "margin"}), record)
+    measured: dict[str, Measured] = {}
+    for number in range(count):
+        name, kind = f"{number:05}.tif", number % KINDS
+        if number < KINDS:
+            generator = np.random.default_rng(kind)
+            field = ndimage.gaussian_filter(generator.standard_normal((SIDE, SIDE)), 6)
+            field /= field.std()
+            mask = np.digitize(field, [generator.normal(0.8, 0.1), 1.6]).astype(np.uint8)
+            image = np.clip(120 + 40 * field + generator.normal(0, 6, field.shape), 0, 255).astype(np.uint8)
+            tifffile.imwrite(archive / name, image)
+            spec = MaskSpec(mask.shape, classes, shard=SIDE, extra="margin")
+            identity = {"fingerprint": fingerprint(archive / name, "stat")}
+            store = MaskStore.create(run.store_path(name), spec, identity)
+            margin = np.clip(254 * np.abs(field - 0.8) / 2, 0, 254).astype(np.uint8)
+            counts = store.commit((0, 0), mask, margin)
+            store.finish((0.5, 0.5), {"pixel_size_um": (0.5, 0.5), "pixel_size_source": "option"})
+        else:
+            first = f"{kind:05}.tif"
+            os.link(archive / first, archive / name)
+            shutil.copytree(run.store_path(first), run.store_path(name), copy_function=os.link)
+            counts = measured[first].counts
+        measured[name] = Measured(name, counts, (0.5, 0.5), "option", "f00d", {}, SIDE * SIDE)
+    run.write_tables(measured, [], measured)
+
+
+def timed(command: Sequence[str]) -> tuple[float, float]:
+    """Wall and CPU seconds of a job as its own process."""
+    began, before = time.perf_counter(), os.times()
+    subprocess.run([sys.executable, "-m", "microseg_ray.cli", *command], check=True, capture_output=True)
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.perf_counter() - began, cpu
+
+
+def report_in(browser: Browser, page: Path) -> list[tuple[str, float]]:
+    """Seconds until the page of the run is drawn, sorted and filtered."""
+    tab = browser.new_page()
+    found = [("report.html opened in Chromium, drawn", clicked(tab, lambda: tab.goto(page.as_uri())))]
+    found.append(("a click that sorts all its rows", clicked(tab, lambda: tab.click("#areas thead th:nth-child(4)"))))
+    found.append(("its rows filtered by a name", clicked(tab, lambda: tab.fill("#filter", "09999"))))
+    pdf = page.with_suffix(".pdf")
+    began = time.perf_counter()
+    tab.pdf(path=str(pdf))
+    found.append((f"printed as PDF, {pdf.stat().st_size / 1e6:.1f} MB", time.perf_counter() - began))
+    pdf.unlink()
+    tab.close()
+    return found
+
+
+def clicked(tab: Any, action: Any, awaited: str = "body") -> float:
+    """Seconds until the picture after an action is drawn, with what is awaited in it."""
+    began = time.perf_counter()
+    action()
+    tab.wait_for_selector(awaited)
+    tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return time.perf_counter() - began
+
+
+def view_in(browser: Browser, run: Path) -> list[tuple[str, float]]:
+    """Seconds until `microseg view` says its address, and until the list is drawn after that."""
+    command = [sys.executable, "-m", "microseg_ray.cli", "view", str(run), "--no-browser"]
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(
+            [*command, "--cache", cache], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        try:
+            address = re.search(r"http://\S+", process.stdout.readline() if process.stdout else "")
+            started = time.perf_counter() - began
+            if address is None:
+                raise SystemExit(process.stderr.read() if process.stderr else "no address")
+            tab = browser.new_page()
+            opened = clicked(tab, lambda: tab.goto(address.group()), "#rows tbody tr")
+            again = clicked(tab, tab.reload, "#rows tbody tr")
+            tab.wait_for_load_state("networkidle")
+            paged = clicked(tab, lambda: tab.click("#pager button:last-child"), "body[data-ready*='page=1']")
+            size = sum(json.loads(tab.evaluate(SIZES)))
+            tab.close()
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+    return [
+        ("`microseg view`: program started until its address is shown", started),
+        ("view: a click on the address until the list of all micrographs is drawn", opened),
+        ("view: reloaded", again),
+        ("view: next page of the list", paged),
+        (f"view: everything from the start of the program, {size / 1e6:.2f} MB moved", started + opened),
+    ]
+
+
+SIZES = "JSON.stringify(performance.getEntriesByType('resource').map((each) => each.transferSize))"
+
+if __name__ == "__main__":
+    main()

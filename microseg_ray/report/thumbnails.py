@@ -1,0 +1,84 @@
+"""Thumbnails of all masks of a run on the disk: sheets of a hundred, beside the page."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import zarr
+from PIL import Image
+
+from microseg_ray.figures.pictures import class_palette
+from microseg_ray.files import whole
+from microseg_ray.names import text
+from microseg_ray.outputs import Kind, drop
+from microseg_ray.runs.folder import OWNER
+from microseg_ray.runs.store.pyramid import level_shapes
+from microseg_ray.settings import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from microseg_ray.runs.folder import Run
+
+__all__ = ["FOLDER", "SIDE", "write_thumbnails"]
+
+FOLDER = "thumbnails"
+SIDE = 64
+"""Of a thumbnail, in pixels."""
+_ROW = 10
+
+
+def write_thumbnails(run: Run, names: Sequence[str]) -> dict[str, tuple[str, int, int]]:
+    """Write RUN/thumbnails/000.png, 001.png, ...: every mask in the colours of its classes, each pixel one of its coarsest level.
+
+    Older sheets are removed. A hundred thumbnails are in memory at a time.
+
+    Args:
+        run: The run.
+        names: Its finished micrographs.
+
+    Returns:
+        By name as shown: sheet (a path below the run), x and y of the thumbnail's corner in it. A mask that cannot be read
+        has none.
+    """
+    drop(run.folder, OWNER, [FOLDER])
+    size, palette = _ROW * _ROW, class_palette(run.classes)
+    sheets = [f"{FOLDER}/{number:03}.png" for number in range(-(-len(names) // size))]
+    run.claim(dict.fromkeys(sheets, Kind.FILE))
+    found: dict[str, tuple[str, int, int]] = {}
+    for number, sheet in enumerate(sheets):
+        own = names[number * size : (number + 1) * size]
+        pixels = np.full((-(-len(own) // _ROW) * SIDE, _ROW * SIDE), IGNORE_INDEX, np.uint8)
+        for place, name in enumerate(own):
+            y, x = place // _ROW * SIDE, place % _ROW * SIDE
+            try:
+                small = _small(run.store_path(name))
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+                # The table has it, its mask is gone or damaged: `verify` says how.
+                continue
+            pixels[y : y + small.shape[0], x : x + small.shape[1]] = small
+            found[text(name)] = (sheet, x, y)
+        image = Image.fromarray(pixels)
+        image.putpalette(palette.tobytes())
+        with whole(run.folder / sheet, durable=False) as partial:
+            # What is no mask shows the page.
+            image.save(partial, format="PNG", transparency=IGNORE_INDEX)
+    return found
+
+
+def _small(path: Path) -> NDArray[np.uint8]:
+    """Every n-th pixel of the coarsest level of a mask, its longer side at most `SIDE`."""
+    # Of ten thousand stores no more is opened than is needed.
+    record = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+    height, width = record["microseg"]["shape"]
+    if "ome" not in record:
+        raise ValueError(f"{path}: not finished")
+    level = len(level_shapes((height, width))) - 1
+    mask = np.asarray(zarr.open_array(path / str(level), mode="r")[:])
+    step = -(-max(mask.shape) // SIDE)
+    return mask[step // 2 :: step, step // 2 :: step]
