@@ -24,6 +24,7 @@ def next(settings: NextSettings, _start: StartRay) -> int:  # noqa: A001 - jobs 
     from microseg_ray.accounts import Account
     from microseg_ray.quarantine import write_failures
     from microseg_ray.report.labelling.places import NEXT_FAILURES, Search, find_places, write_places
+    from microseg_ray.report.labelling.rounds import Rounds
     from microseg_ray.report.viewer.labels import Labels
     from microseg_ray.runs.folder import Run
 
@@ -32,7 +33,9 @@ def next(settings: NextSettings, _start: StartRay) -> int:  # noqa: A001 - jobs 
     labels = Labels(folder, run.classes)
     search = Search(settings.count, settings.side, settings.shards)
     with progress_bar() as bar:
-        found = find_places(run, labels, search, report=lambda done, total: bar.update("micrographs", done, total))
+        found = find_places(
+            run, labels, search, Rounds(folder).mask, lambda done, total: bar.update("micrographs", done, total)
+        )
     names = [each.name for each in run.classes]
     write_places(folder, found, names)
     write_failures(folder / NEXT_FAILURES, found.failures)

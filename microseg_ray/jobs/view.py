@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,11 @@ from microseg_ray.errors import SettingsError
 from microseg_ray.jobs.console import DONE, StartRay, console
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from microseg_ray.report.labelling.rounds import Rounds
+    from microseg_ray.report.viewer.subject import Subject
+    from microseg_ray.runs.store.masks import MaskStore
     from microseg_ray.settings.view import ViewJobSettings
 
 __all__ = ["view"]
@@ -25,6 +31,9 @@ def view(settings: ViewJobSettings, _start: StartRay) -> int:
     except ImportError as error:
         raise SettingsError(f"view: {error.name} is missing; install 'microseg_ray[viewer]'") from error
     del starlette, uvicorn
+    from microseg_ray.report.labelling.rounds import Rounds
+    from microseg_ray.report.labelling.routes import loop_routes
+    from microseg_ray.report.labelling.work import Work
     from microseg_ray.report.viewer.label_routes import label_routes
     from microseg_ray.report.viewer.labels import Labels
     from microseg_ray.report.viewer.server import address, bound_socket, serve
@@ -32,18 +41,39 @@ def view(settings: ViewJobSettings, _start: StartRay) -> int:
     from microseg_ray.report.viewer.subject import open_subject
 
     subject = open_subject(settings.run)
-    state = State(subject, cache_folder(settings.cache), find_truths(settings.truth, subject.names))
     folder = settings.labels
     if folder is None and subject.run is not None:
         folder = str(subject.run.folder / "labels")
     labels = None if folder is None else Labels(Path(folder).expanduser(), subject.classes)
+    rounds = None if labels is None or subject.run is None else Rounds(labels.folder)
+    truths = find_truths(settings.truth, subject.names)
+    state = State(subject, cache_folder(settings.cache), truths, _learnt_masks(subject, rounds))
     routes = label_routes(state, labels, settings.who or _user())
-    with bound_socket(settings.port) as found:
+    with contextlib.ExitStack() as open_things, bound_socket(settings.port) as found:
+        if labels is not None and rounds is not None and subject.run is not None:
+            work = open_things.enter_context(contextlib.closing(Work(subject.run.folder, labels.folder)))
+            routes += loop_routes(state, labels.folder, rounds, work)
         page = address(found, state.token)
         console.print(f"{len(subject.names)} micrographs: {escape(page)}", soft_wrap=True)
         console.print("Ctrl-C ends it", markup=False)
         serve(state, found, routes, started=lambda: _show(page) if settings.browser else None)
     return DONE
+
+
+def _learnt_masks(subject: Subject, rounds: Rounds | None) -> Callable[[str], tuple[MaskStore, ...]]:
+    """The newest mask that was learnt of a micrograph and the one before it, which is the run's in the first round."""
+
+    def masks(name: str) -> tuple[MaskStore, ...]:
+        newest = None if rounds is None else rounds.newest(name)
+        if rounds is None or newest is None or subject.run is None:
+            return ()
+        number, store = newest
+        older = rounds.newest(name, number)
+        return store, MaskStore.open(subject.run.store_path(name)) if older is None else older[1]
+
+    from microseg_ray.runs.store.masks import MaskStore
+
+    return masks
 
 
 def _show(page: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ class Streamer:
         A tile costs as much as a small micrograph, so few of those are looked at: one in sixteen, always the same.
         """
         plan, specimen = self.plan, task.view.specimen
-        sampled = specimen.area >= _AUDITED_PIXELS or zlib.crc32(task.name.encode()) % 16 == 0
+        sampled = specimen.area >= _AUDITED_PIXELS or zlib.crc32(os.fsencode(task.name)) % 16 == 0
         if min(specimen.shape) <= 2 * plan.halo or not sampled:
             return SeamAudit(0, 0.0, 0)
         mask = MaskStore.open(task.store).mask

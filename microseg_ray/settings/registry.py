@@ -40,6 +40,7 @@ _SUMMARIES = {
     "export-run": "a run -> masks, overlays, objects and areas in other programs' formats",
     "view": "a run or an archive in the browser, on this machine alone",
     "next": "the places of a run that are most worth labelling",
+    "learn": "from what was painted in a run: a better checkpoint within minutes, new masks, and what changed",
     "export": "checkpoint -> one file for other programs, ONNX or torch.export",
     "info": "what the engine sees in files",
     "demo": "simulate, tile, train, segment, report, on an embedded Ray",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from microseg_ray.report.viewer.opened import Opened
     from microseg_ray.report.viewer.state import State
 
-__all__ = ["label_routes"]
+__all__ = ["label_routes", "posting"]
 
 _LONGEST_NAME = 80
 _STALE = {"cache-control": "no-store"}
@@ -47,17 +47,17 @@ def label_routes(state: State, labels: Labels | None, who: str) -> list[Route]:
     desk = _Desk(state, labels, who)
     return [
         Route("/api/labels", desk.about),
-        Route("/api/labels/classes", _posting(desk.add_class), methods=["POST"]),
+        Route("/api/labels/classes", posting(desk.add_class), methods=["POST"]),
         Route("/api/labels/{key}", desk.version),
-        Route("/api/labels/{key}/stroke", _posting(desk.stroke), methods=["POST"]),
-        Route("/api/labels/{key}/undo", _posting(desk.undo), methods=["POST"]),
-        Route("/api/labels/{key}/copy", _posting(desk.copy), methods=["POST"]),
+        Route("/api/labels/{key}/stroke", posting(desk.stroke), methods=["POST"]),
+        Route("/api/labels/{key}/undo", posting(desk.undo), methods=["POST"]),
+        Route("/api/labels/{key}/copy", posting(desk.copy), methods=["POST"]),
         Route("/labels/{key}/{level:int}/{column:int}/{row:int}", desk.tile),
     ]
 
 
-def _posting(answer: Callable[[Request, dict[str, Any]], Response]) -> Any:
-    """An endpoint of a JSON object; the work is done in a thread."""
+def posting(answer: Callable[[Request, dict[str, Any]], Response]) -> Any:
+    """An endpoint that is sent a JSON object; the work is done in a thread."""
 
     async def endpoint(request: Request) -> Response:
         from starlette.concurrency import run_in_threadpool
@@ -148,7 +148,7 @@ class _Desk:
 
 
 def _mask_of(opened: Opened) -> Callable[[Box], NDArray[np.uint8]] | None:
-    store = opened.store
+    store = opened.newest
     return None if store is None else store.read
 
 

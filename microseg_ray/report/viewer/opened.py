@@ -23,7 +23,7 @@ from microseg_ray.sources import fingerprint, open_micrograph, read_mask
 from microseg_ray.stitching.shards import EnginePlan, engine_grid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -46,10 +46,14 @@ class Opened:
         name: The micrograph.
         truth: The file with its true mask, or None.
         cache: Folder for levels.
+        learnt: The mask that was learnt from labels last, and the one before it; nothing for a micrograph without.
     """
 
-    def __init__(self, subject: Subject, name: str, truth: Path | None, cache: Path) -> None:
+    def __init__(
+        self, subject: Subject, name: str, truth: Path | None, cache: Path, learnt: tuple[MaskStore, ...] = ()
+    ) -> None:
         self.name = name
+        self.learnt = learnt
         self.problems: list[str] = []
         self._subject, self._truth, self._cache = subject, truth, cache
         self.store = self._open_store()
@@ -59,6 +63,11 @@ class Opened:
         shape = self.store.spec.shape if self.store is not None else self._micrograph.info.shape
         self.shape: tuple[int, int] = shape
         self.image = self._image_levels()
+
+    def is_current(self, learnt: tuple[MaskStore, ...]) -> bool:
+        """Whether neither the run nor a round of learning has made another mask since this was opened."""
+        same = [each.path for each in learnt] == [each.path for each in self.learnt]
+        return same and (self.store is None or self.finished == self.store.finished)
 
     def close(self) -> None:
         """Release files and threads."""
@@ -115,6 +124,7 @@ class Opened:
         found = ["image"] if self.image is not None else []
         found += ["mask"] if self.store is not None else []
         found += [self.extra] if self.extra else []
+        found += ["learnt", "change"] if self.learnt else []
         if self._truth is not None:
             found += ["truth"] + (["difference"] if self.store is not None else [])
         return found
@@ -134,14 +144,20 @@ class Opened:
             raise InputError(self.name, f"there is no {layer} here", f"there are {', '.join(self.layers)}")
         if layer == "image":
             return None if self.image is None else self.image.tile(level, box)
-        if layer == "mask":
-            return self.mask_tile(level, box)[None]
-        if layer == "truth":
-            return self._truth_levels.tile(level, box)
-        if layer == "difference":
+        if layer in {"truth", "difference"}:
             truth = self._truth_levels.tile(level, box)
-            return None if truth is None else difference(self.mask_tile(level, box), truth[0])[None]
-        return self._extra_levels.tile(level, box)
+            if layer == "truth" or truth is None:
+                return truth
+            return difference(self.mask_tile(level, box), truth[0])[None]
+        if layer in {"learnt", "change"}:
+            newer, older = (_of_level(store, level, box) for store in self.learnt)
+            return (newer if layer == "learnt" else difference(newer, older))[None]
+        return self.mask_tile(level, box)[None] if layer == "mask" else self._extra_levels.tile(level, box)
+
+    @property
+    def newest(self) -> MaskStore | None:
+        """The mask that was learnt last, else that of the run."""
+        return self.learnt[0] if self.learnt else self.store
 
     def mask_tile(self, level: int, box: Box) -> NDArray[np.uint8]:
         """Classes of a tile of the mask, (y, x); of a mask that is not finished as far as it is there."""
@@ -253,6 +269,11 @@ class Opened:
         return Levels(lambda box: mask[box.slices][None], self.shape, like, self._cache, identity, labels=True)
 
 
+def _of_level(store: MaskStore, level: int, box: Box) -> NDArray[np.uint8]:
+    """A part of a level of a finished mask."""
+    return np.asarray(zarr.open_array(Path(store.path) / str(level), mode="r")[box.slices])
+
+
 def tile_box(shape: tuple[int, int], level: int, column: int, row: int) -> Box:
     """The pixels of a tile of a level.
 
@@ -280,11 +301,20 @@ class Shelf:
         subject: The run or archive.
         truths: File of the true mask by name.
         cache: Folder for levels.
+        learnt: The masks of a micrograph that were learnt from labels, the newest first.
         room: How many are kept open.
     """
 
-    def __init__(self, subject: Subject, truths: Mapping[str, Path], cache: Path, room: int = 3) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        truths: Mapping[str, Path],
+        cache: Path,
+        learnt: Callable[[str], tuple[MaskStore, ...]] = lambda _: (),
+        room: int = 3,
+    ) -> None:
         self._subject, self._truths, self._cache, self._room = subject, truths, cache, room
+        self._learnt = learnt
         self._lock = threading.Lock()
         self._opened: OrderedDict[str, Opened] = OrderedDict()
 
@@ -296,10 +326,12 @@ class Shelf:
         """
         with self._lock:
             found = self._opened.pop(name, None)
-            if found is None or (found.store is not None and found.finished != found.store.finished):
-                if found is not None:
-                    found.close()
-                found = Opened(self._subject, name, self._truths.get(name), self._cache)
+            learnt = self._learnt(name)
+            if found is not None and not found.is_current(learnt):
+                found.close()
+                found = None
+            if found is None:
+                found = Opened(self._subject, name, self._truths.get(name), self._cache, learnt)
             self._opened[name] = found
             while len(self._opened) > self._room:
                 self._opened.popitem(last=False)[1].close()

@@ -196,13 +196,16 @@ def _tile(state: State, request: Request) -> Response:
     if layer == "image":
         return Response(jpeg(pixels, _limits(request, opened.limits)), media_type="image/jpeg", headers=_WEEK)
     hidden = {int(each) for each in request.query_params.get("hide", "").split(",") if each}
-    if layer == "difference":
+    if layer in {"difference", "change"}:
         content = mask_png(pixels[0], _DIFFERENCE, {0})
     elif layer in {"margin", "entropy"}:
         content = map_png(pixels[0], low_is_bad=layer == "margin")
     else:
-        content = mask_png(pixels[0], state.subject.classes, hidden)
-    headers = _WEEK if opened.finished or layer == "truth" else {"cache-control": "no-store"}
+        classes = opened.learnt[0].spec.classes if layer == "learnt" else state.subject.classes
+        content = mask_png(pixels[0], classes, hidden)
+    # What was learnt is at the same address after the next round.
+    kept = layer == "truth" or (opened.finished and layer not in {"learnt", "change"})
+    headers = _WEEK if kept else {"cache-control": "no-store"}
     return Response(content, media_type="image/png", headers=headers)
 
 

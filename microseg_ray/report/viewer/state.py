@@ -26,7 +26,7 @@ from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.sources import fingerprint, list_files, open_micrograph
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from microseg_ray.report.viewer.hover import ObjectRows
     from microseg_ray.report.viewer.subject import Subject
@@ -45,12 +45,14 @@ class State:
         subject: The run or archive.
         cache: Folder for levels and thumbnails.
         truths: File of the true mask by name.
+        learnt: The masks of a micrograph that were learnt from labels: the newest, and the one before it.
         token: The secret in the address.
     """
 
     subject: Subject
     cache: Path
     truths: Mapping[str, Path] = field(default_factory=dict)
+    learnt: Callable[[str], tuple[MaskStore, ...]] = lambda _: ()
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     _objects: OrderedDict[str, ObjectRows | None] = field(default_factory=OrderedDict)
 
@@ -62,7 +64,7 @@ class State:
     @cached_property
     def shelf(self) -> Shelf:
         """The open micrographs."""
-        return Shelf(self.subject, self.truths, self.cache)
+        return Shelf(self.subject, self.truths, self.cache, self.learnt)
 
     def name(self, key: str) -> str:
         """The micrograph of a key; nothing but the micrographs of the subject has one.

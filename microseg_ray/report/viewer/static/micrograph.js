@@ -1,10 +1,11 @@
 // One micrograph: deep zoom, layers, classes, scale bar, seams, objects, keys.
 import { ask, element, show } from "./server.js";
-import { hashOf, lengthText, roundLength } from "./place.js";
+import { hashOf, lengthText, parseHash, roundLength } from "./place.js";
+import { Loop } from "./loop.js";
 import { Paint } from "./paint.js";
 
-const TITLES = { image: "Micrograph", mask: "Mask", margin: "Uncertain (margin)", entropy: "Uncertain (entropy)", truth: "Truth", difference: "Difference from truth" };
-const START = { image: 1, mask: 0.45, margin: 0, entropy: 0, truth: 0, difference: 0 };
+const TITLES = { image: "Micrograph", mask: "Mask", learnt: "Mask after learning", change: "Changed by learning", margin: "Uncertain (margin)", entropy: "Uncertain (entropy)", truth: "Truth", difference: "Difference from truth" };
+const START = { image: 1, mask: 0.45, learnt: 0.45, change: 0, margin: 0, entropy: 0, truth: 0, difference: 0 };
 let open = null;
 
 // OpenSeadragon draws each tile one pixel wider, against gaps between tiles: at 1:1 the pixels of the screen would not be those
@@ -41,6 +42,8 @@ class Micrograph {
   constructor(subject, key, info, order, values) {
     Object.assign(this, { subject, key, info, order });
     this.hidden = new Set();
+    // The newest mask is shown first; the one of the run is a key away.
+    this.first = info.layers.includes("learnt") ? { ...START, mask: 0 } : START;
     this.items = {};
     this.seams = null;
     this.object = null;
@@ -65,6 +68,7 @@ class Micrograph {
       tileRetryMax: 0,
     });
     this.paint = new Paint(this);
+    this.loop = new Loop(this);
     this.viewer.drawer.minimumOverlapRequired = () => false;
     this.facts();
     this.layerControls();
@@ -74,12 +78,14 @@ class Micrograph {
     this.addLayers(values);
     this.poll();
     this.paint.start().catch((error) => show(error.message));
+    this.loop.start().catch((error) => show(error.message));
   }
 
   close() {
     this.closed = true;
     this.events.abort();
     this.paint.close();
+    this.loop.close();
     this.viewer.destroy();
     document.getElementById("object").replaceChildren();
     this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
@@ -91,7 +97,7 @@ class Micrograph {
   source(layer) {
     const levels = Math.max(0, Math.ceil(Math.log2(Math.max(this.width, this.height) / this.info.tile)));
     const address = (level, x, y) => {
-      const hide = layer === "mask" || layer === "truth" ? `&hide=${[...this.hidden].join(",")}` : "";
+      const hide = layer === "mask" || layer === "learnt" || layer === "truth" ? `&hide=${[...this.hidden].join(",")}` : "";
       return `tile/${layer}/${this.key}/${levels - level}/${x}/${y}?v=${this.info.state}${this.version || ""}${hide}`;
     };
     return { width: this.width, height: this.height, tileSize: this.info.tile, tileOverlap: 0, minLevel: 0, maxLevel: levels, getTileUrl: address };
@@ -108,7 +114,7 @@ class Micrograph {
   addLayers(values) {
     let waiting = this.info.layers.length;
     for (const layer of this.info.layers) {
-      this.addLayer(layer, START[layer], (item) => {
+      this.addLayer(layer, this.first[layer], (item) => {
         this.items[layer] = item;
         waiting -= 1;
         if (!waiting) {
@@ -148,8 +154,24 @@ class Micrograph {
     this.setOpacity(layer, on ? 0 : this.before[layer] || START[layer] || 0.6);
   }
 
+  // The mask before learning in place of the one after it, and back.
+  beforeAfter() {
+    if (!this.items.learnt || !this.items.mask) return;
+    const [mask, learnt] = ["mask", "learnt"].map((layer) => this.items[layer].getOpacity());
+    const shown = Math.max(mask, learnt) || START.mask;
+    this.setOpacity("mask", learnt > 0 ? shown : 0);
+    this.setOpacity("learnt", learnt > 0 ? 0 : shown);
+  }
+
+  // The same place with the layers that are there by now.
+  async reopen() {
+    const { values } = parseHash(location.hash);
+    closeMicrograph();
+    await openMicrograph(this.subject, this.key, values);
+  }
+
   layerControls() {
-    const lines = this.info.layers.map((layer) => element("label", {}, TITLES[layer], element("input", { type: "range", min: 0, max: 1, step: 0.05, value: START[layer], "data-layer": layer, oninput: (event) => this.setOpacity(layer, Number(event.target.value)) })));
+    const lines = this.info.layers.map((layer) => element("label", {}, TITLES[layer], element("input", { type: "range", min: 0, max: 1, step: 0.05, value: this.first[layer], "data-layer": layer, oninput: (event) => this.setOpacity(layer, Number(event.target.value)) })));
     const seams = this.info.layers.includes("mask") ? [element("label", {}, element("input", { type: "checkbox", id: "seams", onchange: () => this.toggleSeams() }), "Seams of tiles and shards")] : [];
     document.getElementById("layers").replaceChildren(element("legend", {}, "Layers"), ...lines, ...seams);
   }
@@ -161,6 +183,7 @@ class Micrograph {
         if (event.target.checked) this.hidden.delete(index);
         else this.hidden.add(index);
         this.reload("mask");
+        this.reload("learnt");
         this.reload("truth");
       };
       return element("label", {}, element("input", { type: "checkbox", checked: true, "data-class": index, onchange: change }), element("span", { class: "swatch", style: `background:${each.color}` }), each.name, element("output", {}, share === null || share === undefined ? "" : `${(100 * share).toFixed(2)} %`));
@@ -250,9 +273,9 @@ class Micrograph {
 
   onKey(event) {
     if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "range" && event.target.type !== "checkbox") return;
-    if (this.paint.onKey(event)) return;
+    if (this.paint.onKey(event) || this.loop.onKey(event)) return;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const keys = { n: () => this.move("next"), p: () => this.move("previous"), 0: () => this.goTo({}), 1: () => this.exact(), m: () => this.toggleLayer("mask"), t: () => this.toggleLayer("truth"), d: () => this.toggleLayer("difference"), u: () => this.toggleLayer(this.info.layers.includes("margin") ? "margin" : "entropy"), s: () => document.getElementById("seams")?.click(), Escape: () => { location.hash = document.getElementById("back").getAttribute("href"); } };
+    const keys = { n: () => this.move("next"), p: () => this.move("previous"), 0: () => this.goTo({}), 1: () => this.exact(), m: () => this.toggleLayer("mask"), t: () => this.toggleLayer("truth"), d: () => this.toggleLayer("difference"), a: () => this.beforeAfter(), c: () => this.toggleLayer("change"), u: () => this.toggleLayer(this.info.layers.includes("margin") ? "margin" : "entropy"), s: () => document.getElementById("seams")?.click(), Escape: () => { location.hash = document.getElementById("back").getAttribute("href"); } };
     if (keys[event.key]) {
       event.preventDefault();
       keys[event.key]();
@@ -319,6 +342,7 @@ class Micrograph {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, size.x, size.y);
     this.paint.draw(context, size);
+    this.loop.draw(context);
     if (this.seams) this.drawSeams(context, size);
     if (this.object) this.drawBox(context, this.object);
     this.scaleBar();
