@@ -29,6 +29,7 @@ SCRIPTS = {
     "pool": "pool",
     "intervals": "intervals",
     "many": "many",
+    "view": "view",
     "forest": "forest",
     "pretrained": "pretrained",
 }

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 import zarr
 from PIL import Image
 
+from microseg_ray.errors import MicrosegError, StoreError
 from microseg_ray.figures.pictures import class_palette
 from microseg_ray.files import whole
 from microseg_ray.names import text
 from microseg_ray.outputs import Kind, drop
 from microseg_ray.runs.folder import OWNER
+from microseg_ray.runs.store.glance import glance
 from microseg_ray.runs.store.pyramid import level_shapes
 from microseg_ray.settings import IGNORE_INDEX
 
@@ -58,7 +59,7 @@ def write_thumbnails(run: Run, names: Sequence[str]) -> dict[str, tuple[str, int
             y, x = place // _ROW * SIDE, place % _ROW * SIDE
             try:
                 small = _small(run.store_path(name))
-            except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+            except (MicrosegError, OSError, ValueError, RuntimeError):
                 # The table has it, its mask is gone or damaged: `verify` says how.
                 continue
             pixels[y : y + small.shape[0], x : x + small.shape[1]] = small
@@ -73,12 +74,10 @@ def write_thumbnails(run: Run, names: Sequence[str]) -> dict[str, tuple[str, int
 
 def _small(path: Path) -> NDArray[np.uint8]:
     """Every n-th pixel of the coarsest level of a mask, its longer side at most `SIDE`."""
-    # Of ten thousand stores no more is opened than is needed.
-    record = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-    height, width = record["microseg"]["shape"]
-    if "ome" not in record:
-        raise ValueError(f"{path}: not finished")
-    level = len(level_shapes((height, width))) - 1
+    found = glance(path)
+    if not found.finished:
+        raise StoreError(f"{path}: not finished")
+    level = len(level_shapes(found.shape)) - 1
     mask = np.asarray(zarr.open_array(path / str(level), mode="r")[:])
     step = -(-max(mask.shape) // SIDE)
     return mask[step // 2 :: step, step // 2 :: step]

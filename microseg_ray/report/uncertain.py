@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from microseg_ray.errors import MicrosegError
 from microseg_ray.geometry import Box
 from microseg_ray.names import text
 from microseg_ray.runs.opening import open_of_run
+from microseg_ray.runs.store.glance import glance
 from microseg_ray.runs.store.masks import MaskStore
 
 if TYPE_CHECKING:
@@ -146,25 +146,25 @@ def uncertain_places(run: Run, names: Sequence[str], count: int) -> Places:
     kind = str(run.identity.pixels.get("extra", ""))
     if kind not in {"margin", "entropy"} or count < 1:
         return Places()
-    stores, unread = {}, []
+    shapes, unread = {}, []
     for name in names:
         try:
-            stores[name] = MaskStore.open(run.store_path(name))
+            shapes[name] = glance(run.store_path(name)).shape
         except MicrosegError:
             unread.append(text(name))
-    pixels = sum(store.spec.shape[0] * store.spec.shape[1] for store in stores.values())
+    pixels = sum(height * width for height, width in shapes.values())
     step = max(1, -(-pixels // MOST_PIXELS))
     best: list[tuple[float, str, Box]] = []
-    for name, store in stores.items():
+    for name, shape in shapes.items():
         try:
-            windows = doubtful_windows(store.spec.shape, _reader(store, kind), kind, step)
+            windows = doubtful_windows(shape, _reader(run, name, kind), kind, step)
             own = heapq.nlargest(count, windows, key=lambda each: (each[0], -each[1].y0, -each[1].x0))
         except (KeyError, ValueError, RuntimeError, OSError):
             unread.append(text(name))
             continue
         best += [(doubt, name, box) for doubt, box in own]
     chosen = _spread(best, count)
-    found = tuple(_place(run, stores[name], name, box, doubt) for doubt, name, box in chosen)
+    found = tuple(_place(run, name, kind, box, doubt) for doubt, name, box in chosen)
     return Places(kind, found, 1 / step, tuple(unread))
 
 
@@ -180,13 +180,13 @@ def _spread(windows: Iterable[tuple[float, str, Box]], count: int) -> list[tuple
     return sorted([*first, *later][:count], key=lambda each: -each[0])
 
 
-def _reader(store: MaskStore, kind: str) -> Callable[[Box], NDArray[np.uint8]]:
-    array = zarr.open_array(Path(store.path) / kind, mode="r")
+def _reader(run: Run, name: str, kind: str) -> Callable[[Box], NDArray[np.uint8]]:
+    array = zarr.open_array(run.store_path(name) / kind, mode="r")
     return lambda box: np.asarray(array[box.slices])
 
 
-def _place(run: Run, store: MaskStore, name: str, box: Box, doubt: float) -> Place:
-    image = None
+def _place(run: Run, name: str, kind: str, box: Box, doubt: float) -> Place:
+    store, image = MaskStore.open(run.store_path(name)), None
     try:
         with open_of_run(run, name, store) as micrograph:
             image = micrograph.read(box)
@@ -195,5 +195,5 @@ def _place(run: Run, store: MaskStore, name: str, box: Box, doubt: float) -> Pla
         pass
     size = store.note.get("pixel_size_um")
     mask = store.read(box)
-    values = _reader(store, store.spec.extra)(box)
+    values = _reader(run, name, kind)(box)
     return Place(text(name), box, doubt, image, mask, values, None if size is None else (size[0], size[1]))

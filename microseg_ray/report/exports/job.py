@@ -11,7 +11,7 @@ from microseg_ray.outputs import Kind
 from microseg_ray.report.exports.paper import PARTS, latex, markdown, paper_tables, place_name, shown_intervals
 from microseg_ray.report.exports.reading import Published, rows_of
 from microseg_ray.report.exports.workbook import write_workbook
-from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.runs.store.glance import glance
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def published(run: Run, set_aside: int) -> Published:
     unfinished = (
         int(known[0]["unfinished_micrographs"])
         if known
-        else sum(not MaskStore.open(run.store_path(name)).finished for name in run.names())
+        else sum(not glance(run.store_path(name)).finished for name in run.names())
     )
     return Published(run.folder, run.identity.model_digest, unfinished, set_aside)
 
