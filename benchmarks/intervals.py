@@ -13,9 +13,11 @@ import numpy as np
 from scipy import ndimage, stats
 from scipy.spatial import cKDTree
 
+from microseg_ray.statistics.estimates import Estimate
 from microseg_ray.statistics.intervals import between_micrographs
 from microseg_ray.statistics.model_error import METHODS, correction_of, olofsson_standard_error
 from microseg_ray.statistics.sampling import bounded_interval, sampling_error
+from microseg_ray.statistics.spread import spread_of
 
 
 def gaussian(generator, side, length, fraction):
@@ -229,12 +231,61 @@ def _predicted(generator, side, length, fraction):
     return truth.astype(np.intp), (truth & ~wrong).astype(np.intp)
 
 
+def spread_table(fields, side, seed):
+    """Predictions that move every boundary by an error of their own, and by one that all have in common."""
+    print(
+        "\n| predictions | error of each | common error | fields | spread, coverage % | mean width | "
+        "sampling and spread, coverage % | mean width | sampling alone, coverage % |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for count, own, common in (
+        *((count, 0.15, 0.0) for count in (2, 3, 5, 8)),
+        (3, 0.4, 0.0),
+        (8, 0.4, 0.0),
+        (3, 0.15, 0.1),
+        (8, 0.15, 0.3),
+    ):
+        generator = np.random.default_rng([seed, 4, count, int(100 * own), int(100 * common)])
+        spread, both, alone = Tally(), Tally(), Tally()
+        for _ in range(fields):
+            truth, joint, masks = predictions(generator, side, count, own, common)
+            found = spread_of(float(joint.mean()), masks.mean(axis=(1, 2)))
+            spread.add(bounded_interval(found.value, found.variance, found.degrees_of_freedom), truth.mean())
+            plain = sampling_error(*blocks_of(joint), side=2)
+            sampled = Estimate(plain.fraction, plain.variance, plain.degrees_of_freedom)
+            alone.add(bounded_interval(sampled.value, sampled.variance, sampled.degrees_of_freedom), 0.3)
+            sampled = sampled.plus(found)
+            both.add(bounded_interval(sampled.value, sampled.variance, sampled.degrees_of_freedom), 0.3)
+        cells = [tally.cells().split(" | ") for tally in (spread, both, alone)]
+        parts = (cells[0][0], cells[0][2], cells[1][0], cells[1][2], cells[2][0])
+        print(f"| {count} | {own} | {common} | {fields} | {' | '.join(parts)} |", flush=True)
+
+
+def predictions(generator, side, count, own, common):
+    """A true mask of 30 %, the mask of the mean of several scores, and that of each score.
+
+    A score is the true field, whose level is the boundary, plus a level of the prediction's own, the same for the whole field as
+    a network's bias is, plus noise of 2 px of its own.
+    """
+    length = 4
+    noise = generator.standard_normal((side + 8 * length,) * 2)
+    field = ndimage.gaussian_filter(noise, length, mode="wrap")[:side, :side] * 2 * np.sqrt(np.pi) * length
+    level = stats.norm.ppf(0.7)
+    shift = generator.normal(0, common) + generator.normal(0, own, count)
+    specks = [
+        ndimage.gaussian_filter(generator.standard_normal((side, side)), 2, mode="wrap") * 2 * np.sqrt(np.pi) * 2
+        for _ in range(count)
+    ]
+    scores = field + shift[:, None, None] + 0.2 * np.stack(specks)
+    return field > level, scores.mean(axis=0) > level, scores > level
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fields", type=int, default=200)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tables", nargs="+", default=["model", "sampling", "micrographs", "combined"])
+    parser.add_argument("--tables", nargs="+", default=["model", "sampling", "micrographs", "combined", "spread"])
     chosen = parser.parse_args()
     started = time.process_time()
     for table in chosen.tables:
@@ -244,6 +295,8 @@ def main():
             micrographs_table(chosen.fields, chosen.side // 2, chosen.seed)
         elif table == "model":
             model_table(chosen.fields, chosen.seed)
+        elif table == "spread":
+            spread_table(chosen.fields, chosen.side // 2, chosen.seed)
         else:
             combined_table(chosen.fields, chosen.side // 2, chosen.seed)
     print(f"\n{time.process_time() - started:.0f} CPU s")

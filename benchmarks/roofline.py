@@ -85,7 +85,7 @@ def needs(nodes: Sequence[Node], itemsize: int = 4) -> tuple[float, float]:
 def counted(model: str) -> tuple[float, float]:
     """`needs` of an architecture with its options at their defaults, one channel and four classes."""
     from microseg_ray.models import build_model
-    from microseg_ray.models.predictor import fold_norms
+    from microseg_ray.models.folding import fold_norms
     from microseg_ray.models.strips.trace import traced
 
     network = fold_norms(build_model(model, 1, 4, {}).eval().requires_grad_(requires_grad=False))

@@ -155,8 +155,8 @@ def _together(cards: Sequence[ModelCard]) -> ModelCard:
     """The card of an ensemble: what it sees, and what it takes in memory."""
     fields = [card.receptive_field for card in cards]
     prints = [card.footprint for card in cards]
-    # One member is computed after the other; their logits stay, and are copied and scaled.
-    kept = _FLOAT32 * len(cards[0].classes) * 3 * (len(cards) + 1)
+    # One member is computed after the other; their logits stay, are copied and scaled, and come out too.
+    kept = _FLOAT32 * len(cards[0].classes) * 4 * (len(cards) + 1)
     known = all(each.fp32 and each.bf16 for each in prints)
     return cards[0].model_copy(
         update={

@@ -23,7 +23,7 @@ from microseg_ray.files import whole, write_json
 from microseg_ray.models import CLASSIFIERS
 from microseg_ray.models.card import read_card_and_digest
 from microseg_ray.models.checkpoint import load_checkpoint
-from microseg_ray.models.predictor import fold_norms
+from microseg_ray.models.folding import fold_norms
 from microseg_ray.models.scaling import scale_intensities
 from microseg_ray.outputs import Kind, claim
 

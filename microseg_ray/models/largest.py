@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from microseg_ray.errors import MicrosegError
 
-__all__ = ["LARGEST_FLOAT", "MOST_UNROLLED", "NOT_FINITE", "LargestClass", "checked", "finite", "largest"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "LARGEST_FLOAT",
+    "MOST_UNROLLED",
+    "NOT_FINITE",
+    "LargestClass",
+    "checked",
+    "finite",
+    "largest",
+    "own_classes",
+]
 
 NOT_FINITE = 255
 """In place of a class where a logit is NaN or infinite; there are at most 255 classes, so none has this index."""
@@ -113,3 +128,14 @@ def largest(logits: Tensor) -> Tensor:
                 torch.maximum(chosen, larger.view(torch.uint8).mul(index), out=chosen)
                 torch.maximum(best, strip[index], out=best)
     return masks
+
+
+def own_classes(output: Tensor, members: int) -> NDArray[np.uint8]:
+    """The class of each pixel by each member of an ensemble, uint8 (n, members, y, x).
+
+    Args:
+        output: (n, (1 + members) * K, y, x) logits: of all together, then of each member.
+        members: Their number.
+    """
+    _, *parts = output.float().chunk(1 + members, dim=1)
+    return np.stack([largest(part).cpu().numpy() for part in parts], axis=1)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from microseg_ray.models import CLASSIFIERS
+from microseg_ray.models.architectures.ensemble import Ensemble, members_kept
 from microseg_ray.models.ensemble import load_model
-from microseg_ray.models.largest import finite, largest
+from microseg_ray.models.folding import fold_norms
+from microseg_ray.models.largest import finite, largest, own_classes
 from microseg_ray.models.probing import check_pixels, check_same_logits, largest_pixel
 from microseg_ray.models.runtimes import load_runtime
 from microseg_ray.models.runtimes.eager import TorchRuntime
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from microseg_ray.models.strips.predictor import StripPredictor
     from microseg_ray.models.strips.stream import StripNetwork
 
-__all__ = ["Predictor", "fold_norms", "load_predictor"]
+__all__ = ["MembersToo", "Predictor", "load_predictor"]
 
 _DTYPES = (np.uint8, np.int16, np.uint16, np.uint32, np.float32)
 _CONVERTED: OrderedDict[str, tuple[ImageNetwork, float]] = OrderedDict()
@@ -42,6 +42,20 @@ _CONVERTED_KEPT = 4
 _STREAMED: OrderedDict[tuple[object, ...], StripNetwork] = OrderedDict()
 """The last models in strips of this process, with what was compiled of them."""
 _STREAMED_KEPT = 2
+
+
+class MembersToo(NamedTuple):
+    """What an ensemble predicts, and each of its members by itself.
+
+    Attributes:
+        masks: uint8 (n, y, x), of all members together.
+        scores: float32 (n, K, y, x), where asked for.
+        members: uint8 (n, members, y, x): the class that each member by itself gives.
+    """
+
+    masks: NDArray[np.uint8]
+    scores: NDArray[np.float32] | None
+    members: NDArray[np.uint8]
 
 
 class Predictor:
@@ -63,6 +77,7 @@ class Predictor:
 
     Attributes:
         classes: Number of classes K.
+        members: Models whose probabilities are averaged; 0 for a single one.
         stride: Pixels that the sides of a tile must be multiples of.
         digest: The `model_digest` of the checkpoint, or "".
         runtime: What computes; its `precision` is fp32 where bf16 was asked for and the processor has no such units.
@@ -112,6 +127,10 @@ class Predictor:
         self._eager = eager
         # A wrapper, so that a model that is one layer can be moved and folded like any other.
         prepared = fold_norms(nn.Sequential(copy.deepcopy(model)).eval()).requires_grad_(requires_grad=False)
+        for part in prepared.modules():
+            if isinstance(part, Ensemble):
+                part.mean.kept = True
+        self.members = members_kept(prepared)
         self._model = prepared.to(self.device)
         self._network: ImageNetwork | None = None
         self._streams: dict[int, StripPredictor] = {}
@@ -168,13 +187,7 @@ class Predictor:
             ValueError: Wrong shape, type or channels, or low not below high.
             MicrosegError: A logit is NaN or infinite.
         """
-        if self._network is None:
-            with self._eager.context():
-                return largest(self._forward(batch, limits)).cpu().numpy()
-        masks = np.empty((len(batch), *batch.shape[-2:]), np.uint8)
-        for slot, image in enumerate(self._each(batch, limits)):
-            masks[slot] = self._network.classes(image)[0].numpy()[0]
-        return masks
+        return self._judged(batch, limits).masks
 
     def scores(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> NDArray[np.float32]:
         """Probabilities of the classes: the softmax of the logits.
@@ -209,21 +222,54 @@ class Predictor:
 
         Args and errors are those of `masks`.
         """
+        found = self._judged(batch, limits, scores=True)
+        if found.scores is None:
+            raise TypeError("scores were asked for")
+        return found.masks, found.scores
+
+    def members_too(
+        self, batch: NDArray[np.generic], limits: tuple[float, float], *, scores: bool = False
+    ) -> MembersToo:
+        """What `masks` returns, and the class of each pixel by each member of an ensemble, from one forward pass.
+
+        Args and errors are those of `masks`.
+
+        Args:
+            batch: As in `masks`.
+            limits: As in `masks`.
+            scores: Give what `scores` returns, too.
+        """
+        return self._judged(batch, limits, scores=scores, members=self.members)
+
+    def _judged(
+        self, batch: NDArray[np.generic], limits: tuple[float, float], *, scores: bool = False, members: int = 0
+    ) -> MembersToo:
+        shape = (len(batch), *batch.shape[-2:])
+        masks, own = np.empty(shape, np.uint8), np.empty((shape[0], members, *shape[1:]), np.uint8)
+        found = np.empty((shape[0], self.classes, *shape[1:]), np.float32) if scores else None
+        with self._eager.context():
+            for place, classes, output in self._parts(batch, limits):
+                masks[place] = classes.cpu().numpy()
+                if members:
+                    own[place] = own_classes(output, members)
+                if found is not None:
+                    found[place] = output[:, : self.classes].contiguous().softmax(dim=1).cpu().numpy()
+        return MembersToo(masks, found, own)
+
+    def _parts(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Which tiles, their classes, and `_output`; OpenVINO computes one after the other, into a buffer."""
         if self._network is None:
-            with self._eager.context():
-                logits = self._forward(batch, limits)
-                return largest(logits).cpu().numpy(), logits.contiguous().softmax(dim=1).cpu().numpy()
-        masks = np.empty((len(batch), *batch.shape[-2:]), np.uint8)
-        scores = np.empty((len(batch), self.classes, *batch.shape[-2:]), np.float32)
+            output = self._output(batch, limits)
+            yield slice(None), largest(finite(output[:, : self.classes])), output
+            return
         for slot, image in enumerate(self._each(batch, limits)):
-            classes, found = self._network.classes(image)
-            masks[slot], scores[slot] = classes.numpy()[0], found.softmax(dim=1).numpy()[0]
-        return masks, scores
+            yield slice(slot, slot + 1), *self._network.classes(image)
 
     def _logits(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> Iterator[Tensor]:
         """One tile after the other, from OpenVINO; a buffer that the next one overwrites."""
         if self._network is not None:
-            yield from map(self._network.logits, self._each(batch, limits))
+            for image in self._each(batch, limits):
+                yield self._network.logits(image)[:, : self.classes]
 
     def _each(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> Iterator[Tensor]:
         """The tiles as the model sees them, one at a time, so that their number decides no byte."""
@@ -281,13 +327,18 @@ class Predictor:
         return _uploaded(native, self.device)
 
     def _forward(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> Tensor:
+        return finite(self._output(batch, limits)[:, : self.classes])
+
+    def _output(self, batch: NDArray[np.generic], limits: tuple[float, float]) -> Tensor:
+        """Float32 logits, and behind them those of each member of an ensemble."""
         images = self._checked(batch)
-        logits: Tensor = self._model(
+        output: Tensor = self._model(
             model_input(images, limits, self.card.scaling.clahe).contiguous(memory_format=torch.channels_last)
         )
-        if logits.shape[1] != self.classes:
-            raise ValueError(f"the model gives {logits.shape[1]} classes, its card names {self.classes}")
-        return finite(logits.float())
+        classes = output.shape[1] // (1 + self.members)
+        if classes != self.classes:
+            raise ValueError(f"the model gives {classes} classes, its card names {self.classes}")
+        return output.float()
 
 
 def _stacked(tensors: Iterable[Tensor]) -> NDArray[np.float32]:
@@ -325,29 +376,6 @@ def load_predictor(
     """
     model, described = load_model(checkpoints)
     return Predictor(model, described.card, precision, device, threads, runtime, described.digest)
-
-
-def fold_norms(model: nn.Module) -> nn.Module:
-    """Fold each batch norm that follows a convolution into it, in place; for evaluation only.
-
-    That is: the next in a Sequential, or the pairs of names that a class says it calls in a row, as
-    `folds = (("conv1", "bn1"),)`.
-
-    Example:
-        >>> fold_norms(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval())[1]
-        Identity()
-    """
-    for parent in list(model.modules()):
-        pairs: list[tuple[str, str]] = list(getattr(parent, "folds", ()))
-        if isinstance(parent, nn.Sequential):
-            names = [name for name, _ in parent.named_children()]
-            pairs = list(itertools.pairwise(names))
-        for first, second in pairs:
-            layer, norm = getattr(parent, first), getattr(parent, second)
-            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
-                setattr(parent, first, fuse_conv_bn_eval(layer, norm))
-                setattr(parent, second, nn.Identity())
-    return model
 
 
 def _uploaded(batch: NDArray[np.generic], device: torch.device) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 from microseg_ray.geometry import Box, ceil_to, floor_to
 from microseg_ray.stitching.extra import extra_output
 from microseg_ray.stitching.shards import EnginePlan, ShardPixels, extended, unmeasured
+from microseg_ray.stitching.spread import SpreadTally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,10 @@ class PredictedRows(Protocol):
     @property
     def scores(self) -> NDArray[np.float32] | None:
         """(class, y, x) probabilities, where asked for."""
+
+    @property
+    def members(self) -> NDArray[np.uint8] | None:
+        """(member, y, x) classes by each member of an ensemble; None of a single model."""
 
 
 class StripStream(Protocol):
@@ -245,6 +250,8 @@ class _ShardRows:
         self._frame, self._spec, self._plan = frame, spec, plan
         self._raw = raw_scores
         self._row = frame.kept.y0 // plan.shard
+        self._classes = classes
+        self._tallies: dict[int, SpreadTally] = {}
         self._mask = np.empty((min(plan.shard, spec.shape[0]), frame.kept.width), np.uint8)
         self._extra: NDArray[Any] | None = None
         self.needs_scores = raw_scores or plan.extra != "none"
@@ -260,16 +267,26 @@ class _ShardRows:
         begin = self._frame.box.y0 + part.begin
         y, end = max(begin, kept.y0), min(begin + part.mask.shape[0], kept.y1)
         while y < end:
-            self._row = y // shard
+            if y // shard != self._row:
+                self._row, self._tallies = y // shard, {}
             stop = min(end, (self._row + 1) * shard)
             here, there = slice(y - self._row * shard, stop - self._row * shard), slice(y - begin, stop - begin)
             self._mask[here] = part.mask[there, columns]
             if self._extra is not None and part.scores is not None:
                 scores = part.scores[:, there, columns]
                 self._extra[..., here, :] = scores if self._raw else extra_output(scores, self._plan.extra)
+            if part.members is not None:
+                self._count(part.members[:, there, columns])
             y = stop
             if y in {kept.y1, (self._row + 1) * shard}:
                 yield self._row
+
+    def _count(self, members: NDArray[np.uint8]) -> None:
+        """Count rows of all shards of this row, (member, y, x), by each member of an ensemble."""
+        kept, side = self._frame.kept, self._plan.shard
+        for column in range(kept.x0 // side, -(-kept.x1 // side)):
+            part = slice(max(column * side, kept.x0) - kept.x0, min((column + 1) * side, kept.x1) - kept.x0)
+            self._tallies.setdefault(column, SpreadTally(self._classes)).add_members(members[..., part])
 
     def pixels(self, shard: Shard) -> ShardPixels:
         """One shard of the row that is complete."""
@@ -277,5 +294,7 @@ class _ShardRows:
         inside = box.intersection(self._frame.kept)
         x0 = self._frame.kept.x0
         part = (slice(0, inside.height), slice(inside.x0 - x0, inside.x1 - x0))
-        found = ShardPixels(self._mask[part], None if self._extra is None else self._extra[(..., *part)])
+        extra = None if self._extra is None else self._extra[(..., *part)]
+        tally = self._tallies.get(shard[1])
+        found = ShardPixels(self._mask[part], extra, {} if tally is None else tally.found)
         return found if inside.height == box.height else extended(found, box.height)

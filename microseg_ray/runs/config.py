@@ -13,6 +13,7 @@ from microseg_ray.models.runtimes import runtime_record
 from microseg_ray.runs.identity import RunIdentity, computed_with
 from microseg_ray.settings import SourceSettings
 from microseg_ray.sources import ScaleRule
+from microseg_ray.symmetry import SYMMETRIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from microseg_ray.models.predictor import Predictor as ModelPredictor
     from microseg_ray.settings import ClassSpec, Scaling
     from microseg_ray.sources.agreement import Intensities
+    from microseg_ray.statistics.counts import SpreadKind
     from microseg_ray.stitching import EnginePlan
 
 __all__ = ["WorkerConfig", "load_own_predictor"]
@@ -78,6 +80,22 @@ class WorkerConfig:
             FencedError: The job is over, and another one writes here now.
         """
         return nullcontext() if self.fence is None else self.fence.writing()
+
+    @property
+    def spreads(self) -> tuple[tuple[SpreadKind, int], ...]:
+        """What is counted by each of several predictions, and how many there are.
+
+        Example:
+            >>> from microseg_ray.settings import Scaling
+            >>> from microseg_ray.stitching import EnginePlan
+            >>> plan = EnginePlan(tile=64, halo=8, stride=8, shard=64, tta=True)
+            >>> config = WorkerConfig(("a", "b"), "fp32", "torch", "cpu", 1, plan, {}, (), 1, Scaling(), "stat", "exact")
+            >>> config.spreads
+            (('ensemble', 2), ('tta', 8))
+        """
+        members = len(folders(self.checkpoint))
+        found: list[tuple[SpreadKind, int]] = [("ensemble", members)] if members > 1 else []
+        return (*found, *([("tta", len(SYMMETRIES))] if self.plan.tta else []))  # type: ignore[arg-type]
 
     @property
     def where(self) -> str:

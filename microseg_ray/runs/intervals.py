@@ -195,6 +195,8 @@ def _field(run: Run, name: str, group: str, correct: _Corrections) -> Field | No
         crossings=parts.crossings,
         sampling=(),
         corrections=correct.of(group),
+        # Damaged counts are left out, and the reason says what to do.
+        spreads={kind: rows.sum(axis=(0, 1)) for kind, rows in store.spreads.items() if (rows >= 0).all()},
     )
     return field_of(base, parts.blocks)
 

@@ -216,9 +216,14 @@ def _compare(run: Run, job: Job, worker: ArchiveWorker, name: str, shard: tuple[
         if mark != store.identity["fingerprint"]:
             return f"{name}: the micrograph has changed since it was segmented ({store.identity['fingerprint']} then, {mark} now)"
         task = ShardTask(name, path, store.path, view, (limits[0], limits[1]), shard)
-        fresh = worker.compute(task).mask
-        kept = store.read(store.spec.box(shard))
+        found = worker.compute(task)
+        fresh, kept = found.mask, store.read(store.spec.box(shard))
+        spreads = {kind: rows[shard] for kind, rows in store.spreads.items()}
     except (MicrosegError, ValueError, RuntimeError, OSError) as error:
         return f"{name}, shard {shard}: cannot be compared ({error})"
     different = int(np.count_nonzero(fresh != kept))
-    return f"{name}, shard {shard}: {different} of {fresh.size} pixels differ" if different else None
+    if different:
+        return f"{name}, shard {shard}: {different} of {fresh.size} pixels differ"
+    # Where nothing was measured, none are given.
+    other = [kind for kind, rows in spreads.items() if not np.array_equal(found.spreads.get(kind, 0 * rows), rows)]
+    return f"{name}, shard {shard}: the counts by each prediction ({', '.join(other)}) differ" if other else None

@@ -160,7 +160,7 @@ class ArchiveWorker:
         view = View.of(info, original.info_bar_rows)
         calibration = self._calibration(task, original, info, said)
         identity = {**config.identity, "fingerprint": mark, "limits": list(limits), "view": view.record()}
-        spec = MaskSpec(view.shape, config.classes, config.plan.shard, config.plan.extra)
+        spec = MaskSpec(view.shape, config.classes, config.plan.shard, config.plan.extra, config.spreads)
         store = reusable_store(task.store, spec, identity)
         # In a store that was made just now nothing need be looked for.
         missing = ShardSet(spec.shards) if store is None else ShardSet.of(spec.shards, store.missing())
@@ -244,7 +244,7 @@ class ArchiveWorker:
         result = self._pixels_of(task, store.spec.box(task.shard))
         self._require_unchanged(task, store)
         with self.config.writing():
-            store.commit(task.shard, result.mask, result.extra)
+            store.commit(task.shard, result.mask, result.extra, result.spreads)
         del result
         release_memory()
         return Outcome(task, ok=True)
@@ -258,7 +258,7 @@ class ArchiveWorker:
             for shard, result in self.stream(left):
                 self._require_unchanged(task, store)
                 with self.config.writing():
-                    store.commit(shard, np.ascontiguousarray(result.mask), result.extra)
+                    store.commit(shard, np.ascontiguousarray(result.mask), result.extra, result.spreads)
         release_memory()
         return Outcome(task, ok=True)
 
@@ -358,7 +358,9 @@ def reusable_store(path: str, spec: MaskSpec, identity: Mapping[str, Any]) -> Ma
         store = MaskStore.open(path)
     except StoreError:
         return None
-    return store if store.spec == spec and store.identity == dict(identity) else None
+    # A store of a version that did not count by each of several predictions is gone on with.
+    fits = store.spec in {spec, replace(spec, spreads=())} and store.identity == dict(identity)
+    return store if fits else None
 
 
 def _how(error: InputError) -> Literal["changed", "missing", "stalled"]:

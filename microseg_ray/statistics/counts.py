@@ -1,8 +1,8 @@
-"""Pixels per class of a mask."""
+"""Pixels per class of a mask, and by each of several predictions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -10,9 +10,18 @@ from microseg_ray.errors import StoreError
 from microseg_ray.settings import IGNORE_INDEX
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
-__all__ = ["count_classes"]
+__all__ = ["SPREADS", "SpreadKind", "Spreads", "count_classes"]
+
+SpreadKind = Literal["ensemble", "tta"]
+SPREADS: tuple[SpreadKind, ...] = ("ensemble", "tta")
+"""Checkpoints of an ensemble; symmetries of test-time augmentation."""
+
+Spreads: TypeAlias = "Mapping[SpreadKind, NDArray[np.int64]]"
+"""By kind: (members or symmetries, classes) int64 pixels of one area by each of them."""
 
 
 def count_classes(mask: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:

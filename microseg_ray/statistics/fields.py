@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.statistics.blocks import BlockCounts
+    from microseg_ray.statistics.counts import Spreads
     from microseg_ray.statistics.model_error import Correction, Method
 
 __all__ = ["Field", "Parts", "field_of"]
@@ -47,6 +48,7 @@ class Field:
         sampling: Of each class, as predicted.
         corrections: How the fractions are corrected, by method; empty without a test set.
         corrected_sampling: Of each class, of the fractions corrected by each method.
+        spreads: (m, K) int64 pixels by each checkpoint of an ensemble, by each symmetry; empty where there is one prediction.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Field:
     sampling: tuple[SamplingError, ...]
     corrections: Mapping[Method, Correction] = field(default_factory=dict)
     corrected_sampling: Mapping[Method, tuple[SamplingError, ...]] = field(default_factory=dict)
+    spreads: Spreads = field(default_factory=dict)
 
     @property
     def measured(self) -> int:
@@ -104,15 +107,4 @@ def field_of(base: Field, blocks: BlockCounts) -> Field:
         method: errors(np.tensordot(correction.matrix, values, axes=1))
         for method, correction in base.corrections.items()
     }
-    return Field(
-        base.name,
-        base.group,
-        base.counts,
-        base.pixels,
-        base.bar_pixels,
-        base.pixel_size_um,
-        base.crossings,
-        errors(values),
-        base.corrections,
-        corrected,
-    )
+    return replace(base, sampling=errors(values), corrected_sampling=corrected)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microseg_ray.statistics.bootstrap import LEVEL, MIN_UNITS
-from microseg_ray.statistics.sampling import bounded_interval
+from microseg_ray.statistics.estimates import Estimate
+from microseg_ray.statistics.sampling import bounded_interval, independent_features
+from microseg_ray.statistics.spread import kinds_of, spread_between
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,46 +33,16 @@ AIM = 0.01
 _MOST = 10**9
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its variance.
-
-    Attributes:
-        value: The estimate.
-        variance: Of it; nan where it is not known.
-        degrees_of_freedom: Of the variance.
-        reason: Why there is no variance, or why it is not to be trusted; empty otherwise.
-    """
-
-    value: float
-    variance: float = math.nan
-    degrees_of_freedom: float = math.nan
-    reason: str = ""
-
-    def plus(self, other: Estimate) -> Estimate:
-        """This one with the variance of an independent error added (Welch and Satterthwaite for the degrees of freedom).
-
-        Example:
-            >>> found = Estimate(0.5, 0.01, 4).plus(Estimate(0.0, 0.01, 4))
-            >>> found.variance, found.degrees_of_freedom
-            (0.02, 8.0)
-        """
-        variance = self.variance + other.variance
-        parts = [(each.variance, each.degrees_of_freedom) for each in (self, other)]
-        below = sum(part**2 / freedom for part, freedom in parts if part > 0)
-        freedom = variance**2 / below if below > 0 else self.degrees_of_freedom
-        reason = "; ".join(dict.fromkeys(each.reason for each in (self, other) if each.reason))
-        return Estimate(self.value, variance, freedom, reason)
-
-
 @dataclass(frozen=True, slots=True)
 class IntervalRow:
     """One class, one scope, one part of the error; the columns of intervals.csv.
 
     `part`: `sampling` (within the fields, from the two-point correlation), `micrographs` (between the micrographs of the
-    scope), `model_stratified`, `model_inverse` (the model's error, after correction by the test set), `combined` (the sampling
-    error of the corrected fraction and the model's). `more_...` say how much more must be measured for a half-width of 1 % of
-    the area (`absolute`) or of 1 % of the fraction (`relative`) by this part alone.
+    scope), `model_stratified`, `model_inverse` (the model's error, after correction by the test set), `ensemble`, `tta` (the
+    spread between the checkpoints of an ensemble, between the symmetries of test-time augmentation), `combined` (all parts that
+    there are: sampling or micrographs, the model's, the spread). `effective_count`, of the part `sampling`: independent features
+    of the class, or of the rest where that has fewer; below 4 the interval is too narrow. `more_...` say how much more must be
+    measured for a half-width of 1 % of the area (`absolute`) or of 1 % of the fraction (`relative`) by this part alone.
     """
 
     scope: str
@@ -87,6 +59,7 @@ class IntervalRow:
     high: float | None
     degrees_of_freedom: float | None
     integral_range_px: float | None
+    effective_count: float | None
     more_px_absolute: float | None
     more_px_relative: float | None
     more_um2_absolute: float | None
@@ -192,7 +165,7 @@ class _Scope:
     def rows(self) -> list[IntervalRow]:
         measured = np.array([member.measured for member in self.members])
         between = between_micrographs(measured, np.array([member.fractions for member in self.members]))
-        methods = list(self.members[0].corrections)
+        methods, kinds = list(self.members[0].corrections), kinds_of(self.members)
         corrected = {method: self._corrected(measured, method) for method in methods}
         rows = []
         for index in range(len(self.classes)):
@@ -203,8 +176,9 @@ class _Scope:
             for method in methods:
                 value = corrected[method][index].value
                 rows.append(self._row(index, f"model_{method}", self._model(index, method, value, alone=True)))
-            if methods:
-                rows.append(self._row(index, "combined", self._combined(index, methods[0], corrected[methods[0]])))
+            rows += [self._row(index, kind, spread_between(self.members, kind, index)) for kind in kinds]
+            if methods or kinds:
+                rows.append(self._row(index, "combined", self._combined(index, between, corrected)))
         return rows
 
     def _sampling(self, index: int, method: Method | None) -> Estimate:
@@ -236,11 +210,18 @@ class _Scope:
         error = correction.standard_error(len(self.members) if alone else None)
         return Estimate(value, float(error[index]) ** 2, correction.degrees_of_freedom, correction.reason)
 
-    def _combined(self, index: int, method: Method, corrected: Sequence[Estimate]) -> Estimate:
-        if len(self.members) >= MIN_UNITS:
-            return corrected[index].plus(self._model(index, method, 0.0, alone=False))
-        sampling = self._sampling(index, method)
-        return sampling.plus(self._model(index, method, 0.0, alone=True))
+    def _combined(
+        self, index: int, between: Sequence[Estimate], corrected: Mapping[Method, Sequence[Estimate]]
+    ) -> Estimate:
+        """Every part that there is: of the corrected fraction where a test set corrects it."""
+        method = next(iter(corrected), None)
+        several = len(self.members) >= MIN_UNITS
+        found = self._sampling(index, method) if not several else (corrected[method] if method else between)[index]
+        if method is not None:
+            found = found.plus(self._model(index, method, 0.0, alone=not several))
+        for kind in kinds_of(self.members):
+            found = found.plus(spread_between(self.members, kind, index, method))
+        return found
 
     def _row(self, index: int, part: str, found: Estimate) -> IntervalRow:
         measured = sum(member.measured for member in self.members)
@@ -263,6 +244,7 @@ class _Scope:
             high=None if interval is None else interval.high,
             degrees_of_freedom=float(found.degrees_of_freedom) if known else None,
             integral_range_px=self._integral_range(part, found, measured),
+            effective_count=independent_features(found.value, found.variance) if part == "sampling" else None,
             more_px_absolute=more["px_absolute"],
             more_px_relative=more["px_relative"],
             more_um2_absolute=more["um2_absolute"],

@@ -29,7 +29,7 @@ from microseg_ray.statistics.bootstrap import LEVEL
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FEW_FEATURES", "Interval", "SamplingError", "bounded_interval", "sampling_error"]
+__all__ = ["FEW_FEATURES", "Interval", "SamplingError", "bounded_interval", "independent_features", "sampling_error"]
 
 _WINDOW = 3.0
 """The sum ends where its radius is this many times the radius of a disc of the area A."""
@@ -109,10 +109,29 @@ def sampling_error(
         return SamplingError(
             fraction, math.nan, math.nan, math.nan, float(reach[place]), "the covariance sums to nothing positive"
         )
-    features = fraction * (1 - fraction) / variance * min(fraction, 1 - fraction)
+    features = independent_features(fraction, variance) or 0.0
     if not reason and features < FEW_FEATURES:
         reason = f"{features:.1f} independent features of the class or of the rest: the interval is too narrow below 4"
     return SamplingError(fraction, variance, float(2 / share[place]), float(ranges[place]), float(reach[place]), reason)
+
+
+def independent_features(fraction: float, variance: float) -> float | None:
+    """Of the class, or of the rest where that has fewer: the independent pixels p (1 - p) / Var(p), times p or 1 - p.
+
+    Args:
+        fraction: p.
+        variance: Of it.
+
+    Returns:
+        None where the variance is not known.
+
+    Example:
+        >>> independent_features(0.1, 0.1 * 0.9 / 100)  # worth 100 independent pixels, of which 10 are of the class
+        10.0
+    """
+    if not (variance > 0 and 0 < fraction < 1):
+        return None
+    return fraction * (1 - fraction) / variance * min(fraction, 1 - fraction)
 
 
 def bounded_interval(

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.geometry import Box, Tile, TileGrid, ceil_to, floor_to
-from microseg_ray.stitching.shards import EnginePlan, Predictor, stitched_scores, tile_scores
+from microseg_ray.stitching.shards import EnginePlan, stitched_scores, tile_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
+
+    from microseg_ray.stitching.scoring import Predictor
 
 __all__ = ["SeamAudit", "audit_mask", "audit_seams", "promise"]
 

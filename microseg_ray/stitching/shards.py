@@ -6,9 +6,9 @@ a shard depends on the grid alone: never on which worker does it, in which order
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,30 +16,21 @@ from microseg_ray.errors import MicrosegError
 from microseg_ray.geometry import Box, Tile, TileGrid, ceil_to
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.stitching.extra import Extra, extra_output
+from microseg_ray.stitching.scoring import Predictor, judged, symmetric_scores
+from microseg_ray.stitching.spread import SpreadTally
 from microseg_ray.stitching.tile_sizes import TileRule, least_tax_tile
 from microseg_ray.stitching.windows import Blend, argmax_first, window
-from microseg_ray.symmetry import SYMMETRIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
+    from microseg_ray.statistics.counts import Spreads
+
 __all__ = ["EnginePlan", "Extra", "Predictor", "ShardPixels", "engine_grid", "predict_shard", "shard_window"]
 
 Limits = tuple[float, float]
-
-
-class Predictor(Protocol):
-    """What the engine asks of a model; `models.predictor.Predictor` is one."""
-
-    classes: int
-
-    def masks(self, batch: NDArray[Any], limits: Limits) -> NDArray[np.uint8]:
-        """Class indices (n, y, x) uint8 of tiles (n, channel, y, x) in the source's dtype."""
-
-    def scores(self, batch: NDArray[Any], limits: Limits) -> NDArray[np.float32]:
-        """Probabilities (n, class, y, x) float32 of the same."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +110,12 @@ class ShardPixels:
     Attributes:
         mask: (y, x) uint8 class indices.
         extra: (y, x) uint8 margin or entropy, or (class, y, x) float16 probabilities, or None.
+        spreads: Pixels of each class by each member of an ensemble, and by each symmetry; empty where there is one prediction.
     """
 
     mask: NDArray[np.uint8]
     extra: NDArray[Any] | None
+    spreads: Spreads = field(default_factory=dict)
 
 
 @lru_cache(maxsize=8)
@@ -181,21 +174,14 @@ def predict_shard(
         True
     """
     region, tiles = shard_window(grid, box, plan)
-    if not plan.needs_scores:
-        mask = np.empty(box.shape, np.uint8)
-        for batch, members in _batches(pixels, region, tiles, plan.batch):
-            predicted = predictor.masks(batch, limits)
-            for slot, tile in enumerate(members):
-                mask[tile.core.relative_to(box).slices] = predicted[(slot, *tile.core_in_tile.slices)]
-            del predicted  # before the next batch is computed: one result is held, not two
-        return ShardPixels(mask, None)
     if plan.blend == "crop" and not plan.tta:
-        return _cropped_with_extra(pixels, region, predictor, tiles, box, plan, limits)
-    scores = _blended(pixels, region, predictor, tiles, box, plan, limits)
-    return ShardPixels(argmax_first(scores), extra_output(scores, plan.extra))
+        return _cropped(pixels, region, predictor, tiles, box, plan, limits)
+    tally = SpreadTally(predictor.classes)
+    scores = _blended(pixels, region, predictor, tiles, box, plan, limits, tally)
+    return ShardPixels(argmax_first(scores), extra_output(scores, plan.extra), tally.found)
 
 
-def _cropped_with_extra(
+def _cropped(
     pixels: NDArray[Any],
     region: Box,
     predictor: Predictor,
@@ -204,39 +190,28 @@ def _cropped_with_extra(
     plan: EnginePlan,
     limits: Limits,
 ) -> ShardPixels:
-    """The mask of a run without `extra`, and the extra output.
+    """The mask, and the extra output where there is one.
 
-    The class comes from the logits, as without `extra`: rounded to probabilities, two close logits can be equal, and the
+    The class comes from the logits, with `extra` as without: rounded to probabilities, two close logits can be equal, and the
     first class would win.
     """
     mask = np.empty(box.shape, np.uint8)
-    scores = np.empty((predictor.classes, *box.shape), np.float32)
+    scores = np.empty((predictor.classes, *box.shape), np.float32) if plan.needs_scores else None
+    tally = SpreadTally(predictor.classes)
     for batch, members in _batches(pixels, region, tiles, plan.batch):
-        chosen, predicted = masks_and_scores(predictor, batch, limits)
+        found = judged(predictor, batch, limits, scores=plan.needs_scores)
         for slot, tile in enumerate(members):
             here, there = tile.core.relative_to(box).slices, tile.core_in_tile.slices
-            mask[here] = chosen[(slot, *there)]
-            scores[(..., *here)] = predicted[(slot, ..., *there)]
-        del chosen, predicted
+            mask[here] = found.masks[(slot, *there)]  # type: ignore[index]
+            if scores is not None and found.scores is not None:
+                scores[(..., *here)] = found.scores[(slot, ..., *there)]
+            if found.members is not None:
+                tally.add_members(found.members[(slot, ..., *there)])
+        del found  # before the next batch is computed: one result is held, not two
+    if scores is None:
+        return ShardPixels(mask, None, tally.found)
     _require_finite(scores)
-    return ShardPixels(mask, extra_output(scores, plan.extra))
-
-
-def masks_and_scores(
-    predictor: Predictor, batch: NDArray[Any], limits: Limits
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Class indices and probabilities of a batch; in one forward pass where the predictor has a `masks_and_scores`.
-
-    Args:
-        predictor: The model.
-        batch: (n, channel, y, x) in the source's dtype.
-        limits: Intensities (low, high) of the micrograph's scaling.
-    """
-    one_pass = getattr(predictor, "masks_and_scores", None)
-    if one_pass is None:
-        return predictor.masks(batch, limits), predictor.scores(batch, limits)
-    both: tuple[NDArray[np.uint8], NDArray[np.float32]] = one_pass(batch, limits)
-    return both
+    return ShardPixels(mask, extra_output(scores, plan.extra), tally.found)
 
 
 def _batches(
@@ -268,12 +243,13 @@ def _blended(
     box: Box,
     plan: EnginePlan,
     limits: Limits,
+    tally: SpreadTally | None = None,
 ) -> NDArray[np.float32]:
     """(class, y, x) scores of the shard: cropped, or averaged over the tiles in row-major order."""
     scores = np.zeros((predictor.classes, *box.shape), np.float32)
     total = np.zeros(box.shape, np.float32)
     for batch, members in _batches(pixels, region, tiles, plan.batch):
-        predicted = _scores(predictor, batch, plan, limits)
+        predicted = _scores(predictor, batch, plan, limits, None if tally is None else _Cores(tally, members, box))
         for slot, tile in enumerate(members):
             if plan.blend == "crop":
                 own = tile.core.intersection(box)
@@ -337,21 +313,40 @@ def tile_scores(
     return scores
 
 
-def _scores(predictor: Predictor, batch: NDArray[Any], plan: EnginePlan, limits: Limits) -> NDArray[np.float32]:
-    return _symmetric_scores(predictor, batch, limits) if plan.tta else predictor.scores(batch, limits)
+def _scores(
+    predictor: Predictor, batch: NDArray[Any], plan: EnginePlan, limits: Limits, seen: _Cores | None = None
+) -> NDArray[np.float32]:
+    if plan.tta:
+        return symmetric_scores(predictor, batch, limits, seen)
+    if seen is None:
+        return predictor.scores(batch, limits)
+    found = judged(predictor, batch, limits, masks=False, scores=True)
+    seen.count_members(found.members)
+    return found.scores  # type: ignore[return-value]
 
 
-def _symmetric_scores(predictor: Predictor, batch: NDArray[Any], limits: Limits) -> NDArray[np.float32]:
-    """The mean of the scores over the 8 symmetries of the square, each turned back."""
-    total = np.zeros((len(batch), predictor.classes, *batch.shape[-2:]), np.float32)
-    # The order of the sum is part of the bytes of a mask.
-    for number in (0, 4, 1, 7, 2, 6, 3, 5):
-        symmetry = SYMMETRIES[number]
-        scores = predictor.scores(np.ascontiguousarray(symmetry.apply(batch)), limits)
-        total += symmetry.inverse.apply(scores)
-        del scores
-    total /= np.float32(8)
-    return total
+@dataclass(frozen=True)
+class _Cores:
+    """Counts what each member and each symmetry says of the cores of some tiles that lie in a shard."""
+
+    tally: SpreadTally
+    tiles: list[Tile]
+    box: Box
+
+    def __call__(self, number: int, scores: NDArray[np.float32], members: NDArray[np.uint8] | None) -> None:
+        for slot, part in self._parts():
+            self.tally.add_scores(number, scores[(slot, ..., *part)])
+        self.count_members(members)
+
+    def count_members(self, members: NDArray[np.uint8] | None) -> None:
+        for slot, part in self._parts() if members is not None else ():
+            self.tally.add_members(members[(slot, ..., *part)])  # type: ignore[index]
+
+    def _parts(self) -> Iterator[tuple[int, tuple[slice, slice]]]:
+        for slot, tile in enumerate(self.tiles):
+            own = tile.core.intersection(self.box)
+            if own.area:
+                yield slot, own.relative_to(tile.box).slices
 
 
 def unmeasured(shape: tuple[int, int], extra: Extra, classes: int) -> ShardPixels:
@@ -377,7 +372,7 @@ def extended(result: ShardPixels, height: int) -> ShardPixels:
     missing = height - result.mask.shape[0]
     mask = np.pad(result.mask, ((0, missing), (0, 0)), constant_values=IGNORE_INDEX)
     if result.extra is None:
-        return ShardPixels(mask, None)
+        return replace(result, mask=mask)
     fill = np.nan if result.extra.dtype.kind == "f" else IGNORE_INDEX
     margins = (*((0, 0),) * (result.extra.ndim - 2), (0, missing), (0, 0))
-    return ShardPixels(mask, np.pad(result.extra, margins, constant_values=fill))
+    return replace(result, mask=mask, extra=np.pad(result.extra, margins, constant_values=fill))

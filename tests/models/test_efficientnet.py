@@ -14,7 +14,7 @@ from microseg_ray.models.architectures.efficientnet import EFFICIENTNETS, Effici
 from microseg_ray.models.card import ModelCard
 from microseg_ray.models.checkpoint import load_checkpoint, save_checkpoint
 from microseg_ray.models.export import export_checkpoint
-from microseg_ray.models.predictor import fold_norms
+from microseg_ray.models.folding import fold_norms
 from microseg_ray.models.published import PUBLISHED, Published, published_file
 from microseg_ray.models.receptive_field import measure_receptive_field
 from microseg_ray.models.runtimes import load_runtime

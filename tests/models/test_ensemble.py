@@ -91,6 +91,27 @@ def test_strips_give_what_the_whole_image_gives(places, runtime, monkeypatch):
     np.testing.assert_allclose(found, mean_scores(places, tall, precision="fp32")[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_members_classes_are_those_of_each_checkpoint_alone(places, image, runtime, monkeypatch):
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    options = {"precision": "fp32", "threads": 1, "runtime": runtime}
+    ensemble = load_predictor(places, **options)
+    alone = [load_predictor(place, **options) for place in places]
+    batch = np.concatenate([image, image[..., ::-1]])
+    expected = np.stack([each.masks(batch, (0, 255)) for each in alone], axis=1)
+    assert (expected[:, 0] != expected[:, 1]).any()
+    found = ensemble.members_too(batch, (0, 255), scores=True)
+    assert (found.members != expected).mean() < 1e-3
+    np.testing.assert_array_equal(found.masks, ensemble.masks(batch, (0, 255)))
+    np.testing.assert_array_equal(found.scores, ensemble.scores(batch, (0, 255)))
+    assert (ensemble.members, alone[0].members) == (2, 0)
+    monkeypatch.setattr("microseg_ray.models.strips.stream.WHOLE_PIXELS", 0)
+    rows = list(ensemble.strips(16).run(lambda begin, end: image[0, :, begin:end], image.shape[2:], (0, 255)))
+    assert len(rows) > 1
+    assert (np.concatenate([part.members for part in rows], axis=1) != expected[0]).mean() < 1e-3
+
+
 def test_the_card_describes_all_members(places):
     found = describe(places)
     cards = [read_card(place) for place in places]

@@ -17,8 +17,9 @@ from microseg_ray.models.architectures.unet import UNet
 from microseg_ray.models.architectures.vgg16_unet import VGG16UNet
 from microseg_ray.models.card import ModelCard
 from microseg_ray.models.checkpoint import load_checkpoint, save_checkpoint
+from microseg_ray.models.folding import fold_norms
 from microseg_ray.models.footprint import measure_footprint
-from microseg_ray.models.predictor import Predictor, fold_norms
+from microseg_ray.models.predictor import Predictor
 from microseg_ray.models.receptive_field import measure_receptive_field
 from microseg_ray.settings import ClassSpec
 

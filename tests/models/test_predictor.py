@@ -12,8 +12,9 @@ from torch import nn
 from microseg_ray.models import build_model
 from microseg_ray.models.card import ModelCard, ReceptiveField, read_card_and_digest
 from microseg_ray.models.checkpoint import save_checkpoint
+from microseg_ray.models.folding import fold_norms
 from microseg_ray.models.largest import largest
-from microseg_ray.models.predictor import Predictor, fold_norms, load_predictor
+from microseg_ray.models.predictor import Predictor, load_predictor
 from microseg_ray.models.scaling import model_input
 from microseg_ray.settings import ClassSpec
 

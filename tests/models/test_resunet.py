@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from microseg_ray.models.architectures.resunet import ResUNet
-from microseg_ray.models.predictor import fold_norms
+from microseg_ray.models.folding import fold_norms
 from microseg_ray.models.receptive_field import measure_receptive_field
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -76,6 +78,66 @@ def test_strips_give_the_same_masks(archive, places, finished, tmp_path):
     assert other.plan.engine.strip
     for name, mask in masks(finished.run).items():
         assert (masks(other.run)[name] != mask).mean() < 1e-4
+    strips = spreads_of(other.run)
+    for name, counts in spreads_of(finished.run).items():
+        assert np.abs(strips[name] - counts).max() <= 2 + 1e-4 * counts.sum()
+
+
+def spreads_of(run):
+    return {name: MaskStore.open(run.store_path(name)).spreads["ensemble"].sum(axis=(0, 1)) for name in run.names()}
+
+
+def test_counts_by_each_checkpoint_are_those_of_runs_with_it_alone(archive, places, finished, tmp_path, microseg):
+    found = spreads_of(finished.run)
+    alone = [masks(segment(options(archive, (place,), tmp_path / str(n))).run) for n, place in enumerate(places)]
+    for name, counts in found.items():
+        own = np.array([[(mask[name] == index).sum() for index in range(counts.shape[1])] for mask in alone])
+        assert counts.sum(axis=1).tolist() == own.sum(axis=1).tolist()
+        # Alone, the one with the smaller stride pads the bottom and right by fewer pixels.
+        assert np.abs(counts - own).max() <= 3e-3 * own[0].sum()
+    assert any((counts[0] != counts[1]).any() for counts in found.values())
+    shutil.copytree(finished.run.folder, tmp_path / "run")
+    ran = microseg("measure", "--run", tmp_path / "run", "--objects.measure", "false", "--exports.write", "false")
+    assert ran.code in {0, 3}, ran.err
+    rows = list(csv.DictReader((tmp_path / "run/intervals.csv").read_text("utf-8").splitlines()))
+    total = sum(found.values())
+    shares = total / total.sum(axis=1, keepdims=True)
+    row = {(r["class_index"], r["part"]): r for r in rows if r["scope"] == "archive"}
+    for index in range(shares.shape[1]):
+        error = shares[:, index].std(ddof=1) / np.sqrt(2)
+        assert float(row[str(index), "ensemble"]["standard_error"]) == pytest.approx(error)
+        combined, between = (row[str(index), part] for part in ("combined", "micrographs"))
+        assert float(combined["standard_error"]) == pytest.approx(np.hypot(float(between["standard_error"]), error))
+
+
+@pytest.mark.slow
+def test_symmetries_are_counted(archive, places, finished, tmp_path):
+    run = segment(options(archive, places, tmp_path / "tta", tta="true")).run
+    for name in run.names():
+        store = MaskStore.open(run.store_path(name))
+        assert {kind: rows.shape[2] for kind, rows in store.spreads.items()} == {"ensemble": 2, "tta": 8}
+        for rows in store.spreads.values():
+            assert (rows.sum(axis=-1) == store.counts.sum(axis=-1)[..., None]).all()
+        # A checkpoint is counted in the pixels as they are, so the averaging over symmetries does not change its counts.
+        assert np.abs(store.spreads["ensemble"].sum(axis=(0, 1)) - spreads_of(finished.run)[name]).max() <= 2
+
+
+def test_a_store_without_these_counts_is_gone_on_with(archive, places, finished, tmp_path):
+    """Of a version that did not count: the masks stand, and the interval says what is missing."""
+    shutil.copytree(finished.run.folder, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    for name in run.names():
+        path = run.store_path(name)
+        shutil.rmtree(path / "ensemble")
+        document = json.loads((path / "zarr.json").read_text())
+        del document["attributes"]["microseg"]["spreads"]
+        document.pop("consolidated_metadata", None)
+        (path / "zarr.json").write_text(json.dumps(document))
+    before = masks(run)
+    again = segment(options(archive, places, tmp_path / "run")).run
+    # A store that was made anew would have them.
+    assert all(MaskStore.open(again.store_path(name)).spreads == {} for name in again.names())
+    assert all((mask == before[name]).all() for name, mask in masks(again).items())
 
 
 def test_a_run_is_not_continued_with_one_member_less(archive, places, finished):

@@ -492,3 +492,31 @@ def test_finish_sweeps_up_after_killed_writers(tmp_path: Path) -> None:
     litter.write_bytes(b"half")
     store.finish(None, {})
     assert not litter.exists()
+
+
+def test_counts_by_each_prediction_are_kept_and_their_loss_makes_a_shard_undone(tmp_path: Path) -> None:
+    mask = random_mask((100, 70), ignored=True)
+    spec = MaskSpec(mask.shape, CLASSES, 64, spreads=(("ensemble", 2), ("tta", 8)))
+    store = MaskStore.create(tmp_path / "a.zarr", spec, {"model": "abc"})
+    generator, given = np.random.default_rng(0), {}
+    for index in store.missing():
+        part = mask[spec.box(index).slices]
+        known = int((part != 255).sum())
+        given[index] = {kind: generator.multinomial(known, [0.5, 0.3, 0.2], count) for kind, count in spec.spreads}
+        store.commit(index, part, spreads=given[index])
+    store = MaskStore.open(store.path)
+    assert (store.spec, store.missing()) == (spec, [])
+    for index, own in given.items():
+        for kind, rows in own.items():
+            assert store.spreads[kind][index].tolist() == rows.tolist()
+    wrong = {**given[0, 0], "tta": given[0, 0]["tta"] + 1}
+    for spreads in (wrong, {"ensemble": given[0, 0]["ensemble"]}):
+        with pytest.raises(StoreError, match="tta takes counts of"):
+            store.commit((0, 0), mask[:64, :64], spreads=spreads)
+    assert store.missing() == []
+    # An empty shard is known to hold none.
+    store.commit((0, 0), np.full((64, 64), 255, np.uint8))
+    assert store.spreads["tta"][0, 0].sum() == 0
+    spoil(mask_file(store, (1, 0), "ensemble") / "0" / "0", "truncate", at=3)
+    (mask_file(store, (1, 1), "tta") / "0" / "0").unlink()
+    assert MaskStore.open(store.path).missing() == [(1, 0), (1, 1)]

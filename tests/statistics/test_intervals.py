@@ -10,13 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchmarks.intervals import STRUCTURES, blocks_of
+from benchmarks.intervals import STRUCTURES, blocks_of, predictions
 from microseg_ray.settings import ClassSpec
 from microseg_ray.statistics.fields import Field
 from microseg_ray.statistics.groups import boundary_rows, group_area_rows
 from microseg_ray.statistics.intervals import Estimate, between_micrographs, field_rows, group_rows, needed
 from microseg_ray.statistics.model_error import METHODS, correction_matrix, correction_of
-from microseg_ray.statistics.sampling import SamplingError, bounded_interval, sampling_error
+from microseg_ray.statistics.sampling import (
+    FEW_FEATURES,
+    SamplingError,
+    bounded_interval,
+    independent_features,
+    sampling_error,
+)
+from microseg_ray.statistics.spread import spread_of
 
 CLASSES = (ClassSpec(name="matrix"), ClassSpec(name="pore"))
 
@@ -110,6 +117,46 @@ def test_parts_of_an_error_add_up():
     assert Estimate(0.3, 0.0, 5).plus(Estimate(0.0, 0.0, 5)).degrees_of_freedom == 5
 
 
+@given(st.lists(st.tuples(st.integers(1, 99), st.integers(1, 99), st.integers(1, 99)), min_size=1, max_size=4))
+def test_the_spread_of_a_group_is_that_of_the_sums_by_each_checkpoint(found):
+    """Three checkpoints count 100 pixels of each micrograph; the mask has what the second one finds."""
+    members = [
+        field(str(number), (100 - own[1], own[1]), spreads={"ensemble": np.array([[100 - n, n] for n in own])})
+        for number, own in enumerate(found)
+    ]
+    rows = {row.part: row for row in group_rows("group", "g", members, CLASSES, 0) if row.class_name == "pore"}
+    shares = np.array(found).sum(axis=0) / (100 * len(found))
+    error = shares.std(ddof=1) / math.sqrt(3)
+    assert (rows["ensemble"].standard_error or 0) == pytest.approx(error)
+    assert rows["ensemble"].degrees_of_freedom == 2
+    part = rows["micrographs"].standard_error or 0.0 if len(found) > 1 else rows["sampling"].standard_error
+    if part:
+        assert rows["combined"].standard_error == pytest.approx(math.hypot(part, error))
+    assert "tta" not in rows
+
+
+def test_a_spread_that_is_not_known_or_nothing_is_said():
+    counted = field("a", (60, 40), spreads={"tta": np.tile([60, 40], (8, 1))})
+    rows = {row.part: row for row in group_rows("group", "g", [counted, field("b", (50, 50))], CLASSES, 0)}
+    assert rows["tta"].reason == "1 of 2 micrographs have no counts by each of the symmetries: segment them again"
+    assert (rows["tta"].low, rows["combined"].low) == (None, None)
+    assert rows["tta"].reason in rows["combined"].reason
+    same = {row.part: row for row in field_rows(counted, CLASSES)}
+    assert same["combined"].standard_error == pytest.approx(same["sampling"].standard_error)
+    nowhere = spread_of(0.0, np.zeros(3), "checkpoints")
+    assert (nowhere.variance, nowhere.reason) == (0, "all 3 checkpoints find the same: 0")
+    assert "outside this interval" in spread_of(0.5, np.array([0.2, 0.21, 0.22])).reason
+
+
+def test_the_effective_count_says_where_an_interval_is_too_narrow():
+    row = next(row for row in field_rows(field("a", (60, 40)), CLASSES) if row.class_name == "pore")
+    assert row.effective_count == pytest.approx(0.24 / 1e-4 * 0.4)
+    generator = np.random.default_rng(2)
+    few = sampling_error(*blocks_of(STRUCTURES["grains"](generator, 256, 12, 0.02)), side=2)
+    assert (independent_features(few.fraction, few.variance) < FEW_FEATURES) == ("independent features" in few.reason)
+    assert "independent features" in few.reason
+
+
 def test_micrographs_without_a_measured_pixel_and_a_class_that_is_nowhere():
     nothing = field(
         "a", (0, 0), sampling=(SamplingError(math.nan, math.nan, math.nan, 0, 0, "nothing was measured"),) * 2
@@ -148,3 +195,26 @@ def test_sampling_intervals_cover_the_truth(name, length, fraction):
         interval = bounded_interval(found.fraction, found.variance, found.degrees_of_freedom)
         covered.append(interval.low <= fraction <= interval.high)
     assert 0.9 <= np.mean(covered) <= 0.985
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "own", "least"), [(2, 0.15, 0.9), (5, 0.15, 0.9), (8, 0.4, 0.9)])
+def test_the_spread_ofpredictions_covers_the_truth(count, own, least):
+    """Of the field by the spread alone, of the material with the sampling error; without the spread too seldom."""
+    generator = np.random.default_rng(count)
+    spread, both, alone = [], [], []
+    for _ in range(200):
+        truth, joint, masks = predictions(generator, 128, count, own, 0.0)
+        found = spread_of(float(joint.mean()), masks.mean(axis=(1, 2)))
+        plain = sampling_error(*blocks_of(joint), side=2)
+        sampled = Estimate(plain.fraction, plain.variance, plain.degrees_of_freedom)
+        for covered, each, value in (
+            (spread, found, truth.mean()),
+            (both, sampled.plus(found), 0.3),
+            (alone, sampled, 0.3),
+        ):
+            interval = bounded_interval(each.value, each.variance, each.degrees_of_freedom)
+            covered.append(interval.low <= value <= interval.high)
+    assert least <= np.mean(spread) <= 0.99
+    assert least - 0.02 <= np.mean(both) <= 0.99
+    assert np.mean(alone) < np.mean(both)

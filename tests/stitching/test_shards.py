@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from microseg_ray.geometry import Box, TileGrid, ceil_to
 from microseg_ray.stitching import EnginePlan, engine_grid, predict_shard, shard_window, window
 from microseg_ray.stitching.extra import extra_output
 from microseg_ray.stitching.shard_memory import shard_bytes
+from microseg_ray.symmetry import SYMMETRIES
 from tests.strategies import plans, shapes
 
 if TYPE_CHECKING:
@@ -337,3 +340,43 @@ def test_an_extra_output_does_not_change_the_mask(extra: Any) -> None:
     result = predict_shard(image[(..., *region.slices)], NearTies(), grid, box, plan, (0, 255))
     assert (result.mask == 1).all()
     assert result.extra is not None
+
+
+class Several(Lopsided):
+    """An ensemble of three, of which each sees a constant of its own more."""
+
+    members = 3
+
+    def members_too(self, batch: NDArray[Any], limits: tuple[float, float], *, scores: bool = False) -> Any:
+        own = np.stack([self.masks(batch, (limits[0], limits[1] + 60 * number)) for number in range(3)], axis=1)
+        return SimpleNamespace(
+            masks=self.masks(batch, limits), scores=self.scores(batch, limits) if scores else None, members=own
+        )
+
+
+@settings(max_examples=40)
+@given(plans(least_halo=2 * RADIUS, blends=("crop", "hann")), shapes(), st.booleans())
+@example(EnginePlan(tile=24, halo=4, stride=4, shard=16, blend="hann"), (40, 30), True)
+def test_counts_by_each_prediction_are_those_of_the_whole_micrograph(
+    plan: EnginePlan, shape: tuple[int, int], tta: bool
+) -> None:
+    plan = replace(plan, tta=tta)
+    image, predictor = picture(shape), Several()
+    grid = engine_grid(shape, plan)
+    total: dict[str, Any] = {}
+    for box in boxes(shape, plan.shard):
+        region, _ = shard_window(grid, box, plan)
+        found = predict_shard(image[(..., *region.slices)].copy(), predictor, grid, box, plan, LIMITS)
+        assert set(found.spreads) == ({"ensemble", "tta"} if tta else {"ensemble"})
+        for kind, counts in found.spreads.items():
+            assert (counts.sum(axis=1) == box.area).all()
+            total[kind] = total.get(kind, 0) + counts
+    whole = padded(image, plan.stride)[None]
+    height, width = shape
+    if plan.blend == "crop":
+        own = predictor.members_too(whole, LIMITS).members[0, :, :height, :width]
+        assert total["ensemble"].tolist() == [[int((each == index).sum()) for index in range(3)] for each in own]
+    if tta and plan.blend == "crop":
+        turned = [symmetry.inverse.apply(predictor.scores(symmetry.apply(whole), LIMITS)) for symmetry in SYMMETRIES]
+        guesses = [scores[0].argmax(axis=0)[:height, :width] for scores in turned]
+        assert total["tta"].tolist() == [[int((each == index).sum()) for index in range(3)] for each in guesses]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Ensemble", "MeanProbabilities"]
+__all__ = ["Ensemble", "MeanProbabilities", "members_kept"]
 
 
 class MeanProbabilities(nn.Module):
@@ -27,15 +27,23 @@ class MeanProbabilities(nn.Module):
     Args:
         members: Number of models.
 
+    Attributes:
+        kept: Whether the members' own logits come out too, behind the result: (n, (1 + members) * K, y, x).
+
     Example:
         >>> joined = torch.tensor([2.0, 0.0, 0.0, 2.0]).reshape(1, 4, 1, 1)
-        >>> MeanProbabilities(2)(joined).softmax(dim=1).flatten().tolist()
+        >>> mean = MeanProbabilities(2)
+        >>> mean(joined).softmax(dim=1).flatten().tolist()
         [0.5, 0.5]
+        >>> mean.kept = True
+        >>> mean(joined)[:, 2:].flatten().tolist(), members_kept(mean)
+        ([2.0, 0.0, 0.0, 2.0], 2)
     """
 
     def __init__(self, members: int) -> None:
         super().__init__()
         self.members = members
+        self.kept = False
 
     def forward(self, joined: Tensor) -> Tensor:
         """Float32 (n, members * K, y, x), the members one after the other, to (n, K, y, x)."""
@@ -46,7 +54,8 @@ class MeanProbabilities(nn.Module):
         total = (parts[0] - most).exp()
         for part in parts[1:]:
             total = total + (part - most).exp()
-        return most + total.log() - math.log(self.members)
+        mean = most + total.log() - math.log(self.members)
+        return torch.cat([mean, joined], dim=1) if self.kept else mean
 
 
 class Ensemble(nn.Module):
@@ -76,3 +85,8 @@ class Ensemble(nn.Module):
         """Float (n, c, y, x), sides multiples of `stride`, to float32 logits (n, K, y, x)."""
         check_sides(images, self.stride)
         return full_precision(self.mean, torch.cat([member(images) for member in self.members], dim=1))
+
+
+def members_kept(model: nn.Module) -> int:
+    """How many models' own logits come out of a model behind its result; 0 of one that is no ensemble."""
+    return next((part.members for part in model.modules() if isinstance(part, MeanProbabilities) and part.kept), 0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from microseg_ray.models.architectures.ensemble import members_kept
 from microseg_ray.models.largest import MOST_UNROLLED, LargestClass, checked, finite, largest
 from microseg_ray.models.runtimes.base import FREE_PIXELS
 from microseg_ray.models.runtimes.buffers import Buffers
@@ -58,6 +59,7 @@ class ImageNetwork:
         self._runtime = runtime
         self.small: tuple[int, ...] = (1, channels, *(size or (4 * stride, 5 * stride)))
         self._written = written
+        self._parts = 1 + members_kept(model)
         self._model = (
             None
             if written
@@ -78,7 +80,8 @@ class ImageNetwork:
             image: Float32 (1, c, y, x).
 
         Returns:
-            Float32 (1, K, y, x) or (1, K), a buffer that the next image overwrites.
+            Float32 (1, K, y, x) or (1, K), a buffer that the next image overwrites; of an ensemble whose members are kept
+            (1, (1 + members) * K, y, x).
 
         Raises:
             RuntimeUnfitError: OpenVINO cannot compile it for this size.
@@ -100,13 +103,14 @@ class ImageNetwork:
             RuntimeUnfitError: As `logits`.
         """
         network, decided = self._of_size(image)
-        (logits,) = network(image)
+        (output,) = network(image)
+        logits = output[:, : output.shape[1] // self._parts]
         if logits.shape[1] > MOST_UNROLLED:
-            return largest(finite(logits)), logits
+            return largest(finite(logits)), output
         if not decided:
             decided.append(self._runtime.compile(LargestClass(), [logits], exact=True))
         (classes,) = decided[0](logits)
-        return checked(classes, logits), logits
+        return checked(classes, logits), output
 
     def _of_size(self, image: Tensor) -> tuple[Graph, list[Graph]]:
         shape = tuple(image.shape)

@@ -258,7 +258,8 @@ class NodeWriter:
         if isinstance(layer, nn.Identity | _DropoutNd):
             return value
         if isinstance(layer, MeanProbabilities):
-            return self._mean_probabilities(layer.members, value)
+            mean = self._mean_probabilities(layer.members, value)
+            return self.joined([mean, value], 1) if layer.kept else mean
         if isinstance(layer, nn.LeakyReLU):
             return self._made("prelu", value, self._ops.constant(np.float32(layer.negative_slope)))
         for kind, (name, arguments) in _ACTIVATIONS.items():

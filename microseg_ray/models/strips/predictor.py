@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from microseg_ray.models.largest import MOST_UNROLLED, LargestClass, checked, finite, largest
+from microseg_ray.models.largest import MOST_UNROLLED, LargestClass, checked, finite, largest, own_classes
 from microseg_ray.models.strips.rows import Range
 
 if TYPE_CHECKING:
@@ -33,11 +33,13 @@ class PredictedRows(NamedTuple):
         begin: First row.
         mask: (y, x) uint8.
         scores: (class, y, x) float32 probabilities, where asked for.
+        members: (member, y, x) uint8 classes by each member of an ensemble; None of a single model.
     """
 
     begin: int
     mask: NDArray[np.uint8]
     scores: NDArray[np.float32] | None
+    members: NDArray[np.uint8] | None = None
 
 
 class StripPredictor:
@@ -91,14 +93,27 @@ class StripPredictor:
             return self._prepare(read(rows.begin, rows.end)[None], limits)
 
         if self._whole is not None and self._network.cuts(*shape, wanted) == [shape[0]]:
-            classes, logits = self._whole(image(Range(0, shape[0])))
+            classes, output = self._whole(image(Range(0, shape[0])))
             # A copy: the next image overwrites the buffer.
-            yield PredictedRows(0, classes[0].numpy().copy(), _probabilities(logits) if scores else None)
+            yield self._rows(0, classes[0].numpy().copy(), output, scores=scores)
             return
         for part in self._network.run(image, shape, wanted):
-            logits = part.logits.float()
-            mask = self._decided(logits)[0].cpu().numpy()
-            yield PredictedRows(part.rows.begin, mask, _probabilities(logits) if scores else None)
+            output = part.logits.float()
+            mask = self._decided(self._answer(output))[0].cpu().numpy()
+            yield self._rows(part.rows.begin, mask, output, scores=scores)
+
+    def _answer(self, output: Tensor) -> Tensor:
+        """The logits, without those of the members of an ensemble behind them."""
+        return output[:, : output.shape[1] // (1 + self._network.members)]
+
+    def _rows(self, begin: int, mask: NDArray[np.uint8], output: Tensor, *, scores: bool) -> PredictedRows:
+        members = self._network.members
+        return PredictedRows(
+            begin,
+            mask,
+            _probabilities(self._answer(output)) if scores else None,
+            own_classes(output, members)[0] if members else None,
+        )
 
     def _decided(self, logits: Tensor) -> Tensor:
         """Classes (1, y, x) uint8 of logits that are all finite."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from microseg_ray.geometry import ceil_to
+from microseg_ray.models.architectures.ensemble import members_kept
 from microseg_ray.models.memory import release_memory
 from microseg_ray.models.runtimes.base import FREE_PIXELS, HELD_PIXELS
 from microseg_ray.models.runtimes.buffers import Buffers
@@ -82,6 +83,7 @@ class StripNetwork:
     Attributes:
         rows: As given, rounded up.
         schedule: What is computed when.
+        members: Models of an ensemble whose own logits come out behind the result; 0 for a single model.
 
     Raises:
         NotStreamableError: The network has something that needs the whole image.
@@ -101,6 +103,7 @@ class StripNetwork:
 
     def __init__(self, model: nn.Module, channels: int, stride: int, rows: int, runtime: Runtime) -> None:
         self.rows = ceil_to(rows, stride)
+        self.members = members_kept(model)
         self._nodes = traced(model, channels, stride)
         self.schedule = Schedule(self._nodes, stride, self.rows)
         self._stride = stride

@@ -7,6 +7,8 @@ NAME.zarr/
   1/ 2/ ...      mode-downsampled pyramid, written when finished
   counts/        (shard_y, shard_x, class) int64, one chunk per shard, written right after its mask shard
   margin/        optional extra outputs, one byte per pixel, sharded as the mask
+  ensemble/      (shard_y, shard_x, checkpoint, class) int64: pixels by each checkpoint of an ensemble by itself, where there are
+                 several; tta/ the same by each of the 8 symmetries; written before the counts
 ```
 
 A counts chunk that is absent reads as -1 and means: this shard is not done. It is the ledger, the resume marker and
@@ -22,15 +24,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec
 
 from microseg_ray.errors import StoreError
 from microseg_ray.files import delete_file, delete_folder, sync
 from microseg_ray.outputs import require_store
 from microseg_ray.runs.store.pyramid import build_pyramid, label_metadata, level_shapes, stale_levels
-from microseg_ray.runs.store.spec import MaskSpec, create_pixels
+from microseg_ray.runs.store.spec import NOT_DONE, MaskSpec, create_ledger, create_pixels
 from microseg_ray.settings import ClassSpec
-from microseg_ray.statistics.counts import count_classes
+from microseg_ray.statistics.counts import SPREADS, count_classes
 
 if TYPE_CHECKING:
     import os
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.geometry import Box
+    from microseg_ray.statistics.counts import SpreadKind, Spreads
 
 __all__ = ["MaskStore"]
 
-NOT_DONE = -1
 _INDEX_BYTES = 16 + 4
 """Of a shard of one chunk: place and length of the chunk, and the checksum of both."""
 
@@ -85,22 +86,16 @@ class MaskStore:
             "shard": spec.shard,
             "extra": spec.extra,
             "classes": [item.model_dump() for item in spec.classes],
+            **({"spreads": dict(spec.spreads)} if spec.spreads else {}),
         }
         if Path(path).exists():
             require_store(path)
             delete_folder(path)
         group = zarr.create_group(path)
         create_pixels(group, "0", spec.shape, spec)
-        group.create_array(
-            "counts",
-            shape=(*spec.shards, len(spec.classes)),
-            chunks=(1, 1, len(spec.classes)),
-            dtype="int64",
-            fill_value=NOT_DONE,
-            compressors=[Crc32cCodec()],
-            config={"write_empty_chunks": True},
-            dimension_names=("shard_y", "shard_x", "class"),
-        )
+        create_ledger(group, "counts", spec, ())
+        for kind, count in spec.spreads:
+            create_ledger(group, kind, spec, (count,))
         if spec.extra in {"margin", "entropy"}:
             create_pixels(group, spec.extra, spec.shape, spec)
         elif spec.extra == "probabilities":
@@ -126,6 +121,7 @@ class MaskStore:
                 tuple(ClassSpec(**item) for item in record["classes"]),
                 int(record["shard"]),
                 record["extra"],
+                tuple(record.get("spreads", {}).items()),
             )
             store = cls(path, group, spec, record)
             found = (store.mask.shape, str(store.mask.dtype), store._counts.shape)
@@ -170,13 +166,21 @@ class MaskStore:
 
         A chunk that fails its checksum counts as not done, so that it is computed again.
         """
+        return self._ledger(self._counts)
+
+    @property
+    def spreads(self) -> Spreads:
+        """Pixels by each of several predictions, (shard_y, shard_x, members, class) int64; -1 in shards that are not done."""
+        return {kind: self._ledger(self._array(kind)) for kind, _ in self.spec.spreads}
+
+    def _ledger(self, array: zarr.Array[Any]) -> NDArray[np.int64]:
         try:
-            return np.asarray(self._counts[:], dtype=np.int64)
+            return np.asarray(array[:], dtype=np.int64)
         except (ValueError, RuntimeError):
-            rows = np.full(self._counts.shape, NOT_DONE, np.int64)
+            rows = np.full(array.shape, NOT_DONE, np.int64)
             for shard in self._shards():
                 with contextlib.suppress(ValueError, RuntimeError):
-                    rows[shard] = np.asarray(self._counts[shard])
+                    rows[shard] = np.asarray(array[shard])
             return rows
 
     def missing(self) -> list[tuple[int, int]]:
@@ -185,6 +189,8 @@ class MaskStore:
         if not self._begun():
             return self._shards()
         counted: NDArray[np.bool_] = np.all(self.counts >= 0, axis=-1)
+        for found in self.spreads.values():
+            counted &= np.all(found >= 0, axis=(-2, -1))
         arrays = self._outputs()
         return [
             shard
@@ -198,7 +204,11 @@ class MaskStore:
         return folder.is_dir() and any(folder.iterdir())
 
     def commit(
-        self, shard: tuple[int, int], mask: NDArray[np.uint8], extra: NDArray[Any] | None = None
+        self,
+        shard: tuple[int, int],
+        mask: NDArray[np.uint8],
+        extra: NDArray[Any] | None = None,
+        spreads: Spreads | None = None,
     ) -> NDArray[np.int64]:
         """Write one whole shard, then its counts: after a crash it is either done or not.
 
@@ -206,6 +216,7 @@ class MaskStore:
             shard: (y, x) index of the shard.
             mask: (y, x) uint8 of the shard's shape.
             extra: The shard's `spec.extra` output: (y, x) uint8, or (class, y, x) float16 probabilities.
+            spreads: Pixels of the shard by each of several predictions; not needed where nothing was measured.
 
         Returns:
             (class,) int64 counts.
@@ -227,6 +238,7 @@ class MaskStore:
                     f"{given.shape}; only whole shards are written, so stitch all of its tiles first"
                 )
         counts = count_classes(mask, len(self.spec.classes))
+        spread = self._spread_rows(counts, spreads or {})
         # The old ledger entry goes first: from here until the new one stands the shard is "not done".
         self.forget(shard)
         for array, given in zip(arrays, pixels, strict=True):
@@ -234,8 +246,23 @@ class MaskStore:
             delete_file(self._file(array, shard))
             array[(..., *box.slices)] = given
             self._flush(array, shard)
+        for kind, rows in spread.items():
+            self._array(kind)[shard] = rows
         self._counts[shard] = counts
         return counts
+
+    def _spread_rows(self, counts: NDArray[np.int64], spreads: Spreads) -> Spreads:
+        """What is written of the predictions; each has counted the pixels of the mask, no more and no fewer."""
+        rows: dict[SpreadKind, NDArray[np.int64]] = {}
+        for kind, count in self.spec.spreads:
+            own = spreads.get(kind, np.zeros((count, len(counts)), np.int64))
+            if own.shape != (count, len(counts)) or (own.sum(axis=1) != counts.sum()).any():
+                raise StoreError(
+                    f"{self.path}: {kind} takes counts of {int(counts.sum())} pixels by each of {count} predictions, not "
+                    f"{own.shape} with sums of {own.sum(axis=-1).tolist()}"
+                )
+            rows[kind] = own
+        return rows
 
     def write(self, box: Box, mask: NDArray[np.uint8]) -> NDArray[np.int64]:
         """`commit` by position instead of by index.
@@ -341,7 +368,8 @@ class MaskStore:
 
     def _file(self, array: zarr.Array[Any], shard: tuple[int, int]) -> Path:
         """Where zarr keeps the mask's, an extra output's or the ledger's part of one shard."""
-        key = (*shard, 0) if array.basename == "counts" else (*(0 for _ in array.shape[:-2]), *shard)
+        ledger = array.basename in {"counts", *SPREADS}
+        key = (*shard, *(0 for _ in array.shape[2:])) if ledger else (*(0 for _ in array.shape[:-2]), *shard)
         return Path(self.path) / array.basename / array.metadata.encode_chunk_key(key)
 
     def _flush(self, array: zarr.Array[Any], shard: tuple[int, int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from microseg_ray.errors import StoreError
 from microseg_ray.geometry import Box, ceil_to
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     import zarr
 
     from microseg_ray.settings import ClassSpec
+    from microseg_ray.statistics.counts import SpreadKind
 
-__all__ = ["EXTRAS", "Extra", "MaskSpec", "create_pixels"]
+__all__ = ["EXTRAS", "NOT_DONE", "Extra", "MaskSpec", "create_ledger", "create_pixels"]
 
 CHUNK = 512
+NOT_DONE = -1
+"""In place of a count of pixels, in shards that are not done."""
 Extra = Literal["none", "margin", "entropy", "probabilities"]
 EXTRAS: tuple[Extra, ...] = ("margin", "entropy", "probabilities")
 
@@ -32,6 +35,8 @@ class MaskSpec:
         classes: Names and colours, in the order of the class index.
         shard: Side of a shard in pixels: the unit of work, of writing and of resuming; above 512 a multiple of 512.
         extra: Which per-pixel output is kept beside the class.
+        spreads: What is counted by each of several predictions, and how many there are: checkpoints of an ensemble (`ensemble`),
+            symmetries (`tta`).
 
     Raises:
         StoreError: The shape is empty, or the shard does not hold whole chunks.
@@ -41,6 +46,7 @@ class MaskSpec:
     classes: tuple[ClassSpec, ...]
     shard: int = 2048
     extra: Extra = "none"
+    spreads: tuple[tuple[SpreadKind, int], ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1:
@@ -121,4 +127,26 @@ def create_pixels(
         compressors=[ZstdCodec(level=1, checksum=True)],
         config={"write_empty_chunks": True},
         dimension_names=("class", "y", "x")[-len(shape) :],
+    )
+
+
+def create_ledger(group: zarr.Group, name: str, spec: MaskSpec, between: tuple[int, ...]) -> None:
+    """Make an array of the counts of each shard, one chunk a shard.
+
+    Args:
+        group: The store's group.
+        name: Of the array.
+        spec: Shards and classes.
+        between: Axes between those of the shards and of the classes.
+    """
+    own = (*between, len(spec.classes))
+    group.create_array(
+        name,
+        shape=(*spec.shards, *own),
+        chunks=(1, 1, *own),
+        dtype="int64",
+        fill_value=NOT_DONE,
+        compressors=[Crc32cCodec()],
+        config={"write_empty_chunks": True},
+        dimension_names=("shard_y", "shard_x", *(["prediction"] if between else []), "class"),
     )

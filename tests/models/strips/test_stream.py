@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from microseg_ray.models import build_model
-from microseg_ray.models.predictor import fold_norms
+from microseg_ray.models.folding import fold_norms
 from microseg_ray.models.runtimes import load_runtime
 from microseg_ray.models.strips import NotStreamableError, stream
 from microseg_ray.models.strips.rows import Range
