@@ -11,7 +11,7 @@ import tifffile
 import zarr
 
 from microseg_ray.geometry import Box
-from microseg_ray.report.labelling.places import Search, find_places
+from microseg_ray.report.labelling.places import Search, find_places, write_places
 from microseg_ray.report.labelling.ranking import rarity
 from microseg_ray.report.labelling.windows import doubt_of, spread_boxes, windows_of
 from microseg_ray.report.viewer.labels import Labels, Sheet, Ticket
@@ -148,6 +148,11 @@ def test_a_run_that_is_half_done_is_ranked_as_far_as_it_is(tmp_path):
     boxes = [place.window.box for place in found.places]
     assert boxes
     assert all(box.intersection(Box(0, 0, 64, 64)).area == 0 for box in boxes)
+    # No pixel size, no micrometres.
+    record = found.places[0].record(["matrix", "grain", "pore"])
+    assert record["box_um"] is None
+    write_places(tmp_path / "labels", found, ["matrix", "grain", "pore"])
+    assert ",,,,," in (tmp_path / "labels" / "next.csv").read_text().splitlines()[1]
 
 
 def test_a_huge_mask_is_looked_at_in_parts_that_are_spread(tmp_path):
