@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.names import key as comparable
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["STAGE", "group_of", "mask_files", "pair"]
 
 STAGE = "catalog"
+_GROUP_SECONDS = 1.0
 
 
 def mask_files(data: DataSettings) -> list[Path]:
@@ -101,8 +101,22 @@ def group_of(data: DataSettings, image: Path, root: Path) -> str | None:
     if data.group is None:
         key = image.stem.removesuffix(data.image_suffix)
         return (image.relative_to(root).parent / key).as_posix()
-    match = re.search(data.group, image.stem)
+    match = _searched(data.group, image.stem)
     if match is None:
         return None
     found = match.group(1) if match.re.groups else match.group(0)
     return str(found) if found else None
+
+
+def _searched(expression: str, stem: str) -> Any:
+    """`re.search` with an end: some expressions take years on a name that they do not match."""
+    import regex
+
+    try:
+        return regex.search(expression, stem, timeout=_GROUP_SECONDS)
+    except TimeoutError as error:
+        reason = f"the expression took longer than {_GROUP_SECONDS:g} s on the name {stem!r}"
+        advice = "write it without choices that fit the same text, repeated, such as (a|aa)+"
+        raise SettingsError(f"group {expression!r}: {reason}; {advice}") from error
+    except regex.error as error:
+        raise SettingsError(f"group {expression!r}: is not a regular expression: {error}") from error

@@ -14,6 +14,10 @@ __all__ = ["READ_TIMEOUT", "SourceSettings"]
 READ_TIMEOUT = 300.0
 """Seconds: longer than the decoding of 8 GiB takes, shorter than the time-out of a shard."""
 
+_CHANGE_NO_PIXEL = (
+    "read_timeout", "max_pixels", "max_decoded_gib", "max_chunk_gib", "max_metadata_mib", "min_chunk_pixels"
+)  # fmt: skip
+
 
 class SourceSettings(Frozen):
     """Which part of a file is the micrograph.
@@ -25,6 +29,8 @@ class SourceSettings(Frozen):
 
     The pixel size is `pixel_size_um` where it is given, else that of the first line of `pixel_sizes` (a CSV with the columns
     pattern, um_per_pixel) whose pattern fits the micrograph's name, else what the file says.
+
+    The fields `max_...` and `min_...` are limits on what one file may claim before it is set aside. They change no pixel.
 
     Example:
         >>> SourceSettings().info_bar
@@ -49,6 +55,24 @@ class SourceSettings(Frozen):
         le=1e6,
         description="seconds after which a file that does not answer (a dead mount, a server that stops) is set aside",
     )
+    max_pixels: int = Field(
+        default=1 << 38, ge=1, le=1 << 50, description="pixels that a file's header may claim (a square of 524 288)"
+    )
+    max_decoded_gib: float = Field(
+        default=8.0, gt=0, le=1 << 20, description="GiB of an image of a format that can only be decoded whole"
+    )
+    max_chunk_gib: float = Field(
+        default=1.0, gt=0, le=1 << 10, description="GiB of one tile, strip or chunk of a file that is read by region"
+    )
+    max_metadata_mib: float = Field(
+        default=64.0, gt=0, le=1 << 20, description="MiB of one entry of metadata: a TIFF tag, a PNG chunk"
+    )
+    min_chunk_pixels: int = Field(
+        default=1024,
+        ge=1,
+        le=1 << 30,
+        description="pixels of a zarr chunk, where an array has more than 65 536 of them",
+    )
 
     @model_validator(mode="after")
     def _columns_rise(self) -> Self:
@@ -60,5 +84,6 @@ class SourceSettings(Frozen):
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Runs and tile stores are bound to this: what is not used must not change what they are bound to.
         values: dict[str, Any] = handler(self)
-        values.pop("read_timeout", None)
+        for name in _CHANGE_NO_PIXEL:
+            values.pop(name, None)
         return {key: value for key, value in values.items() if key != "columns" or value != "all"}

@@ -3,33 +3,55 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import InputError
+from microseg_ray.settings.source import SourceSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
-    "MAX_CHUNK_BYTES",
-    "MAX_DECODED_BYTES",
-    "MAX_PIXELS",
+    "bound_chunk",
     "bound_decoded",
+    "bound_metadata",
     "bound_ratio",
     "bound_shape",
+    "limits",
+    "limits_of",
     "reading",
 ]
 
-MAX_PIXELS = 1 << 38
-"""Maximum pixels of a micrograph (a square of 524 288); a header with more is damaged or hostile."""
-
-MAX_DECODED_BYTES = 8 << 30
-"""Bytes that an open micrograph may hold where its format cannot be read by region."""
-
-MAX_CHUNK_BYTES = 1 << 30
-"""Bytes of the largest tile, strip or chunk of a file that is read by region."""
-
 _BOMB_FLOOR = 256 << 20  # below this a high compression ratio is a blank image, not a bomb
+# Readers are called through libraries, so the limits of a job do not travel as arguments.
+_limits: ContextVar[SourceSettings | None] = ContextVar("limits", default=None)
+
+
+def limits() -> SourceSettings:
+    """The settings whose limits apply to the file that is opened now; the defaults outside of `limits_of`.
+
+    Example:
+        >>> limits().max_decoded_gib
+        8.0
+    """
+    return _limits.get() or SourceSettings()
+
+
+@contextmanager
+def limits_of(source: SourceSettings | None) -> Iterator[None]:
+    """Open files under the limits of these settings inside the block.
+
+    Example:
+        >>> with limits_of(SourceSettings(max_decoded_gib=1)):
+        ...     limits().max_decoded_gib
+        1.0
+    """
+    token = _limits.set(source)
+    try:
+        yield
+    finally:
+        _limits.reset(token)
 
 
 @contextmanager
@@ -68,7 +90,7 @@ def bound_shape(path: str, shape: tuple[int, int]) -> None:
     """Refuse an empty image and one larger than any microscope makes.
 
     Raises:
-        InputError: A side is zero, or there are more than `MAX_PIXELS` pixels.
+        InputError: A side is zero, or there are more than `source.max_pixels` pixels.
 
     Example:
         >>> bound_shape("a.tif", (0, 7))
@@ -80,14 +102,17 @@ def bound_shape(path: str, shape: tuple[int, int]) -> None:
     claim = f"{height} x {width} (height x width) pixels"
     if min(shape) < 1:
         raise InputError(path, f"the image has {claim}", "export it again; there is nothing to segment")
-    if height * width > MAX_PIXELS:
+    most = limits().max_pixels
+    if height * width > most:
         raise InputError(
-            path, f"the header claims {claim}, more than {MAX_PIXELS}", "the header is damaged; copy the file again"
+            path,
+            f"the header claims {claim}, more than {most}",
+            "the header is damaged: copy the file again; or raise source.max_pixels",
         )
 
 
 def bound_decoded(path: str, nbytes: int, what: str) -> None:
-    """Refuse to hold more than `MAX_DECODED_BYTES` for an image that cannot be read by region.
+    """Refuse to hold more than `source.max_decoded_gib` for an image that cannot be read by region.
 
     Raises:
         InputError: It is more.
@@ -95,12 +120,45 @@ def bound_decoded(path: str, nbytes: int, what: str) -> None:
     Example:
         >>> bound_decoded("a.png", 1 << 20, "PNG")
     """
-    if nbytes > MAX_DECODED_BYTES:
+    most = limits().max_decoded_gib
+    if nbytes > most * 2**30:
         raise InputError(
             path,
-            f"{what} can only be decoded whole, which takes {nbytes / 2**30:.1f} GiB (allowed: {MAX_DECODED_BYTES >> 30})",
-            "save it as a tiled TIFF or OME-Zarr, which are read by region",
+            f"{what} can only be decoded whole, which takes {nbytes / 2**30:.1f} GiB (allowed: {most:g})",
+            "save it as a tiled TIFF or OME-Zarr, which are read by region; or raise source.max_decoded_gib",
         )
+
+
+def bound_chunk(path: str, nbytes: int, what: str, advice: str) -> None:
+    """Refuse a tile, strip or chunk of more than `source.max_chunk_gib`.
+
+    Raises:
+        InputError: It is more.
+
+    Example:
+        >>> bound_chunk("a.tif", 1 << 20, "one tile", "save it with smaller tiles")
+    """
+    most = limits().max_chunk_gib
+    if nbytes > most * 2**30:
+        raise InputError(path, f"{what} takes {nbytes / 2**30:.1f} GiB (allowed: {most:g})", advice)
+
+
+def bound_metadata(path: str, nbytes: int, what: str) -> None:
+    """Refuse metadata of more than `source.max_metadata_mib`, before they are read.
+
+    Raises:
+        InputError: It is more.
+
+    Example:
+        >>> bound_metadata("a.tif", 1 << 30, "the tag 270")
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.InputError: a.tif: the tag 270 claims 1024 MiB of metadata (allowed: 64); ...
+    """
+    most = limits().max_metadata_mib
+    if nbytes > most * 2**20:
+        reason = f"{what} claims {nbytes / 2**20:.0f} MiB of metadata (allowed: {most:g})"
+        raise InputError(path, reason, "save the image again without them; or raise source.max_metadata_mib")
 
 
 def bound_ratio(path: str, decoded: int, stored: int, most: float, what: str) -> None:

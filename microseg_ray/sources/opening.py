@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from microseg_ray.errors import InputError
 from microseg_ray.sources.base import Micrograph, Pixels
-from microseg_ray.sources.bounds import reading
+from microseg_ray.sources.bounds import limits_of, reading
 from microseg_ray.sources.choices import Wanted
 from microseg_ray.sources.magic import EXPORT, foreign, known
 from microseg_ray.sources.narrowed import narrowed
@@ -112,7 +112,7 @@ def open_pixels(path: str, source: SourceSettings | None = None, *, labels: bool
     """
     wanted = Wanted(labels=labels) if source is None else Wanted(source.page, source.channel, labels=labels)
     kind = sniff(path)
-    with reading(path, f"the {kind.upper()} cannot be opened"):
+    with limits_of(source), reading(path, f"the {kind.upper()} cannot be opened"):
         return upright(_made(path, wanted, kind))
 
 

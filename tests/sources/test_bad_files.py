@@ -162,7 +162,7 @@ REFUSED_AT_OPEN = {
             f, shape=[1 << 18, 1 << 18],
             chunk_grid={"name": "regular", "configuration": {"chunk_shape": [1 << 17, 1 << 17]}},
         ),
-        "one chunk of .* takes 16.0 GiB; rechunk it",
+        r"one chunk of .* takes 16.0 GiB \(allowed: 1\); rechunk it",
     ),
     "zarr dtype": (lambda f: zarr_of(f, (8, 8), "c8"), "complex64, not numbers"),
     "zarr int64": (lambda f: zarr_of(f, (8, 8), "i8"), "int64; micrographs are"),

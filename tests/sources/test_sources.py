@@ -14,8 +14,8 @@ from PIL import Image
 
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
-from microseg_ray.settings import Scaling
-from microseg_ray.sources import base, bounds, intensity_limits, open_micrograph, read_mask
+from microseg_ray.settings import Scaling, SourceSettings
+from microseg_ray.sources import base, intensity_limits, open_micrograph, read_mask
 from tests.format_files import (
     write_dm,
     write_emd_ncem,
@@ -288,11 +288,11 @@ def test_an_rgb_that_only_looked_gray_says_where(tmp_path, monkeypatch):
             micrograph.read(Box(100, 100, 300, 300))
 
 
-def test_a_compressed_strip_above_the_bound_is_refused(tmp_path, monkeypatch):
+def test_a_compressed_strip_above_the_bound_is_refused(tmp_path):
     path, _ = LAYOUTS["tiff lzw one strip"](tmp_path)
-    monkeypatch.setattr(bounds, "MAX_DECODED_BYTES", DEEP.nbytes - 1)
+    source = SourceSettings(max_decoded_gib=(DEEP.nbytes - 1) / 2**30)
     with pytest.raises(InputError, match=r"one strip can only be decoded whole.*tiled TIFF or OME-Zarr"):
-        open_micrograph(path)
+        open_micrograph(path, source)
 
 
 def test_errors_survive_pickling(tmp_path):

@@ -127,6 +127,6 @@ def _pixel_size(text: str) -> PixelSize | None:
     """`Scaling` of the metadata, in metres."""
     sizes = {}
     for axis in "YX":
-        found = re.search(rf'<Distance Id="{axis}"[^>]*>\s*<Value>\s*([\d.eE+-]+)\s*</Value>', text)
+        found = re.search(rf'<Distance Id="{axis}"[^<>]*>\s*<Value>\s*([\d.eE+-]+)\s*</Value>', text)
         sizes[axis] = None if found is None else float(found[1]) * 1e6
     return believable(sizes["Y"], sizes["X"], "CZI Scaling Distance")

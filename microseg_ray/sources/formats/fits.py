@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.errors import InputError
-from microseg_ray.sources.bounds import MAX_CHUNK_BYTES, bound_shape
+from microseg_ray.sources.bounds import bound_chunk, bound_shape
 from microseg_ray.sources.choices import Parts, Wanted, pick_channels, pick_page
 from microseg_ray.sources.extras import required
 from microseg_ray.sources.remote import byte_size, is_url, open_binary
@@ -87,8 +87,7 @@ class FitsPixels:
         self.parts = Parts(page, pages, channel, names)
         if hasattr(self._unit, "tile_shape"):
             tile = int(np.prod(self._unit.tile_shape, dtype=object)) * abs(int(header["BITPIX"])) // 8
-            if tile > MAX_CHUNK_BYTES:
-                raise InputError(self._path, f"one tile takes {tile / 2**30:.1f} GiB", "save it with smaller tiles")
+            bound_chunk(self._path, tile, "one tile", "save it with smaller tiles")
             self.decoded_bytes = tile
         else:
             self._check_length(count * abs(int(header["BITPIX"])) // 8)

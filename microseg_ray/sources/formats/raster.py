@@ -13,6 +13,7 @@ from microseg_ray.errors import InputError
 from microseg_ray.sources.base import equal_channels, without_alpha
 from microseg_ray.sources.bounds import bound_decoded, bound_ratio, bound_shape, reading
 from microseg_ray.sources.choices import RGB, Parts, Wanted, pick_channels, pick_page
+from microseg_ray.sources.formats.headers import check_png_chunks
 from microseg_ray.sources.remote import byte_size, open_binary
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def open_png(path: str, wanted: Wanted) -> WholePixels:
             reason = f"the file is truncated: it ends after {len(head)} bytes, inside the header"
             raise InputError(path, reason, "copy it again from the microscope")
         depth, color = head[_IHDR_DEPTH], head[_IHDR_COLOR]
+        check_png_chunks(path, file)
         file.seek(0)
         image = PngImageFile(file)
         shape = bounded(path, image, 2 if depth == 16 else 1, "PNG")

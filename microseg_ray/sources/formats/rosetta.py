@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.errors import InputError
-from microseg_ray.sources.bounds import MAX_CHUNK_BYTES, bound_decoded, bound_shape
+from microseg_ray.sources.bounds import bound_chunk, bound_decoded, bound_shape
 from microseg_ray.sources.choices import RGB, Parts, Wanted, pick_channels, pick_page
 from microseg_ray.sources.extras import required
 from microseg_ray.sources.remote import is_url, scratch_copy
@@ -140,8 +140,7 @@ class RosettaPixels:
         # Plain numbers are mapped; HDF5 is read by chunk.
         chunk = math.prod(max(sizes) for sizes in array.chunks) * self.dtype.itemsize if self.format == "emd" else 0
         self.decoded_bytes = chunk
-        if chunk > MAX_CHUNK_BYTES:
-            raise InputError(self._path, f"one chunk takes {chunk / 2**30:.1f} GiB", "export the image as tiled TIFF")
+        bound_chunk(self._path, chunk, "one chunk", "export the image as tiled TIFF")
 
 
 def _load(path: str, local: str, kind: Format) -> tuple[Sequence[dict[str, Any]], bool]:

@@ -13,6 +13,7 @@ import tifffile
 
 from microseg_ray.errors import InputError
 from microseg_ray.sources.choices import Parts, Wanted, pick_channels
+from microseg_ray.sources.formats.headers import check_tiff_tags
 from microseg_ray.sources.formats.tiff_page import TiffPage
 from microseg_ray.sources.formats.tiff_pages import Found, find_page, ome_image
 from microseg_ray.sources.remote import is_url, open_binary
@@ -52,6 +53,8 @@ class TiffPixels:
         with contextlib.ExitStack() as stack:
             # A path by its name, so that tifffile knows that it can be mapped.
             source: Any = stack.enter_context(contextlib.closing(open_binary(path))) if is_url(path) else path
+            with contextlib.nullcontext(source) if is_url(path) else open_binary(path) as head:
+                check_tiff_tags(path, head)
             file = stack.enter_context(tifffile.TiffFile(source))
             found = find_page(path, file, wanted)
             self._open_planes(path, file, found, wanted)

@@ -10,7 +10,7 @@ import numpy as np
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
 from microseg_ray.sources.base import equal_channels
-from microseg_ray.sources.bounds import MAX_CHUNK_BYTES, bound_decoded, bound_ratio, bound_shape
+from microseg_ray.sources.bounds import bound_chunk, bound_decoded, bound_ratio, bound_shape
 from microseg_ray.sources.choices import RGB, Wanted, pick_channels
 
 if TYPE_CHECKING:
@@ -166,12 +166,9 @@ class TiffPage:
         self.decoded_bytes = segment if self.lazy else total
         if not self.lazy:
             bound_decoded(self._path, max(total, segment * count), "a compressed TIFF of one strip")
-        elif segment > MAX_CHUNK_BYTES:
-            raise InputError(
-                self._path,
-                f"one tile or strip takes {segment / 2**30:.1f} GiB (allowed: {MAX_CHUNK_BYTES >> 30})",
-                "save it as a tiled TIFF with tiles of 256 to 2048 px",
-            )
+        else:
+            advice = "save it as a tiled TIFF with tiles of 256 to 2048 px; or raise source.max_chunk_gib"
+            bound_chunk(self._path, segment, "one tile or strip", advice)
 
     def _check_ranges(self, count: int) -> None:
         offsets, counts, size = self._offsets, self._counts, self._file.filehandle.size

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
 from microseg_ray.errors import InputError
 from microseg_ray.sources.choices import Wanted, pick_page
 
@@ -79,6 +82,8 @@ def find_page(path: str, file: tifffile.TiffFile, wanted: Wanted) -> Found:
         first: Any = file.pages.first
     except IndexError as error:
         raise InputError(path, "the TIFF holds no image, only a header", "copy it again from the microscope") from error
+    if file.is_ome:
+        _refuse_entities(path, str(file.ome_metadata or ""))
     stacks = _stacks(file) if file.is_ome or file.is_imagej else []
     if not stacks:
         pages = _directories(file, first)
@@ -103,14 +108,21 @@ def ome_image(text: str | None, index: int) -> ET.Element | None:
         >>> ome_image('<OME><Image ID="0"/><Image ID="1"/></OME>', 1).attrib
         {'ID': '1'}
     """
-    # A document type is where entity bombs live; OME-XML has none.
-    if not text or len(text) > _MAX_XML or "<!DOCTYPE" in text or "<!ENTITY" in text:
+    if not text or len(text) > _MAX_XML:
         return None
     try:
-        images = ET.fromstring(text).findall("{*}Image")  # noqa: S314 - entities are refused above
-    except ET.ParseError:
+        # A document type is where entity bombs live; OME-XML has none.
+        images = fromstring(text, forbid_dtd=True).findall("{*}Image")
+    except (ET.ParseError, DefusedXmlException):
         return None
     return images[index] if index < len(images) else None
+
+
+def _refuse_entities(path: str, text: str) -> None:
+    """Refuse what tifffile would read: it uses Python's own parser, which expands entities."""
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        reason = "its OME-XML declares a document type or entities, which OME-XML never does"
+        raise InputError(path, reason, "export it again; the file is damaged or hostile")
 
 
 def _stacks(file: tifffile.TiffFile) -> list[_Stack]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import PurePosixPath
+import os
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 
 from microseg_ray.errors import InputError
-from microseg_ray.sources.bounds import MAX_CHUNK_BYTES, bound_shape
+from microseg_ray.sources.bounds import bound_chunk, bound_ratio, bound_shape, limits
 from microseg_ray.sources.choices import Parts, Wanted, pick_channels, pick_page
+from microseg_ray.sources.formats.zarr_codecs import bound_codecs
 from microseg_ray.sources.remote import is_url, joined, read_small
 from microseg_ray.sources.scale.pixel_size import of_ome_zarr
 
@@ -26,7 +28,11 @@ __all__ = ["ZarrPixels", "is_zarr"]
 
 _MAX_METADATA_BYTES = 16 << 20
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
+_MANY_CHUNKS = 1 << 16
+_MAX_RATIO = 1e5  # of zstd; chunks of one value are stored as nothing, and a micrograph has others
 _ADVICE = "store one image as (y, x), (c, y, x) with 1 or 3 channels, or as OME-Zarr"
+
+bound_codecs()
 
 
 class ZarrPixels:
@@ -67,12 +73,10 @@ class ZarrPixels:
         self._place = {axis: int(index) for axis, index in zip(others, place, strict=True)}
         self.parts = Parts(page, math.prod(others.values()), channel, names)
         self.decoded_bytes = int(np.prod(array.chunks, dtype=object)) * self.dtype.itemsize
-        if self.decoded_bytes > MAX_CHUNK_BYTES:
-            raise InputError(
-                path,
-                f"one chunk of {array.chunks} takes {self.decoded_bytes / 2**30:.1f} GiB",
-                f"rechunk it; a chunk may take {MAX_CHUNK_BYTES >> 30} GiB",
-            )
+        advice = "rechunk it; or raise source.max_chunk_gib"
+        bound_chunk(path, self.decoded_bytes, f"one chunk of {array.chunks}", advice)
+        _bound_count(path, self.shape, [array.chunks[axes.index(axis)] for axis in "yx"])
+        _bound_stored(path, folder, math.prod(sizes.values()) * self.dtype.itemsize)
         self.pixel_size = None if multiscale is None else of_ome_zarr(multiscale)
 
     def read(self, box: Box) -> NDArray[Any]:
@@ -88,6 +92,28 @@ class ZarrPixels:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _bound_count(path: str, shape: tuple[int, int], chunk: list[int]) -> None:
+    """Refuse a plane of very many tiny chunks: each costs a file, and about a third of a millisecond."""
+    count = math.prod(-(-side // step) for side, step in zip(shape, chunk, strict=True))
+    least = limits().min_chunk_pixels
+    if count > _MANY_CHUNKS and math.prod(chunk) < least:
+        reason = f"the image is cut into {count} chunks of {chunk[0]} x {chunk[1]} px, fewer than {least} px each"
+        raise InputError(path, reason, "rechunk it, to 512 x 512 px say; or lower source.min_chunk_pixels")
+
+
+def _bound_stored(path: str, folder: str, claimed: int) -> None:
+    """Refuse a folder with far too few bytes for what its metadata claim; the files are counted until it is enough."""
+    if is_url(folder):
+        return
+    stored, least = 0, claimed / _MAX_RATIO
+    for place, _, names in os.walk(folder):
+        for name in names:
+            stored += (Path(place) / name).lstat().st_size
+            if stored > least:
+                return
+    bound_ratio(path, claimed, stored, _MAX_RATIO, "the zarr")
 
 
 def is_zarr(folder: str) -> bool:
