@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from microseg_ray.evaluation.disagreements import Look
     from microseg_ray.evaluation.pairs import Pair
     from microseg_ray.evaluation.result import Evaluation
     from microseg_ray.settings import ClassSpec, EvaluateSettings
@@ -37,7 +38,7 @@ OVERLAY_PIXELS = 1 << 24
 """A larger micrograph gets a panel but no overlays: `segment` and its web page are for these."""
 
 _PARTS = ("truth", "prediction", "intersection")
-_OURS = ("panels", "overlays", "events")
+_OURS = ("panels", "overlays", "events", "disagreements")
 _PLOTS = ("confusion_matrix.png", "reliability.png", "precision_recall.png", "curves.png")
 
 
@@ -58,6 +59,7 @@ class Drawing:
         self._checkpoint = settings.checkpoint if isinstance(settings.checkpoint, str) else None
         count = min(settings.pictures, len(names)) if settings.figures else 0
         self._names = {names[number * len(names) // count] for number in range(count)}
+        self._places = min(settings.pictures, settings.disagreements) if settings.figures else 0
         self._drawn: list[tuple[str, Path]] = []
         self._clear()
 
@@ -73,6 +75,24 @@ class Drawing:
             stop_if_full(error, self._output)
             return [Failure(pair.name, "draw", str(error))]
         return []
+
+    def looks(self, looks: Sequence[Look]) -> None:
+        """Pictures of the places where label and prediction disagree: disagreements/RANK.png."""
+        for rank, look in enumerate(looks, 1):
+            place, factor = look.place, max(1, PANE // 2 // max(look.truth.shape))
+            own = (look.truth == place.label) & (look.prediction == place.prediction)
+            panes = [
+                Pane("label", self._palette[look.truth]),
+                Pane("prediction", self._palette[look.prediction]),
+                Pane("this label, this prediction", error_colors(own.astype(np.float64), look.truth != IGNORE_INDEX)),
+            ]
+            if look.pixels is not None:
+                panes.insert(0, Pane("image", gray_of(look.pixels)))
+            panes = [Pane(pane.title, pane.pixels.repeat(factor, axis=0).repeat(factor, axis=1)) for pane in panes]
+            label, guess = (self._specs[index].name for index in (place.label, place.prediction))
+            sure = "" if place.confidence is None else f", sure by {place.confidence:.2f}"
+            caption = f"{look.name} (y, x) = ({place.box.y0}, {place.box.x0}): {label}, predicted {guess}{sure}"
+            self._save("disagreements", f"{rank}.png", compose_panel(panes, self._specs, None, caption))
 
     def finish(self, result: Evaluation) -> None:
         """Plots of all micrographs together, and the events for TensorBoard."""
@@ -101,6 +121,7 @@ class Drawing:
         files = [*TABLES, *_PLOTS, f"events/{FILE}"]
         for name in self._names:
             files += [f"panels/{below(name)}.png", *(f"overlays/{below(name)}.{part}.png" for part in _PARTS)]
+        files += [f"disagreements/{rank}.png" for rank in range(1, self._places + 1)]
         # An output of an earlier version has no manifest.
         proven = is_record(self._output / "metrics.json", "pooled", "per_image")
         claim(self._output, OWNER, dict.fromkeys(files, Kind.FILE), proven=proven)

@@ -13,6 +13,7 @@ from microseg_ray.accounts import Account
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.evaluation.comparing import compare
 from microseg_ray.evaluation.confusions import Confusions, read_confusions
+from microseg_ray.evaluation.disagreements import Disagreements
 from microseg_ray.evaluation.drawing import Drawing
 from microseg_ray.evaluation.judging import Calibration, CalibrationSample, Judge, Tally
 from microseg_ray.evaluation.pairs import Pair, PairRows, given_pair, pair_rows, true_classes
@@ -76,12 +77,14 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
         )
         drawing = Drawing(settings, specs, [row.name for row in listed.rows])
         collected = _Collected(judge.zeros())
+        disagreements = Disagreements(settings, tuple(item.name for item in specs))
         for done, row in enumerate(listed.rows, 1):
             pair = make(row)
             if pair is not None:
                 try:
                     truth = pair.true_mask()
-                    tally, mask = judge.tally(pair, truth)
+                    tally, mask = judge.tally(disagreements.watch(pair), truth)
+                    disagreements.add(pair, truth, mask, judge.tolerance_px(truth.shape))
                     collected.add(pair.name, tally, truth, _sections(settings, mask, specs, only))
                 except (MicrosegError, ValueError, OSError) as error:
                     listed.failures.append(Failure(pair.name, "evaluate", str(error)))
@@ -91,8 +94,9 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
     finally:
         if predictions is not None:
             predictions.close()
-    found = _result(settings, specs, listed, collected, calibration, other)
+    found = replace(_result(settings, specs, listed, collected, calibration, other), disagreements=disagreements.rows())
     write_evaluation(Path(settings.output), found)
+    drawing.looks(disagreements.looks())
     drawing.finish(found)
     settle(settings.output, OWNER)
     if settings.write_back and calibration is not None and isinstance(settings.checkpoint, str):

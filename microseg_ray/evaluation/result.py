@@ -92,6 +92,7 @@ class Evaluation:
         resamples: Of the bootstrap; 0 for no intervals.
         seed: Of the bootstrap.
         comparison: Differences to another evaluation, or None.
+        disagreements: Places where label and prediction disagree, as in disagreements.csv.
     """
 
     pooled: ConfusionMatrix
@@ -113,6 +114,7 @@ class Evaluation:
     resamples: int = 0
     seed: int = 0
     comparison: Comparison | None = None
+    disagreements: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def units(self) -> Units:

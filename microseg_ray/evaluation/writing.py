@@ -53,6 +53,7 @@ TABLES = (
     "metric_intervals.csv",
     "groups.csv",
     "comparison.csv",
+    "disagreements.csv",
 )
 
 
@@ -81,6 +82,7 @@ def write_evaluation(output: Path, result: Evaluation) -> None:
         "metric_intervals.csv": _intervals(document["intervals"]),
         "comparison.csv": _intervals(document["comparison"]),
         "groups.csv": _groups(result),
+        "disagreements.csv": result.disagreements,
         "sections.csv": [{"micrograph": name, **asdict(row)} for name, rows in result.sections.items() for row in rows],
     }
     for name, rows in optional.items():

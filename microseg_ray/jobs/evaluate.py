@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine, shown
+from microseg_ray.names import text
 
 if TYPE_CHECKING:
     from microseg_ray.evaluation.result import Evaluation
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 SHOWN_SECTIONS = 20
+SHOWN_DISAGREEMENTS = 3
 
 
 def evaluate(settings: EvaluateSettings, _start: StartRay) -> int:
@@ -51,6 +53,7 @@ def evaluate(settings: EvaluateSettings, _start: StartRay) -> int:
             console.print(f"[yellow]{escape(note)}[/]")
     _print_calibration(document)
     _print_sections(result)
+    _print_disagreements(result)
     for note in result.notes:
         console.print(f"[yellow]{escape(note)}[/]")
     console.print(f"{len(result.per_image)} micrographs; {escape(str(Path(settings.output) / 'metrics.json'))}")
@@ -118,6 +121,20 @@ def _print_calibration(document: dict[str, Any]) -> None:
         f"calibration error {error}, {shown(scores['expected_calibration_error_tempered'])} with temperature "
         f"{found['temperature']:.4f}, chosen on split {escape(found['split'])}"
     )
+
+
+def _print_disagreements(result: Evaluation) -> None:
+    """The first places where label and prediction disagree."""
+    if not result.disagreements:
+        return
+    console.print(f"label and prediction disagree in places, {len(result.disagreements)} listed in disagreements.csv:")
+    for row in result.disagreements[:SHOWN_DISAGREEMENTS]:
+        sure = "" if row["confidence"] is None else f", sure by {row['confidence']:.2f}"
+        console.print(
+            f"  {escape(text(row['micrograph']))} at (y, x) = ({row['y0']}, {row['x0']}): labelled {escape(row['label'])}, "
+            f"predicted {escape(row['prediction'])}, {row['pixel_count']} px{sure}",
+            soft_wrap=True,
+        )
 
 
 def _print_sections(result: Evaluation) -> None:

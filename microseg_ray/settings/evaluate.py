@@ -93,6 +93,11 @@ class EvaluateSettings(SectionFields, SplitFields):
         default=True, description="plots, panels, overlays and TensorBoard events; false: tables only"
     )
     pictures: int = Field(default=12, ge=0, description="micrographs that panels and overlays are drawn of, at most")
+    disagreements: int = Field(
+        default=100,
+        ge=0,
+        description="places where label and prediction disagree that are listed, those most worth a look first; 0: none",
+    )
     write_back: bool = Field(
         default=False, description="put temperature and thresholds into the checkpoint's metrics, too"
     )
