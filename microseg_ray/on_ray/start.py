@@ -19,6 +19,9 @@ __all__ = ["short_temporary_folder", "start_ray"]
 
 # A socket's path may have 107 bytes (103 on macOS). Ray adds /ray/session_DATE_PID/sockets/plasma_store to the folder.
 _LONGEST_FOLDER = 103 - 72
+_LOCAL_TRIES = 2
+
+_log = logging.getLogger(__name__)
 
 
 def start_ray(settings: RaySettings) -> None:
@@ -51,7 +54,7 @@ def start_ray(settings: RaySettings) -> None:
             "logging_level": logging.ERROR,
         }
     try:
-        ray.init(log_to_driver=False, **chosen)
+        _started(chosen, tries=1 if address else _LOCAL_TRIES)
     except Exception as error:
         # Ray raises bare Exception, RuntimeError, ValueError and ConnectionError here.
         advice = (
@@ -65,6 +68,25 @@ def start_ray(settings: RaySettings) -> None:
     if threading.current_thread() is threading.main_thread():
         # Ray installs its own handler, which ends the process before a job can clean up.
         signal.signal(signal.SIGTERM, handler)
+
+
+def _started(chosen: dict[str, Any], tries: int) -> None:
+    """`ray.init`; again where the machine was too busy for Ray's processes to be up in the time that Ray gives them."""
+    import ray
+
+    for left in reversed(range(tries)):
+        try:
+            ray.init(log_to_driver=False, **chosen)
+        except ValueError:
+            # A setting that Ray refuses, which it would refuse again.
+            raise
+        except Exception as error:
+            if not left:
+                raise
+            _log.warning("Ray did not start (%s); it is started once more", str(error).strip() or type(error).__name__)
+            ray.shutdown()
+        else:
+            return
 
 
 def short_temporary_folder() -> str | None:
