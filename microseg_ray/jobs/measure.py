@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
-from microseg_ray.jobs.console import StartRay, console, quarantine
+from microseg_ray.jobs.console import Bar, StartRay, console, progress_bar, quarantine
 from microseg_ray.jobs.tables import print_areas, print_dropped, print_grain_size, print_intervals, print_objects
 from microseg_ray.outputs import Kind
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from microseg_ray.runs.folder import Run
     from microseg_ray.runs.intervals import RunIntervals
     from microseg_ray.runs.objects import MeasuredObjects
+    from microseg_ray.runs.pixels_read import Report
     from microseg_ray.runs.structure import RunStructure
     from microseg_ray.settings import MeasureSettings
 
 __all__ = ["measure"]
 
 SHOWN_SECTIONS = 20
+_MEGA = 10**6
 
 
 def measure(settings: MeasureSettings, _start: StartRay) -> int:
@@ -43,10 +45,11 @@ def measure(settings: MeasureSettings, _start: StartRay) -> int:
     with run.locked():
         if settings.pixel_size_um is not None:
             run = recalibrate(run, settings.pixel_size_um)
-        broken = list(damage.damaged(run))
+        with progress_bar() as bar:
+            broken = list(damage.damaged(run, lambda done, total: bar.update("masks checked", done, total)))
+            found = _measured(settings, run, bar)
         failures += broken
         unread = {each.path for each in broken}
-        found = _measured(settings, run)
         # A mask that cannot be read is named once.
         named = {each.path for each in failures}
         failures += [each for each in found.failures if each.path not in named]
@@ -108,12 +111,22 @@ class _Measured:
             print_objects(self.objects.rows, self.objects.notes)
 
 
-def _measured(settings: MeasureSettings, run: Run) -> _Measured:
+def _measured(settings: MeasureSettings, run: Run, bar: Bar) -> _Measured:
     """Measure all that is asked for; older tables of it are dropped before objects are written."""
-    intervals = _intervals(settings, run)
-    structure = _structure(settings, run, intervals)
+    intervals = _intervals(settings, run, _megapixels(bar, "intervals, Mpx"))
+    structure = _structure(settings, run, intervals, _megapixels(bar, "chords and correlation, Mpx"))
     dropped = run.drop_outdated()
-    return _Measured(intervals, structure, _objects(settings, run), dropped)
+    return _Measured(intervals, structure, _objects(settings, run, _megapixels(bar, "objects, Mpx")), dropped)
+
+
+def _megapixels(bar: Bar, what: str) -> Report:
+    """What shows pixels as megapixels; the last one is full only when all are done."""
+
+    def report(done: int, total: int) -> None:
+        whole = -(-total // _MEGA)
+        bar.update(what, whole if done == total else min(done // _MEGA, whole - 1), whole)
+
+    return report
 
 
 def _export(run: Run, set_aside: int, sheet_rows: int) -> None:
@@ -126,22 +139,24 @@ def _export(run: Run, set_aside: int, sheet_rows: int) -> None:
         console.print(f"[yellow]{escape(note)}[/]")
 
 
-def _objects(settings: MeasureSettings, run: Run) -> MeasuredObjects | None:
+def _objects(settings: MeasureSettings, run: Run, report: Report) -> MeasuredObjects | None:
     from microseg_ray.runs.objects import measure_objects
 
-    return measure_objects(run, settings.objects) if settings.objects.measure else None
+    return measure_objects(run, settings.objects, report) if settings.objects.measure else None
 
 
-def _structure(settings: MeasureSettings, run: Run, intervals: RunIntervals | None) -> RunStructure | None:
+def _structure(
+    settings: MeasureSettings, run: Run, intervals: RunIntervals | None, report: Report
+) -> RunStructure | None:
     """Chords and correlation of the groups of the intervals."""
     if intervals is None or not settings.intervals.structure:
         return None
     from microseg_ray.runs.structure import measure_structure
 
-    return measure_structure(run, intervals.scopes)
+    return measure_structure(run, intervals.scopes, report)
 
 
-def _intervals(settings: MeasureSettings, run: Run) -> RunIntervals | None:
+def _intervals(settings: MeasureSettings, run: Run, report: Report) -> RunIntervals | None:
     """Groups, boundaries and intervals, where they are asked for; nothing is written yet."""
     if not settings.intervals.measure:
         return None
@@ -154,7 +169,7 @@ def _intervals(settings: MeasureSettings, run: Run) -> RunIntervals | None:
         test = ModelTest({name: matrix.counts for name, matrix in found.matrices.items()}, found.groups)
     wanted = settings.intervals
     groups = _groups(settings, run)
-    return measure_intervals(run, groups, test, wanted.pixel_size_uncertainty, wanted.grain_boundaries)
+    return measure_intervals(run, groups, test, wanted.pixel_size_uncertainty, wanted.grain_boundaries, report)
 
 
 def _groups(settings: MeasureSettings, run: Run) -> Callable[[str], str | None]:

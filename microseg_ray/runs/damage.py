@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from microseg_ray.runs.folder import Run
+    from microseg_ray.runs.pixels_read import Report
 
 __all__ = ["STAGE", "damaged", "damaged_shards"]
 
@@ -28,15 +29,18 @@ def damaged_shards(store: MaskStore) -> list[tuple[int, int]]:
     return store.missing() if store.finished else []
 
 
-def damaged(run: Run) -> Iterator[Failure]:
+def damaged(run: Run, report: Report = lambda *_: None) -> Iterator[Failure]:
     """The masks of a run that no table can be made of, although they were finished once.
 
     A finished mask has all its shards, so that a missing one is damage and not work to do. Pixels are not read.
 
     Args:
         run: The run.
+        report: Callback, called with (masks checked, masks in total).
     """
-    for name in run.names():
+    names = list(run.names())
+    for number, name in enumerate(names):
+        report(number, len(names))
         try:
             shards = damaged_shards(MaskStore.open(run.store_path(name)))
         except (MicrosegError, OSError, RuntimeError) as error:
@@ -46,3 +50,4 @@ def damaged(run: Run) -> Iterator[Failure]:
             shown = ", ".join(map(str, shards[:_NAMED])) + (" ..." if len(shards) > _NAMED else "")
             reason = f"{len(shards)} shards of its finished mask are damaged ({shown}); run segment again"
             yield Failure(name, STAGE, reason)
+    report(len(names), len(names))

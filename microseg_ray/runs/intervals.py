@@ -12,6 +12,7 @@ import numpy as np
 from microseg_ray.errors import MicrosegError, SettingsError
 from microseg_ray.outputs import Kind
 from microseg_ray.quarantine import Failure
+from microseg_ray.runs.pixels_read import PixelsRead
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.statistics.blocks import BlockCounts
 from microseg_ray.statistics.boundaries import count_crossings, crossing_frame
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from microseg_ray.geometry import Box
     from microseg_ray.runs.folder import Run
+    from microseg_ray.runs.pixels_read import Report
     from microseg_ray.settings import ClassSpec
     from microseg_ray.statistics.largest import LargestObject
 
@@ -105,6 +108,7 @@ def measure_intervals(
     test: ModelTest | None = None,
     pixel_size_uncertainty: float | None = None,
     grain_boundaries: str | None = None,
+    report: Report = lambda *_: None,
 ) -> RunIntervals:
     """Measure every finished micrograph of a run, and its groups and archive.
 
@@ -114,6 +118,7 @@ def measure_intervals(
         test: What the model's error is taken from, or None.
         pixel_size_uncertainty: Relative standard uncertainty of the pixel size, or None.
         grain_boundaries: Name of the class that is the boundary between grains, or None.
+        report: Callback, called with (pixels done, pixels in total).
 
     Raises:
         SettingsError: The test set cannot correct areas, or no class has the name of the grain boundaries.
@@ -125,14 +130,18 @@ def measure_intervals(
     rows: list[IntervalRow] = []
     failures: list[Failure] = []
     without = 0
-    for name in run.names():
+    names = list(run.names())
+    progress = PixelsRead(run, names, report)
+    for name in names:
         group = group_of(name)
         without += group is None
         try:
-            field = _field(run, name, group or "", correct)
+            field = _field(run, name, group or "", correct, progress)
         except (MicrosegError, OSError, ValueError, RuntimeError) as error:
             failures.append(Failure(name, STAGE, str(error)))
             continue
+        finally:
+            progress.finish(name)
         if field is None:
             waiting[group or ""] += 1
             continue
@@ -152,8 +161,12 @@ def measure_intervals(
     )
 
 
-def count_parts(store: MaskStore) -> Parts:
+def count_parts(store: MaskStore, read: Callable[[Box], NDArray[np.uint8]] | None = None) -> Parts:
     """Blocks and crossings of a mask, shard by shard.
+
+    Args:
+        store: The mask.
+        read: Gives the (y, x) pixels of a box of it; None for `store.read`.
 
     Example:
         >>> import tempfile
@@ -166,25 +179,25 @@ def count_parts(store: MaskStore) -> Parts:
         >>> parts.blocks.counts.sum(axis=(1, 2)).tolist(), parts.crossings[:, 0, 1].tolist()
         ([20, 4], [7, 6, 0, 5])
     """
-    spec = store.spec
+    spec, read = store.spec, read or store.read
     blocks = BlockCounts(spec.shape, len(spec.classes))
     crossings = np.zeros((4, len(spec.classes), len(spec.classes)), np.int64)
     for shard in np.ndindex(*spec.shards):
         box = spec.box((shard[0], shard[1]))
         frame = crossing_frame(box, spec.shape)
-        pixels = store.read(frame)
+        pixels = read(frame)
         core = box.relative_to(frame)
         blocks.add(box, pixels[core.slices])
         crossings += count_crossings(pixels, core, len(spec.classes))
     return Parts(blocks, crossings)
 
 
-def _field(run: Run, name: str, group: str, correct: _Corrections) -> Field | None:
+def _field(run: Run, name: str, group: str, correct: _Corrections, progress: PixelsRead) -> Field | None:
     store = MaskStore.open(run.store_path(name))
     measured = run.measured_in(name, store) if store.finished else None
     if measured is None:
         return None
-    parts = count_parts(store)
+    parts = count_parts(store, progress.reader(name, store.read))
     base = Field(
         name=name,
         group=group,

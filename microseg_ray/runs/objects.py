@@ -14,16 +14,19 @@ from microseg_ray.outputs import Kind
 from microseg_ray.quarantine import Failure, stop_if_full
 from microseg_ray.runs.folder import OBJECT_TABLES
 from microseg_ray.runs.opening import open_of_run, require_unchanged
+from microseg_ray.runs.pixels_read import PixelsRead
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from microseg_ray.geometry import Box
     from microseg_ray.runs.folder import Run
+    from microseg_ray.runs.pixels_read import Report
     from microseg_ray.settings import ExportRunSettings, ObjectSettings
     from microseg_ray.statistics.areas import Measured
     from microseg_ray.statistics.largest import LargestObject
@@ -64,7 +67,7 @@ class MeasuredObjects:
         return Account("objects", self.found, self.found - self.left_out, 0, small)
 
 
-def measure_objects(run: Run, settings: ObjectSettings) -> MeasuredObjects:
+def measure_objects(run: Run, settings: ObjectSettings, report: Report = lambda *_: None) -> MeasuredObjects:
     """Measure the objects of all finished masks and write the tables.
 
     One block of a mask and the table of one micrograph's objects are in memory at a time.
@@ -72,6 +75,7 @@ def measure_objects(run: Run, settings: ObjectSettings) -> MeasuredObjects:
     Args:
         run: The run; locked by the caller, older tables are replaced.
         settings: Which objects, and what is written.
+        report: Callback, called with (pixels done, pixels in total); label images are a second pass over them.
 
     Raises:
         SettingsError: A class is not one of the run's.
@@ -86,21 +90,26 @@ def measure_objects(run: Run, settings: ObjectSettings) -> MeasuredObjects:
     run.claim({**dict.fromkeys(OBJECT_TABLES, Kind.FILE), **({"objects": Kind.STORES} if settings.labels else {})})
     sizes = SizeTable(run.classes)
     bins: list[SizeRow] = []
+    names = list(run.names())
+    progress = PixelsRead(run, names, report, 2 if settings.labels else 1)
     with objects_tables(run.folder) as take:
-        for name in run.names():
+        for name in names:
             try:
                 store = MaskStore.open(run.store_path(name))
                 measured = run.measured_in(name, store) if store.finished else None
                 if measured is None:
                     continue
-                objects = _objects(run, store, measured, settings, done)
+                reading = _Reading(run, store, measured, progress.reader(name, store.read))
+                objects = _objects(reading, settings, done)
                 if settings.labels:
-                    _write_labels(run, store, measured, objects, rule)
+                    _write_labels(reading, objects, rule)
             except (MicrosegError, ValueError, RuntimeError, OSError) as error:
                 stop_if_full(error, run.folder)
                 reason = f"its objects were not measured ({error}); where its mask is damaged, run segment again"
                 done.failures.append(Failure(name, STAGE, reason))
                 continue
+            finally:
+                progress.finish(name)
             take(object_rows(measured, objects, run.classes))
             bins += sizes.add(name, objects)
             done.rows += class_rows(name, objects, run.classes, measured.pixel_size_um, rule)
@@ -134,24 +143,34 @@ def object_rule(run: Run, settings: ObjectSettings | ExportRunSettings, key: str
     return ObjectRule(settings.connectivity, only, settings.min_pixels)
 
 
-def _objects(
-    run: Run, store: MaskStore, measured: Measured, settings: ObjectSettings, done: MeasuredObjects
-) -> Objects:
+@dataclass(frozen=True)
+class _Reading:
+    """One mask, and what reads it."""
+
+    run: Run
+    store: MaskStore
+    measured: Measured
+    read: Callable[[Box], NDArray[np.uint8]]
+
+
+def _objects(reading: _Reading, settings: ObjectSettings, done: MeasuredObjects) -> Objects:
     """The objects of one mask, with intensities where the micrograph can be read."""
     from microseg_ray.statistics.objects.finding import find_objects
 
-    name, size, rule = measured.micrograph, measured.pixel_size_um, object_rule(run, settings, _CLASSES)
+    run, store, read = reading.run, reading.store, reading.read
+    name, size = reading.measured.micrograph, reading.measured.pixel_size_um
+    rule = object_rule(run, settings, _CLASSES)
     if settings.intensity:
         try:
             require_unchanged(run, name, store)
             with open_of_run(run, name, store) as micrograph:
-                found = find_objects(store.spec.shape, store.read, rule, size, lambda box: _gray(micrograph.read(box)))
+                found = find_objects(store.spec.shape, read, rule, size, lambda box: _gray(micrograph.read(box)))
             require_unchanged(run, name, store)
         except (InputError, OSError) as error:
             done.notes[name] = f"no intensities of its objects: {error}"
         else:
             return found
-    return find_objects(store.spec.shape, store.read, rule, size)
+    return find_objects(store.spec.shape, read, rule, size)
 
 
 def _gray(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -160,15 +179,15 @@ def _gray(pixels: NDArray[Any]) -> NDArray[Any]:
     return gray
 
 
-def _write_labels(run: Run, store: MaskStore, measured: Measured, objects: Objects, rule: ObjectRule) -> None:
+def _write_labels(reading: _Reading, objects: Objects, rule: ObjectRule) -> None:
     from microseg_ray.runs.store.object_labels import write_labels
     from microseg_ray.statistics.objects.finding import label_blocks
 
-    shape = store.spec.shape
+    shape, measured = reading.store.spec.shape, reading.measured
     write_labels(
-        run.folder / "objects" / f"{measured.micrograph}.zarr",
+        reading.run.folder / "objects" / f"{measured.micrograph}.zarr",
         shape,
-        label_blocks(shape, store.read, objects, rule),
+        label_blocks(shape, reading.read, objects, rule),
         measured.pixel_size_um,
         {"objects": len(objects), "connectivity": rule.connectivity, "model_digest": measured.model_digest},
     )

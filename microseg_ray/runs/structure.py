@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from microseg_ray.errors import MicrosegError
 from microseg_ray.outputs import Kind
 from microseg_ray.quarantine import Failure
+from microseg_ray.runs.pixels_read import PixelsRead
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.statistics.chords import ChordRow, Chords, ChordTable, count_chords
 from microseg_ray.statistics.correlation import (
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from microseg_ray.runs.folder import Run
+    from microseg_ray.runs.pixels_read import Report
 
 __all__ = ["STAGE", "RunStructure", "measure_structure"]
 
 STAGE = "structure"
 MOST_MICROGRAPHS = 1000
 """With more micrographs, only groups and the archive have rows."""
+_PASSES = 3
+"""Chords are counted in two passes over a mask, pairs in one."""
 
 
 @dataclass
@@ -55,12 +59,15 @@ class RunStructure:
 Size = tuple[float, float] | None
 
 
-def measure_structure(run: Run, scopes: Sequence[tuple[str, str, tuple[str, ...], int]]) -> RunStructure:
+def measure_structure(
+    run: Run, scopes: Sequence[tuple[str, str, tuple[str, ...], int]], report: Report = lambda *_: None
+) -> RunStructure:
     """Measure every finished micrograph, its groups and the archive.
 
     Args:
         run: The run; nothing is written.
         scopes: Groups and archive: scope, name, the finished micrographs in it, and how many are missing.
+        report: Callback, called with (pixels done, pixels in total); each pixel is read three times.
     """
     done = RunStructure()
     names = sorted({name for _, _, members, _ in scopes for name in members})
@@ -71,12 +78,15 @@ def measure_structure(run: Run, scopes: Sequence[tuple[str, str, tuple[str, ...]
     tables = {(scope, name): ChordTable(run.classes) for scope, name, _, _ in scopes}
     pairs: dict[tuple[str, str], list[Pairs]] = defaultdict(list)
     sizes: dict[tuple[str, str], set[Size]] = defaultdict(set)
+    progress = PixelsRead(run, names, report, _PASSES)
     for name in names:
         try:
-            size, chords, found = _counted(run, name)
+            size, chords, found = _counted(run, name, progress)
         except (MicrosegError, OSError, ValueError, RuntimeError) as error:
             done.failures.append(Failure(name, STAGE, str(error)))
             continue
+        finally:
+            progress.finish(name)
         for place in places[name]:
             tables[place].add(chords, size)
             pairs[place] = [reduce(Pairs.plus, [*pairs[place], found])]
@@ -98,12 +108,13 @@ def measure_structure(run: Run, scopes: Sequence[tuple[str, str, tuple[str, ...]
     return done
 
 
-def _counted(run: Run, name: str) -> tuple[Size, Chords, Pairs]:
+def _counted(run: Run, name: str, progress: PixelsRead) -> tuple[Size, Chords, Pairs]:
     store = MaskStore.open(run.store_path(name))
     note = store.note.get("pixel_size_um")
     size = None if note is None else (float(note[0]), float(note[1]))
     shape, classes = store.spec.shape, len(run.classes)
-    return size, count_chords(shape, store.read, classes), count_pairs(shape, store.read, classes)
+    read = progress.reader(name, store.read)
+    return size, count_chords(shape, read, classes), count_pairs(shape, read, classes)
 
 
 def _correlate(done: RunStructure, run: Run, place: tuple[str, str, int], pairs: Pairs, size: Size) -> None:
