@@ -107,7 +107,7 @@ class PageTable:
         r"""All rows and how to show them, as JSON that may stand in a script element.
 
         Example:
-            >>> PageTable("t", "", (Column("Name", "file"),), [("</script>",)]).script[-26:]
+            >>> PageTable("t", "", (Column("Name", "file"),), [("</script>",)]).script[-21:]
             '[["\\u003c/script>"]]}'
         """
         columns = [

@@ -18,6 +18,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 from microseg_ray.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import zarr
@@ -72,14 +73,20 @@ def _plainly_sharded(array: zarr.Array[Any]) -> bool:
     if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec) or array.shards is None:
         return False
     sharding = codecs[0]
-    kinds = [tuple(type(codec) for codec in each) for each in (sharding.codecs, sharding.index_codecs)]
     return (
-        kinds == [(BytesCodec, ZstdCodec), (BytesCodec, Crc32cCodec)]
+        _are(sharding.codecs, (BytesCodec, ZstdCodec))
+        and _are(sharding.index_codecs, (BytesCodec, Crc32cCodec))
         and str(getattr(sharding.index_location, "value", sharding.index_location)) == "end"
         and array.dtype.newbyteorder("<") == array.dtype
         and list(array.chunks) == [1, *list(array.shape)[1:]]
         and list(array.shards)[1:] == list(array.shape)[1:]
     )
+
+
+def _are(codecs: Iterable[Any], kinds: tuple[type, ...]) -> bool:
+    """Whether the codecs are of these kinds, or of kinds derived from them, which store the same bytes."""
+    found = tuple(codecs)
+    return len(found) == len(kinds) and all(isinstance(codec, kind) for codec, kind in zip(found, kinds, strict=True))
 
 
 def _from_shards(folder: Path, array: zarr.Array[Any], slots: NDArray[np.int64]) -> NDArray[Any]:

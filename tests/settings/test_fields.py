@@ -23,7 +23,7 @@ from microseg_ray.settings.data import DataFields
 PACKAGE = Path(microseg_ray.settings.__file__).resolve().parent.parent
 
 # A job that makes other settings out of its own, which are then read.
-HANDED_ON = {"TuneSettings": ("TrainSettings",)}
+HANDED_ON = {"TuneSettings": ("TrainSettings",), "RecipeSettings": ("TrainSettings",)}
 # Read while the settings are made.
 AT_ONCE = {("AnnotateSettings", "preset"), ("ModelSettings", "architecture_file")}
 # Any number means something: an intensity, or a value that the trial's own settings check.

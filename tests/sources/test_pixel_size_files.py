@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from microseg_ray.errors import InputError
 from microseg_ray.sources import open_micrograph
 from tests.source_files import GRAY, ome_zarr, saved, write
 
@@ -63,10 +64,11 @@ def test_tiff_pixel_size(tmp_path, name):
         assert micrograph.info.pixel_size_source == source
 
 
-def test_an_xml_bomb_states_nothing(tmp_path):
+def test_ome_xml_with_entities_is_refused(tmp_path):
     text = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "1">]><OME><Image><Pixels PhysicalSizeX="&a;"/></Image></OME>'
-    with open_micrograph(write(tmp_path / "a.ome.tif", description=text, metadata=None)) as micrograph:
-        assert micrograph.info.pixel_size_um is None
+    path = write(tmp_path / "a.ome.tif", description=text, metadata=None)
+    with pytest.raises(InputError, match="OME-XML declares a document type or entities"), open_micrograph(path):
+        pass
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])

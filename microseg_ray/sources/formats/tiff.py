@@ -55,6 +55,8 @@ class TiffPixels:
             source: Any = stack.enter_context(contextlib.closing(open_binary(path))) if is_url(path) else path
             with contextlib.nullcontext(source) if is_url(path) else open_binary(path) as head:
                 check_tiff_tags(path, head)
+                # A URL stays open and is read from its begin.
+                head.seek(0)
             file = stack.enter_context(tifffile.TiffFile(source))
             found = find_page(path, file, wanted)
             self._open_planes(path, file, found, wanted)
