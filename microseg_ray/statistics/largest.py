@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["LargestObject", "largest_grain_rows", "largest_objects"]
 
 _SQUARE_UM_IN_MM2 = 1e6
+_JOINED = 8
+"""Times the mean of the other grains of its class above which the largest is doubted: three ASTM grain size numbers."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class LargestObject:
         area_um2: Its area in um2; None without a pixel size.
         cut: It touches the border of what was measured, so that it may be larger.
         objects: How many objects of the class there are.
+        total_pixels: Their pixels together.
+        total_area_um2: Their area together in um2; None without a pixel size.
     """
 
     class_index: int
@@ -41,6 +45,8 @@ class LargestObject:
     area_um2: float | None
     cut: bool
     objects: int
+    total_pixels: int
+    total_area_um2: float | None
 
 
 def largest_objects(objects: Objects) -> tuple[LargestObject, ...]:
@@ -50,8 +56,8 @@ def largest_objects(objects: Objects) -> tuple[LargestObject, ...]:
         >>> from microseg_ray.statistics.objects.finding import find_objects
         >>> mask = np.array([[0, 1, 0, 0], [0, 1, 0, 0]], np.uint8)
         >>> found = largest_objects(find_objects(mask.shape, lambda box: mask[box.slices]))
-        >>> [(each.pixels, each.cut, each.objects) for each in found]
-        [(4, True, 2), (2, True, 1)]
+        >>> [(each.pixels, each.cut, each.objects, each.total_pixels) for each in found]
+        [(4, True, 2, 6), (2, True, 1, 2)]
     """
     found = []
     kinds, pixels = np.asarray(objects.sums.class_index), objects.sums.pixels
@@ -59,8 +65,17 @@ def largest_objects(objects: Objects) -> tuple[LargestObject, ...]:
     for index in np.unique(kinds).tolist():
         own = np.flatnonzero(kinds == index)
         place = own[np.argmax(pixels[own])]
-        area = None if objects.um is None else float(objects.um.area[place])
-        found.append(LargestObject(int(index), int(pixels[place]), area, bool(cut[place]), len(own)))
+        found.append(
+            LargestObject(
+                class_index=int(index),
+                pixels=int(pixels[place]),
+                area_um2=None if objects.um is None else float(objects.um.area[place]),
+                cut=bool(cut[place]),
+                objects=len(own),
+                total_pixels=int(pixels[own].sum()),
+                total_area_um2=None if objects.um is None else float(objects.um.area[own].sum()),
+            )
+        )
     return tuple(found)
 
 
@@ -75,7 +90,8 @@ def largest_grain_rows(
     """The rows of a group: the largest grain of all its micrographs, and its G.
 
     Grains are the objects of all classes but the boundary between them. The boundary's own pixels are in no grain, so the area is
-    that within the boundary.
+    that within the boundary. A gap in the boundary joins grains: `reason` says that the value is doubtful where the largest is
+    more than 8 times the mean of the others of its class (three ASTM grain size numbers). Few joined grains are not recognised.
 
     Args:
         scope: `group` or `archive`.
@@ -95,6 +111,8 @@ def largest_grain_rows(
     reason = "no grain was measured" if largest is None else f"the largest of {count} grains; one value, no interval"
     if largest is not None and largest.cut:
         reason += "; it touches the border of the micrograph: the area is a lower bound, G an upper one"
+    if largest is not None:
+        reason += _doubt(largest, grains, in_um=in_um)
     known = area is not None and in_um and area > 0
     number = grain_size_of_area(area / _SQUARE_UM_IN_MM2) if known and area is not None else None
     calibrated = reason if known else f"{reason}; no pixel size: G is defined for areas in square millimetres"
@@ -123,3 +141,23 @@ def largest_grain_rows(
         row("largest_grain_area", "um2" if in_um else "px", area, reason),
         row("largest_grain_size_number", "1", number, calibrated if largest is not None else reason),
     ]
+
+
+def _doubt(largest: LargestObject, grains: Sequence[LargestObject], *, in_um: bool) -> str:
+    """Why the largest grain may be several, or nothing: compared with the others of its class in the same micrographs."""
+    own = [each for each in grains if each.class_index == largest.class_index]
+    others = sum(each.objects for each in own) - 1
+    if not others:
+        return "; it is the only grain of its class: the boundary may have gaps, look at the mask"
+    area, total = (
+        (largest.area_um2 or 0.0, sum(each.total_area_um2 or 0.0 for each in own))
+        if in_um
+        else (float(largest.pixels), float(sum(each.total_pixels for each in own)))
+    )
+    ratio = area * others / (total - area)
+    if ratio <= _JOINED:
+        return ""
+    return (
+        f"; doubtful: {ratio:.1f} times the mean of the others (more than {_JOINED}, 3 grain size numbers): a gap in the "
+        "boundary may have joined grains, look at the mask"
+    )

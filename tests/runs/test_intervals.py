@@ -22,6 +22,7 @@ from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.settings import ClassSpec
 from microseg_ray.statistics.blocks import BlockCounts
 from microseg_ray.statistics.boundaries import boundary_lengths, count_crossings
+from microseg_ray.statistics.largest import LargestObject, largest_grain_rows
 from microseg_ray.statistics.sampling import bounded_interval, sampling_error
 
 NAMES = ("matrix", "grain", "pore")
@@ -233,6 +234,37 @@ def test_the_largest_grain_is_that_of_scipys_labels(tmp_path, microseg):
     rows = by(rows_of(without / "stereology.csv"), "quantity", "standard", "class_name")
     assert rows["largest_grain_area", "ASTM E930", "grain"]["unit"] == "px"
     assert "no pixel size" in rows["largest_grain_size_number", "ASTM E930", "grain"]["reason"]
+
+
+def cells(gaps):
+    """Squares of 9 x 9 px with a boundary of 1 px that has this many gaps in one row of squares."""
+    mask = np.ones((101, 101), np.uint8)
+    mask[::10] = mask[:, ::10] = 2
+    mask[15, 20 : 20 + 10 * gaps : 10] = 1
+    return mask
+
+
+@pytest.mark.parametrize(("gaps", "size", "said"), [(6, (0.5, 0.5), False), (7, (0.5, 0.5), True), (7, None, True)])
+def test_a_largest_grain_that_is_joined_by_gaps_is_doubted(tmp_path, microseg, gaps, size, said):
+    """More than 8 times the mean of the others is doubted, less is not."""
+    run = make_run(tmp_path, dict.fromkeys(("a_1.tif", "a_2.tif"), size), masks=(cells(0), cells(gaps)))
+    fast = ("--intervals.structure", "false", "--exports.write", "false", "--objects.intensity", "false")
+    ran = microseg("measure", "--run", run, "--intervals.grain_boundaries", "pore", *fast)
+    assert ran.code == 0, ran.err
+    rows = by(rows_of(run / "stereology.csv"), "scope", "class_name", "quantity", "standard")
+    row = rows["archive", "grain", "largest_grain_area", "ASTM E930"]
+    joined = 81 * (gaps + 1) + gaps
+    assert float(row["mean"]) == joined * (0.25 if size else 1)
+    assert (f"doubtful: {joined / 81:.1f} times the mean of the others" in row["reason"]) == said
+    assert ("may have joined grains" in " ".join(ran.out.split())) == said
+
+
+def test_a_grain_that_is_alone_has_nothing_to_compare_with():
+    alone = (LargestObject(1, 9, 2.25, cut=False, objects=1, total_pixels=9, total_area_um2=2.25),)
+    pores = (LargestObject(0, 1, 0.25, cut=False, objects=5, total_pixels=5, total_area_um2=1.25),)
+    area, number = largest_grain_rows("archive", "", [alone, pores], CLASSES, 2, 0)
+    assert area.mean == 2.25
+    assert all("the only grain of its class" in row.reason for row in (area, number))
 
 
 def test_one_micrograph_has_no_interval_across_micrographs(tmp_path, microseg):
