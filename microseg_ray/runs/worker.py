@@ -122,7 +122,8 @@ class ArchiveWorker:
         if isinstance(task, PrepareTask):
             return None
         try:
-            self._require_unchanged(task, MaskStore.open(task.store))
+            # Now, however lately it was looked at: the change may be what failed the task.
+            self._require_unchanged(task, MaskStore.open(task.store), final=True)
         except InputError as found:
             return found
         except (MicrosegError, OSError):
