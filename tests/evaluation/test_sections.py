@@ -139,6 +139,7 @@ def test_overlays_give_the_masks_back_and_are_never_read_again(microseg, run, ar
     assert not (run / "overlays").exists()
 
 
+@pytest.mark.slow
 def test_few_overlays_are_spread_and_what_cannot_be_drawn_is_named(microseg, checkpoint, new_archive, tmp_path):
     new_archive(tmp_path / "archive")
     options = ("--checkpoint", checkpoint, "--output", tmp_path / "run", "--workers", 0)

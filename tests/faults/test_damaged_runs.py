@@ -61,7 +61,7 @@ def run(made, tmp_path):
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("harm", [cut, emptied, *RANDOM])
+@pytest.mark.parametrize("harm", [cut, pytest.param(emptied, marks=pytest.mark.slow), *RANDOM])
 @pytest.mark.parametrize("part", ["counts/c/1/1/0", "0/c/1/1", "1/c/0/0"])
 def test_damage_is_named_by_verify_and_made_anew(run, made, archive, checkpoint, microseg, tree_of, part, harm):
     path = run / "masks/large.tif.zarr" / part
@@ -79,7 +79,7 @@ def test_damage_is_named_by_verify_and_made_anew(run, made, archive, checkpoint,
     assert sound.code == 0, sound
 
 
-@pytest.mark.parametrize("harm", [cut, emptied, *RANDOM])
+@pytest.mark.parametrize("harm", [cut, pytest.param(emptied, marks=pytest.mark.slow), *RANDOM])
 @pytest.mark.parametrize("part", ["counts/c/1/1/0", "0/c/1/1"])
 def test_measure_and_report_name_a_damaged_mask(run, microseg, part, harm):
     path = run / "masks/large.tif.zarr" / part

@@ -122,6 +122,7 @@ def arguments(job, study, checkpoint, output):
     raise ValueError(job)
 
 
+COSTLY = ("export",)
 JOBS = (
     "segment", "postprocess", "threshold of a run", "threshold of maps", "probabilities", "tile", "train", "evaluate",
     "annotate", "simulate", "catalog", "divide", "export", "classifier", "classify",
@@ -190,7 +191,7 @@ def test_a_folder_of_somebody_else_stays_as_it_is(job, prepared, checkpoint, mic
         assert REFUSAL.search(ran.err), ran.err
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", [pytest.param(job, marks=pytest.mark.slow) if job in COSTLY else job for job in JOBS])
 def test_files_added_to_an_output_stay(job, prepared, checkpoint, microseg, tmp_path):
     output = tmp_path / "output"
     first = microseg(*arguments(job, prepared, checkpoint, output))
@@ -203,7 +204,7 @@ def test_files_added_to_an_output_stay(job, prepared, checkpoint, microseg, tmp_
         assert theirs(output) == before
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", [pytest.param(job, marks=pytest.mark.slow) if job in COSTLY else job for job in JOBS])
 def test_overwrite_still_replaces_what_is_ours(job, prepared, checkpoint, microseg, tmp_path):
     output = tmp_path / "output"
     more = () if job in KEEPS else ("--overwrite", "true")

@@ -82,10 +82,11 @@ def command(job, made, checkpoint, output):
     raise ValueError(job)
 
 
+COSTLY = ("evaluate",)
 JOBS = ("segment", "threshold of maps", "threshold", "postprocess", "probabilities", "divide", "tile", "evaluate")
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", [pytest.param(job, marks=pytest.mark.slow) if job in COSTLY else job for job in JOBS])
 def test_a_full_disk_stops_the_job_and_room_finishes_it(job, made, checkpoint, small_disk, microseg, tmp_path):
     place, filler, _ = small_disk
     words = command(job, made, checkpoint, place / "out")
@@ -107,7 +108,7 @@ def test_a_full_disk_stops_the_job_and_room_finishes_it(job, made, checkpoint, s
     assert result(place / "out") == result(tmp_path / "reference")
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", [pytest.param(job, marks=pytest.mark.slow) if job in COSTLY else job for job in JOBS])
 def test_a_folder_that_cannot_be_written_stops_the_job(job, made, checkpoint, small_disk, microseg):
     place, filler, change = small_disk
     filler.unlink()

@@ -136,10 +136,11 @@ JOBS = (
     "segment", "plan", "measure", "report", "verify", "postprocess", "threshold", "threshold of maps", "probabilities", "tile",
     "train", "evaluate", "evaluate a run", "annotate", "catalog", "audit", "divide", "info", "export", "simulate",
 )  # fmt: skip
+COSTLY = ("measure", "evaluate a run")
 SECOND = {"catalog": "--overwrite", "divide": "--overwrite", "annotate": "--overwrite", "export": "--overwrite"}
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", [pytest.param(job, marks=pytest.mark.slow) if job in COSTLY else job for job in JOBS])
 def test_every_job_twice(job, made, checkpoint, microseg, tmp_path):
     output = tmp_path / raw(b"out \xe9, \xce\xb2\n[x]*")
     for turn in range(2):

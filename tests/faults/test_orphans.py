@@ -75,7 +75,7 @@ def wait_for(path: Path, process=None) -> str:
     return path.read_text()
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_late_shard_of_a_killed_driver_is_refused(archive, checkpoint, tree_of, tmp_path, overwrite):
     def given(output, **more):
         chosen = {

@@ -138,7 +138,11 @@ def test_a_band_begins_one_radius_early(network: tuple[nn.Module, int]) -> None:
         ("vgg16_unet", {}),
         ("resnet_unet", {"encoder": "resnet18"}),
         ("deeplabv3plus", {"image_pooling": False}),
-        ("deeplabv3plus", {"image_pooling": False, "output_stride": 8, "encoder": "resnet101"}),
+        pytest.param(
+            "deeplabv3plus",
+            {"image_pooling": False, "output_stride": 8, "encoder": "resnet101"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_large_networks_have_a_schedule(name: str, options: dict[str, Any]) -> None:
