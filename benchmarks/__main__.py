@@ -18,7 +18,7 @@ from benchmarks.harness import LOAD, ROOT, Table, machine, write
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SUITE = ("forward", "segment", "steps", "stitch", "archive", "strips", "tax", "objects", "roofline", "loop")
+SUITE = ("forward", "segment", "steps", "stitch", "archive", "strips", "tax", "objects", "roofline", "loop", "fuzz")
 """Modules with a `run(arguments) -> tables`."""
 SCRIPTS = {
     "tile": "tiling",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.errors import UNREADABLE, StoreError
 from microseg_ray.names import text
 from microseg_ray.tables import write_csv
 
@@ -146,6 +147,9 @@ def write_accounts(path: str | os.PathLike[str], accounts: Iterable[Account]) ->
 def read_accounts(path: str | os.PathLike[str]) -> list[Account]:
     """Read what `write_accounts` wrote; nothing where there is no such file.
 
+    Raises:
+        StoreError: It is another table, or damaged.
+
     Example:
         >>> import pathlib, tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -156,16 +160,20 @@ def read_accounts(path: str | os.PathLike[str]) -> list[Account]:
     if not Path(path).is_file():
         return []
     with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
-        return [
-            Account(
-                row["quantity"],
-                int(row["seen"]),
-                int(row["used"]),
-                int(row["set_aside"]),
-                _reasons(row["reasons"], int(row["not_taken"])),
-            )
-            for row in csv.DictReader(handle)
-        ]
+        try:
+            return [
+                Account(
+                    row["quantity"],
+                    int(row["seen"]),
+                    int(row["used"]),
+                    int(row["set_aside"]),
+                    _reasons(row["reasons"], int(row["not_taken"])),
+                )
+                for row in csv.DictReader(handle)
+            ]
+        except UNREADABLE as error:
+            reason = f"is not the table of counts that a job wrote ({type(error).__name__}: {error})"
+            raise StoreError(f"{path}: {reason}; delete it and run the job again that wrote it") from error
 
 
 def _reasons(said: str, total: int) -> dict[str, int]:

@@ -5,7 +5,10 @@ A message names the place (file, key, value), the problem and the remedy.
 
 from __future__ import annotations
 
+import csv
+
 __all__ = [
+    "UNREADABLE",
     "ChangedInputError",
     "CheckpointError",
     "CoverageError",
@@ -18,6 +21,11 @@ __all__ = [
     "StalledInputError",
     "StoreError",
 ]
+
+
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, csv.Error)
+"""What parsers and their libraries raise on damaged content, such as RecursionError on JSON nested deep; OSError is not of the
+content."""
 
 
 class MicrosegError(Exception):

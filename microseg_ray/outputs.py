@@ -11,7 +11,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.errors import RunMismatchError
+from microseg_ray.errors import UNREADABLE, RunMismatchError
 from microseg_ray.files import BOOKS, delete_empty_folder, delete_file, delete_folder, is_partial, write_json
 from microseg_ray.recognition import Kind, foreign_to, is_empty, is_record, is_store
 
@@ -269,7 +269,7 @@ def _read(folder: Path) -> dict[str, dict[str, str]]:
         entries = document["entries"]
         known = {str(name): {"kind": Kind(entry["kind"]), "job": str(entry["job"])} for name, entry in entries.items()}
         _require_inside(known)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise RunMismatchError(
             f"{path}: this list of our files cannot be read ({error}), so nothing here is replaced or deleted; give another "
             "output folder"

@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microseg_ray.errors import StoreError
+from microseg_ray.errors import UNREADABLE, StoreError
 from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ def write_failures(path: str | os.PathLike[str], failures: Iterable[Failure]) ->
 def read_failures(path: str | os.PathLike[str]) -> list[Failure]:
     """What `write_failures` wrote; empty where there is no such file.
 
+    Raises:
+        StoreError: It is another table, or damaged.
+
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +71,7 @@ def read_failures(path: str | os.PathLike[str]) -> list[Failure]:
     with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
         try:
             return [Failure(**row) for row in csv.DictReader(handle)]
-        except (TypeError, csv.Error) as error:
+        except UNREADABLE as error:
             reason = "is not the table of path, stage and reason that a job wrote"
             raise StoreError(f"{path}: {reason}; delete it and run the job again that wrote it") from error
 

@@ -58,7 +58,7 @@ def is_record(path: str | os.PathLike[str], *keys: str) -> bool:
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(document, dict) and set(keys) <= set(document)
 
@@ -73,7 +73,7 @@ def is_ours(path: str | os.PathLike[str]) -> bool:
     try:
         found = json.loads((Path(path) / "zarr.json").read_text(encoding="utf-8"))
         return "microseg" in found.get("attributes", {})
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return False
 
 
@@ -148,7 +148,7 @@ def _is_marked(path: Path) -> bool:
     """Our stores have the attribute `microseg`; a damaged one, or one whose creation was killed, may have none."""
     try:
         found = json.loads((path / "zarr.json").read_text(encoding="utf-8")).get("attributes", {})
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return True
     except (OSError, AttributeError):
         return False

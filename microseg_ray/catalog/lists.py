@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +48,7 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
     names = [line.split()[0] for line in text.splitlines() if line.strip()]
     if not names:
         raise InputError(file, "the list is empty", "write a name a line")
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputError(file, f"{twice[0]} is here twice", "keep one of the lines")
     return names

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microseg_ray.errors import SettingsError
+from microseg_ray.errors import UNREADABLE, SettingsError
 from microseg_ray.evaluation.metrics import ConfusionMatrix
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.tables import write_csv
@@ -95,7 +95,7 @@ def read_confusions(folder: str | os.PathLike[str], specs: Sequence[ClassSpec]) 
         raise SettingsError(
             f"{path}: not there; give the folder of an evaluation (`microseg evaluate` writes {CONFUSIONS_FILE})"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise SettingsError(f"{path}: cannot be read as {CONFUSIONS_FILE} ({error}); evaluate again") from error
     if not counts:
         raise SettingsError(f"{path}: holds no micrograph; evaluate again")

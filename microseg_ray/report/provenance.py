@@ -97,7 +97,7 @@ def _sessions(folder: Path) -> Iterator[dict[str, Any]]:
                 if any(f'"{event}"' in line for event in ("begin", "end", "interrupted")):
                     try:
                         yield json.loads(line)
-                    except ValueError:
+                    except (ValueError, RecursionError):
                         # The last line of a process that was killed.
                         continue
 
@@ -110,7 +110,7 @@ def _labels(folder: Path) -> list[Step]:
             for line in lines:
                 try:
                     entry = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 people.setdefault(str(entry.get("who", "")), []).append((str(entry.get("when", "")), path.name))
     steps = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from microseg_ray.errors import MicrosegError
+from microseg_ray.errors import UNREADABLE, MicrosegError
 from microseg_ray.quarantine import Failure
 from microseg_ray.runs.store.masks import MaskStore
 
@@ -43,7 +43,7 @@ def damaged(run: Run, report: Report = lambda *_: None) -> Iterator[Failure]:
         report(number, len(names))
         try:
             shards = damaged_shards(MaskStore.open(run.store_path(name)))
-        except (MicrosegError, OSError, RuntimeError) as error:
+        except (MicrosegError, OSError, *UNREADABLE) as error:
             yield Failure(name, STAGE, str(error))
             continue
         if shards:

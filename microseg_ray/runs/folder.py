@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
-from microseg_ray.errors import MicrosegError, RunMismatchError, StoreError
+from microseg_ray.errors import UNREADABLE, MicrosegError, RunMismatchError, StoreError
 from microseg_ray.files import sole_writer, write_json
 from microseg_ray.outputs import Kind, claim, drop, has_manifest
 from microseg_ray.quarantine import FAILURES_FILE, Failure, read_failures, write_failures
@@ -149,12 +149,13 @@ class Run:
             document = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             identity = RunIdentity(document["identity"]["model_digest"], document["identity"]["pixels"])
             # Looked up now, so that a damaged file is named before a job has begun.
-            _ = [document[key] for key in ("archive", "source", "checkpoint", "classes", "settings")]
+            _ = [document[key] for key in ("archive", "source", "checkpoint", "settings")]
+            _ = [ClassSpec(**item) for item in document["classes"]]
         except FileNotFoundError as error:
             raise StoreError(
                 f"{folder}: no run is here (run.json is missing); make one with `microseg segment`"
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except UNREADABLE as error:
             raise StoreError(f"{folder}/run.json: damaged ({error}); restore it, or give another output") from error
         return cls(folder, identity, document)
 
@@ -322,8 +323,18 @@ class Run:
         return read_failures(self.folder / FAILURES_FILE)
 
     def areas(self) -> list[dict[str, Any]]:
-        """The rows of areas.parquet."""
-        rows: list[dict[str, Any]] = read_parquet(self.folder / AREAS_FILE).to_pylist()
+        """The rows of areas.parquet.
+
+        Raises:
+            StoreError: It is damaged.
+        """
+        try:
+            rows: list[dict[str, Any]] = read_parquet(self.folder / AREAS_FILE).to_pylist()
+        except FileNotFoundError:
+            raise
+        except (OSError, *UNREADABLE) as error:
+            # Arrow raises OSError for damaged pages.
+            raise StoreError(f"{self.folder / AREAS_FILE}: damaged ({error}); run `microseg segment` again") from error
         return rows
 
 

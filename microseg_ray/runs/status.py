@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from microseg_ray.errors import UNREADABLE
 from microseg_ray.files import LOCK_FILE
 from microseg_ray.names import text
 from microseg_ray.quarantine import Failure
@@ -146,7 +147,7 @@ def _logged(folder: Path) -> list[Failure]:
                     elif '"event": "failed"' in line:
                         event = json.loads(line)
                         found.append(Failure(event["micrograph"], event["stage"], event["reason"]))
-        except (OSError, ValueError, KeyError):
+        except (OSError, *UNREADABLE):
             # No log, or a last line that is being written.
             continue
     return found
@@ -158,7 +159,7 @@ def _add(sums: _Sums, store: Path) -> None:
         attributes = json.loads((store / "zarr.json").read_text(encoding="utf-8"))["attributes"]
         record = attributes["microseg"]
         shards = math.prod(-(-int(side) // int(record["shard"])) for side in record["shape"])
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+    except (OSError, *UNREADABLE):
         # Just being made, or damaged, which `verify` names.
         return
     times = list(_times(store / "counts" / "c"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from microseg_ray.errors import InputError
+from microseg_ray.errors import UNREADABLE, InputError
 from microseg_ray.geometry import Box
 from microseg_ray.sources import open_micrograph, read_mask
 
@@ -70,7 +70,7 @@ def _table(origins: Origins) -> Mapping[str, tuple[int, int]] | None:
     try:
         with Path(origins).open(encoding="utf-8", newline="") as handle:
             return {row["name"]: (int(row["y0"]), int(row["x0"])) for row in csv.DictReader(handle)}
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise InputError(origins, f"is no table of tile origins ({error})", "give columns name, y0, x0") from error
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
-from microseg_ray.errors import StoreError
+from microseg_ray.errors import UNREADABLE, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,7 +62,7 @@ class TileReader:
                 return _from_shards(self._folder / array.basename, array, slots)
             distinct, place = np.unique(slots, return_inverse=True)
             return np.asarray(array.oindex[distinct])[place]
-        except (ValueError, RuntimeError, OSError) as error:
+        except (OSError, *UNREADABLE) as error:
             reason = f"{array.basename} cannot be read ({error}); make the store again with `microseg tile`"
             raise StoreError(f"{self._folder}: {reason}") from error
 

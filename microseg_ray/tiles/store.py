@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import zarr
 from zarr.codecs import ZstdCodec
 
-from microseg_ray.errors import StoreError
+from microseg_ray.errors import UNREADABLE, StoreError
 from microseg_ray.files import delete_file, delete_folder
 from microseg_ray.names import in_table
 from microseg_ray.outputs import require_store
@@ -139,7 +139,7 @@ class TileStore:
             raise StoreError(
                 f"{folder}: no tile store is here; make one with `microseg tile --output {folder}`"
             ) from error
-        except (KeyError, ValueError, TypeError) as error:
+        except UNREADABLE as error:
             raise StoreError(
                 f"{folder}: not a tile store, or damaged ({error}); make it again with `microseg tile`"
             ) from error
@@ -154,7 +154,7 @@ class TileStore:
                 parts = tuple(int(part) for part in grown["parts"])
                 size = tuple(size) if size else None
                 spec = replace(spec, tiles=sum(parts), parts=parts, pixel_size_um=size, intensities=_profile_of(grown))
-            except (KeyError, ValueError, TypeError) as error:
+            except UNREADABLE as error:
                 raise StoreError(f"{folder}: tiles.parquet is damaged ({error}); make the store again") from error
         if table.num_rows != spec.tiles:
             raise StoreError(
@@ -171,7 +171,7 @@ class TileStore:
     def _read_table(folder: Path) -> pa.Table:
         try:
             return read_parquet(folder / "tiles.parquet")
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, *UNREADABLE) as error:
             raise StoreError(
                 f"{folder}: tiles.parquet cannot be read ({error}): the tile job did not finish; run it again"
             ) from error
@@ -181,7 +181,11 @@ class TileStore:
         """The settings and inputs that the store was made from; of a store that grew, those of all writings together."""
         grown = {} if self.table is None else _grown(self.table)
         record = grown or cast("dict[str, Any]", self._group.attrs["microseg"])
-        return dict(record["made_from"])
+        try:
+            return dict(record["made_from"])
+        except UNREADABLE as error:
+            reason = f"what it was made from is damaged ({type(error).__name__}: {error})"
+            raise StoreError(f"{self.folder}: {reason}; make the store again with `microseg tile`") from error
 
     def stale(self) -> dict[str, str]:
         """Which inputs are not what the store was made from any more.
@@ -344,7 +348,11 @@ class TileStore:
         return TileReader(group, self._array("images")), TileReader(group, self._array("masks"))
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        return cast("zarr.Array[Any]", self._group[name])
+        try:
+            return cast("zarr.Array[Any]", self._group[name])
+        except UNREADABLE as error:
+            reason = f"its array {name} is damaged ({type(error).__name__}: {error})"
+            raise StoreError(f"{self.folder}: {reason}; make the store again with `microseg tile`") from error
 
 
 def write_table(
@@ -376,4 +384,7 @@ def _profile_of(record: Mapping[str, Any]) -> IntensityProfile | None:
 def _grown(table: pa.Table) -> dict[str, Any]:
     """What appends changed: parts, pixel size, what it was made from; empty where there was none."""
     stored = (table.schema.metadata or {}).get(_GROWN)
-    return cast("dict[str, Any]", json.loads(stored)) if stored else {}
+    try:
+        return cast("dict[str, Any]", json.loads(stored)) if stored else {}
+    except UNREADABLE as error:
+        raise StoreError(f"tiles.parquet is damaged ({error}); make the store again with `microseg tile`") from error

@@ -106,11 +106,13 @@ def _of_csv(path: Path) -> list[_Entry]:
     # VIA 1 puts a comment in front of the header.
     text = read_text(path).lstrip().removeprefix("#")
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise InputError(path, f"no column {missing[0]!r}: this is no CSV of VIA", "export it again, or give --format")
     entries: list[_Entry] = []
     try:
+        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(
+                path, f"no column {missing[0]!r}: this is no CSV of VIA", "export it again, or give --format"
+            )
         for row in reader:
             cells = [_cell(path, reader.line_num, name, row[name]) for name in _COLUMNS[1:]]
             region = {"shape_attributes": cells[0], "region_attributes": cells[1]}

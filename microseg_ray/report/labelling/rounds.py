@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from microseg_ray.errors import MicrosegError, StoreError
+from microseg_ray.errors import UNREADABLE, MicrosegError, StoreError
 from microseg_ray.files import write_json
 from microseg_ray.outputs import Kind, claim
 from microseg_ray.report.viewer.subject import key_of, short_digest
@@ -117,7 +117,7 @@ class Rounds:
             changes = tuple(Change(**each) for each in found.pop("changes"))
             classes, labelled = tuple(found.pop("classes")), tuple(found.pop("labelled"))
             return Round(**found, classes=classes, labelled=labelled, changes=changes)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise StoreError(f"{path}: cannot be read ({error}); delete the folder of this round") from error
 
     def write(self, done: Round) -> None:

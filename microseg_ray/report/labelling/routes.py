@@ -60,7 +60,7 @@ class _Desk:
             found = json.loads((self._labels / "next.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return JSONResponse({"places": None, "note": ""}, headers=_FRESH)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(self._labels / "next.json", f"cannot be read ({error})", "find places again") from error
         places = [each for each in found.get("places", []) if self._known(each)]
         return JSONResponse({"places": places, "note": str(found.get("note", ""))}, headers=_FRESH)

@@ -64,7 +64,7 @@ def posting(answer: Callable[[Request, dict[str, Any]], Response]) -> Any:
 
         try:
             body = json.loads(await request.body())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return JSONResponse({"error": f"this is no JSON ({error})"}, status_code=400)
         if not isinstance(body, dict):
             return JSONResponse({"error": "this is no JSON object"}, status_code=400)

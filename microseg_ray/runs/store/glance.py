@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microseg_ray.errors import StoreError
+from microseg_ray.errors import UNREADABLE, StoreError
 
 if TYPE_CHECKING:
     import os
@@ -46,5 +46,5 @@ def glance(path: str | os.PathLike[str]) -> Glance:
         attributes = json.loads(Path(path, "zarr.json").read_text(encoding="utf-8"))["attributes"]
         height, width = attributes["microseg"]["shape"]
         return Glance((int(height), int(width)), str(attributes["microseg"]["extra"]), "ome" in attributes)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise StoreError(f"{path}: no mask store is here, or it is damaged ({error}); `verify` says more") from error

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import zarr
 
-from microseg_ray.errors import StoreError
+from microseg_ray.errors import UNREADABLE, StoreError
 from microseg_ray.files import delete_file, delete_folder, sync
 from microseg_ray.outputs import require_store
 from microseg_ray.runs.store.pyramid import build_pyramid, label_metadata, level_shapes, stale_levels
@@ -127,7 +127,7 @@ class MaskStore:
             found = (store.mask.shape, str(store.mask.dtype), store._counts.shape)
         except FileNotFoundError as error:
             raise StoreError(f"{path}: no mask store is here; run the segment job that makes it") from error
-        except (KeyError, ValueError, TypeError) as error:
+        except UNREADABLE as error:
             raise StoreError(
                 f"{path}: not a mask store of microseg_ray, or damaged ({error}); delete it and run segment again"
             ) from error
@@ -176,10 +176,10 @@ class MaskStore:
     def _ledger(self, array: zarr.Array[Any]) -> NDArray[np.int64]:
         try:
             return np.asarray(array[:], dtype=np.int64)
-        except (ValueError, RuntimeError):
+        except UNREADABLE:
             rows = np.full(array.shape, NOT_DONE, np.int64)
             for shard in self._shards():
-                with contextlib.suppress(ValueError, RuntimeError):
+                with contextlib.suppress(*UNREADABLE):
                     rows[shard] = np.asarray(array[shard])
             return rows
 
@@ -276,16 +276,21 @@ class MaskStore:
         """Classes (y, x) of a box of the mask; 255 where no shard is committed.
 
         Raises:
-            ValueError: A shard is damaged.
+            StoreError: A shard is damaged.
         """
-        return np.asarray(self.mask[box.slices])
+        try:
+            return np.asarray(self.mask[box.slices])
+        except UNREADABLE as error:
+            raise StoreError(
+                f"{self.path}: the mask cannot be read at {box} ({error}); `microseg verify` names the damaged shards"
+            ) from error
 
     def recount(self, shard: tuple[int, int]) -> bool:
         """Whether the counts of a done shard are those of its mask on disk."""
         try:
             pixels = self.read(self.spec.box(shard))
             return bool(np.array_equal(count_classes(pixels, len(self.spec.classes)), np.asarray(self._counts[shard])))
-        except (StoreError, ValueError, RuntimeError):
+        except UNREADABLE:
             return False
 
     def forget(self, shard: tuple[int, int]) -> None:
@@ -317,7 +322,7 @@ class MaskStore:
         self._unfinish()
         try:
             levels = build_pyramid(self._group, self.spec)
-        except (ValueError, RuntimeError) as error:
+        except UNREADABLE as error:
             damaged = [shard for shard in self._shards() if not self.recount(shard)]
             for shard in damaged:
                 self.forget(shard)

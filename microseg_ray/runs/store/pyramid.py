@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from yaozarrs import v05
 
+from microseg_ray.errors import UNREADABLE
 from microseg_ray.geometry import Box, ceil_to
 from microseg_ray.names import text
 from microseg_ray.runs.store.spec import create_pixels
@@ -131,7 +132,7 @@ def _is_made_of_finer(group: zarr.Group, spec: MaskSpec, shapes: list[tuple[int,
                 expected = mode_downsample(np.asarray(source[fine.slices]))  # type: ignore[index]
                 if not np.array_equal(np.asarray(level[box.slices]), expected):  # type: ignore[index]
                     return False
-    except (KeyError, ValueError, TypeError, RuntimeError, OSError):
+    except (OSError, *UNREADABLE):
         return False
     return True
 

@@ -96,7 +96,10 @@ def row_for(path: str, table: str | os.PathLike[str]) -> TableRow | None:
 @lru_cache(maxsize=4)
 def _read(table: str, _changed: int, _size: int) -> tuple[TableRow, ...]:
     reader = csv.DictReader(io.StringIO(Path(table).read_text(encoding="utf-8-sig")), skipinitialspace=True)
-    names = [str(name).strip() for name in reader.fieldnames or ()]
+    try:
+        names = [str(name).strip() for name in reader.fieldnames or ()]
+    except csv.Error as error:
+        raise InputError(table, f"line 1: {error}", _EXAMPLE) from error
     reader.fieldnames = names
     unknown = [name for name in names if name not in COLUMNS]
     if not {"pattern", "um_per_pixel"} <= set(names) or unknown:
