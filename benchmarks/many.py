@@ -1,6 +1,7 @@
 """The page of a run of 10,000 micrographs: seconds and MB of `report` and `view`, seconds until the browser shows them.
 
     python -m benchmarks many --count 10000
+    python -m benchmarks many --count 10000 --view      # `view` alone
 
 The run is synthetic: 40 different micrographs and masks of 512 px with margin maps, under 10,000 names.
 """
@@ -37,12 +38,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--folder", help="keep the run here, and use it if it is there")
+    parser.add_argument("--view", action="store_true", help="measure `view` alone")
     options = parser.parse_args(arguments)
     folder = Path(options.folder or tempfile.mkdtemp(prefix="many"))
     if not (folder / "run" / "areas.parquet").is_file():
         make(folder, options.count)
-    print(f"python -m benchmarks many --count {options.count}: load {machine()[LOAD]}\n")
+    print(
+        f"python -m benchmarks many --count {options.count}{' --view' if options.view else ''}: load {machine()[LOAD]}\n"
+    )
     print("| what | s | CPU s | MB |\n|---|---|---|---|")
+    run = folder / "run"
+    if not options.view:
+        jobs_of(folder)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        found = [] if options.view else report_in(browser, run / "report.html")
+        for name, seconds in (*found, *view_in(browser, run)):
+            print(f"| {name} | {seconds:.2f} | | |", flush=True)
+        browser.close()
+    if options.folder is None:
+        shutil.rmtree(folder)
+
+
+def jobs_of(folder: Path) -> None:
+    """Print seconds and MB of the jobs that are no server; a report with thumbnails is left behind."""
     jobs: tuple[tuple[str, list[str]], ...] = (
         ("`microseg info`, for the start of the program", ["info", str(next((folder / "archive").iterdir()))]),
         ("`microseg report`", ["report", "--run", str(folder / "run")]),
@@ -53,15 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         size = sum(f.stat().st_size for f in [folder / "run" / "report.html"] if f.is_file()) / 1e6
         print(f"| {name} | {wall:.1f} | {cpu:.1f} | {'' if command[0] == 'info' else f'{size:.1f}'} |", flush=True)
     timed(["report", "--run", str(folder / "run")])
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for name, seconds in (*report_in(browser, folder / "run" / "report.html"), *view_in(browser, folder / "run")):
-            print(f"| {name} | {seconds:.2f} | | |", flush=True)
-        browser.close()
-    if options.folder is None:
-        shutil.rmtree(folder)
 
 
 PLAIN = ["--thumbnails", "false", "--places", "0"]

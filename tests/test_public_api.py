@@ -35,6 +35,10 @@ def test_neither_ray_nor_torch_is_loaded() -> None:
     assert not loaded_after(f"import {modules}") & {"ray", "torch"}
 
 
+def test_the_viewer_loads_no_report_page() -> None:
+    assert not loaded_after("import microseg_ray.report.viewer.server, microseg_ray.report.viewer.state") & {"jinja2"}
+
+
 def test_import_is_light() -> None:
     assert not loaded_after("import microseg_ray") & set(HEAVY)
 

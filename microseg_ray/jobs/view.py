@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from microseg_ray.errors import SettingsError
+from microseg_ray.errors import MicrosegError, SettingsError
 from microseg_ray.jobs.console import DONE, StartRay, console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from microseg_ray.report.labelling.rounds import Rounds
+    from microseg_ray.report.viewer.state import State
     from microseg_ray.report.viewer.subject import Subject
     from microseg_ray.runs.store.masks import MaskStore
     from microseg_ray.settings.view import ViewJobSettings
@@ -56,6 +58,7 @@ def view(settings: ViewJobSettings, _start: StartRay) -> int:
         page = address(found, state.token)
         console.print(f"{len(subject.names)} micrographs: {escape(page)}", soft_wrap=True)
         console.print("Ctrl-C ends it", markup=False)
+        threading.Thread(target=_list, args=(state,), daemon=True).start()
         serve(state, found, routes, started=lambda: _show(page) if settings.browser else None)
     return DONE
 
@@ -76,9 +79,15 @@ def _learnt_masks(subject: Subject, rounds: Rounds | None) -> Callable[[str], tu
     return masks
 
 
+def _list(state: State) -> None:
+    """Make the list while the browser starts: the page asks for it first, and importing pyarrow takes most of a second."""
+    # What is wrong with a table is said when the page asks.
+    with contextlib.suppress(MicrosegError, OSError, ValueError, KeyError):
+        _ = state.listing
+
+
 def _show(page: str) -> None:
     """Open the page; where there is no browser, the address has been printed."""
-    import threading
     import webbrowser
 
     # The browser asks at once, and is answered by the thread that would wait for it.

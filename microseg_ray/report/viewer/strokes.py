@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from microseg_ray.annotations.shapes import Line, Polygon
 from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
 from microseg_ray.settings import IGNORE_INDEX
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
+
+    from microseg_ray.annotations.shapes import Line, Polygon
 
 __all__ = ["Stroke", "filled"]
 
@@ -96,6 +97,9 @@ class Stroke:
 
     @property
     def _shape(self) -> Line | Polygon:
+        # Imported with the first stroke: the readers of all annotation formats come with it.
+        from microseg_ray.annotations.shapes import Line, Polygon
+
         # The shapes of annotations have the centre of the first pixel at (0, 0).
         points = np.array(self.points, np.float64) - 0.5
         if self.tool == "polygon":
