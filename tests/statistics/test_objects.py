@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -328,3 +330,37 @@ def test_a_hull_of_two_curves_that_bend_inward_loses_them_whole() -> None:
     counts, points, _ = hull_rows(np.zeros(1001, np.int64), rows, bent, np.full(1001, 600))
     assert sorted(map(tuple, points.tolist())) == [(0, 0), (0, 600), (1000, 0), (1000, 600)]
     assert feret_diameters(counts, points, (1.0, 1.0))[1][0] == pytest.approx(601)
+
+
+_HALF_A_MILLION = """
+import resource, numpy as np
+from scipy import ndimage
+from microseg_ray.statistics.objects.finding import ObjectRule, find_objects
+
+side = 3 * 708
+mask = np.zeros((side, side), np.uint8)
+mask[1::3, 1::3] = 1
+mask[1::3, 2::3] = np.random.default_rng(0).random((708, 708)) < 0.5
+mask[1::3, 2::3][:, -1] = 0
+find_objects((8, 8), lambda box: mask[box.slices], ObjectRule(4))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = find_objects(mask.shape, lambda box: mask[box.slices], ObjectRule(4))
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+own = found.sums.class_index == 1
+labels, count = ndimage.label(mask == 1)
+assert own.sum() == count == 708 * 708, (own.sum(), count)
+assert (found.sums.pixels[own] == np.bincount(labels.ravel())[1:]).all()
+assert found.sums.pixels[~own].tolist() == [int((mask == 0).sum())]
+assert found.holes[~own].tolist() == [count]
+print(grown * 1024 / count)
+"""
+
+
+@pytest.mark.slow
+def test_half_a_million_objects_in_one_micrograph_are_scipys_in_bounded_memory():
+    """501264 objects of 1 and 2 px: the labels and areas of scipy, and not more bytes an object than `find_objects` documents."""
+    done = subprocess.run(
+        [sys.executable, "-c", _HALF_A_MILLION], capture_output=True, text=True, check=False, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) < 1400
