@@ -6,6 +6,8 @@ import csv
 import hashlib
 import math
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import openpyxl
@@ -108,6 +110,30 @@ def test_tables_hold_the_figures_of_the_intervals(measured):
     assert f"| {' | '.join(cells)} |".replace("[", r"\[").replace("]", r"\]") in (measured / "tables.md").read_text(
         "utf-8"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="pdflatex is not installed (Debian: texlive-latex-recommended)"
+)
+def test_latex_compiles(measured, tmp_path):
+    """pdfLaTeX takes the tables of a run, and every printable character of Latin-1 at the start and in the middle of a cell."""
+    signs = [chr(code) for code in (*range(0x21, 0x7F), *range(0xA1, 0x100)) if code != 0xAD]
+    rows = tuple((sign, f"a{sign}b {sign}{sign}", "1") for sign in signs)
+    tables = [
+        PaperTable(f"t{n}", "100 % [a] & µm_2", ("a", "b", "n"), rows[n : n + 40], 2) for n in range(0, len(rows), 40)
+    ]
+    (tmp_path / "signs.tex").write_text(latex(tables, Published(tmp_path, "f0", 1, 2)), "utf-8")
+    shutil.copy(measured / "tables.tex", tmp_path / "run.tex")
+    inputs = r"\input{run}" + "\n" + r"\clearpage\input{signs}"
+    head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{textcomp,booktabs}\begin{document}"
+    (tmp_path / "paper.tex").write_text(f"{head}\n{inputs}\n\\end{{document}}\n", "utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, timeout=120)
+    said = done.stdout.decode("utf-8", "replace")
+    assert done.returncode == 0, said[-1500:]
+    assert "Missing character" not in (tmp_path / "paper.log").read_text("latin-1")
+    assert (tmp_path / "paper.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_pictures_are_there_and_again_gives_equal_bytes(measured, microseg):
