@@ -378,6 +378,30 @@ def test_areas_are_corrected_by_an_evaluation(run, microseg, tmp_path):
     assert "not there" in wrong.err
 
 
+def test_a_group_with_enough_test_micrographs_is_corrected_by_its_own(run, microseg, tmp_path):
+    """Five test micrographs of group a have rates of their own; the four of b are too few, so b is corrected by all nine."""
+    generator = np.random.default_rng(1)
+    rates = {"a": [[0.95, 0.05, 0], [0.4, 0.6, 0], [0.1, 0, 0.9]], "b": [[0.7, 0.3, 0], [0.05, 0.95, 0], [0, 0.1, 0.9]]}
+    matrices, groups = {}, {}
+    for number, group in enumerate("aaaaabbbb"):
+        truth = generator.multinomial(4000, [0.6, 0.33, 0.07])
+        counts = np.stack([generator.multinomial(n, row) for n, row in zip(truth, rates[group], strict=True)])
+        matrices[f"{number}.png"], groups[f"{number}.png"] = ConfusionMatrix(counts), group
+    write_confusions(tmp_path / "confusion_per_image.csv", matrices, groups, NAMES)
+    fast = ("--intervals.structure", "false", "--exports.write", "false")
+    ran = microseg(*MEASURE, run, "--group", "^([ab])_", "--intervals.evaluation", tmp_path, *fast)
+    assert ran.code == 0, ran.err
+    rows = by(rows_of(run / "intervals.csv"), "scope", "name", "class_name", "part")
+    for group, first, used in (("a", 0, "a"), ("b", 3, "ab")):
+        masks = [mask_of(number) for number in range(first, first + 3)]
+        found = np.array([sum((mask == k).sum() for mask in masks) for k in range(3)])
+        pooled = sum(matrix.counts for name, matrix in matrices.items() if groups[name] in used)
+        wanted = pooled / pooled.sum(axis=0) @ (found / found.sum())
+        for index, name in enumerate(NAMES):
+            row = rows["group", group, name, "model_stratified"]
+            assert float(row["estimate"]) == pytest.approx(wanted[index])
+
+
 def rows_error(rows, name):
     """The error that all units' rates leave, the smaller part of the combined one."""
     return float(rows["archive", "", name, "model_inverse"]["standard_error"]) / 2
