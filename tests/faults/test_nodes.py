@@ -15,11 +15,13 @@ import pytest
 import tifffile
 
 from microseg_ray.runs.segment import segment
-from microseg_ray.settings import SegmentSettings
+from microseg_ray.settings import SegmentSettings, TileSettings
+from microseg_ray.tiles.make import tile
 from tests.faults.model_free import Quick
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 REPOSITORY = Path(__file__).resolve().parents[2]
+CLASSES = [{"name": "matrix"}, {"name": "grain"}, {"name": "pore"}]
 
 
 @pytest.fixture
@@ -58,6 +60,15 @@ def segmented(tmp_path, checkpoint, tree_of):
     return {**chosen, "output": str(tmp_path / "run"), "workers": 2}, tree_of(tmp_path / "plain/masks")
 
 
+@pytest.fixture
+def tiled(tmp_path, pairs, tree_of):
+    """Settings of a tile job on two workers, and the bytes of the job in one process."""
+    chosen = {"images": f"{pairs}/images", "masks": f"{pairs}/masks", "classes": CLASSES, "tile": 32, "overlap": 8}
+    chosen |= {"group": r"^(\d+)_", "splits": {"val": ["1"], "test": 0.3}}
+    made = tile(TileSettings(**chosen, output=str(tmp_path / "plain"), workers=0))
+    return {**chosen, "output": str(tmp_path / "store"), "workers": 2}, tree_of(made.store.folder)
+
+
 def check_segmented(seen, expected, tree_of, folder):
     assert seen["failures"] == []
     assert seen["work"] == 64
@@ -86,3 +97,20 @@ def test_segment_while_nodes_are_removed_and_others_added(on_nodes, segmented, t
     assert len(seen["removed"]) == 4
     assert len(seen["added"]) == 5
     assert set(seen["done"]) == {seen["head"], *seen["added"]}
+
+
+def test_segment_while_a_node_is_added(on_nodes, segmented, tree_of, tmp_path):
+    """The bytes stay the same; a pool of two workers has none for a third node."""
+    seen = on_nodes("segment", segmented[0], grow=True)
+    check_segmented(seen, segmented[1], tree_of, tmp_path)
+    assert len(seen["added"]) == 2
+    assert set(seen["done"]) == {seen["head"], seen["added"][0]}
+
+
+@pytest.mark.parametrize("removals", [0, 1])
+def test_tile_on_two_nodes(on_nodes, tiled, tree_of, tmp_path, removals):
+    seen = on_nodes("tile", tiled[0], removals=removals)
+    assert seen["failures"] == []
+    assert set(seen["done"]) == {seen["head"], *seen["added"]}
+    assert len(seen["removed"]) == removals
+    assert tree_of(tmp_path / "store") == tiled[1]
