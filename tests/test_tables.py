@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from microseg_ray import tables
+from microseg_ray.quarantine import Failure, read_failures, write_failures
 
 
 def test_a_name_as_long_as_the_file_system_takes(tmp_path):
@@ -28,3 +29,10 @@ def test_tables_read_back(tmp_path):
     tables.write_arrow_csv(tmp_path / "t.csv", table)
     assert pq.read_table(tmp_path / "t.parquet").to_pylist() == table.to_pylist()
     assert (tmp_path / "t.csv").read_text() == '"name","count"\n"a, b",0\n"µ",1\n'
+
+
+def test_names_that_look_like_formulas_come_back_as_they_are(tmp_path):
+    """Decision 0165: the names are keys, so that nothing is put in front of them."""
+    names = ["=1+1.tif", "+a.tif", "-a.tif", "@SUM(A1).tif", "\ta.tif", "\ra.tif", "'=a.tif"]
+    write_failures(tmp_path / "failures.csv", [Failure(name, "read", "=2+2") for name in names])
+    assert [failure.path for failure in read_failures(tmp_path / "failures.csv")] == sorted(names)

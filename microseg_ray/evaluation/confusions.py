@@ -87,7 +87,9 @@ def read_confusions(folder: str | os.PathLike[str], specs: Sequence[ClassSpec]) 
             for row in csv.DictReader(file):
                 true, guess = _cell(row, names)
                 table = counts.setdefault(row["micrograph"], np.zeros((len(names), len(names) + 1), np.int64))
-                table[true, guess] = int(row["pixels"])
+                table[true, guess] = pixels = int(row["pixels"])
+                if pixels < 0:
+                    raise ValueError(f"{pixels} pixels")
                 groups[row["micrograph"]] = row["group"]
     except _OtherClassError as error:
         raise SettingsError(f"{path}: {error}; give an evaluation of the same classes") from error

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["read_config"]
 
 MAX_CONFIG_BYTES = 1 << 20
+MAX_DEPTH = 50
 SHARED_SECTIONS = ("classes", "data", "ray", "source")
 
 
@@ -70,8 +71,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             raise SettingsError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is no config file")
         text = path.read_text(encoding="utf-8")
         # Aliases can blow a kilobyte up to gigabytes; no config needs them.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise SettingsError(f"{path}: YAML aliases (*name) are not allowed in a config; write the values out")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise SettingsError(f"{path}: YAML aliases (*name) are not allowed in a config; write the values out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            # The time that YAML takes grows with the square of the depth.
+            if depth > MAX_DEPTH:
+                where = f"line {event.start_mark.line + 1}"
+                raise SettingsError(f"{path}: {where}: nested deeper than {MAX_DEPTH} levels; this is no config file")
         _refuse_odd_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
         document = yaml.safe_load(text)
     except OSError as error:

@@ -9,7 +9,7 @@ from benchmarks import fuzz as fuzzing
 from benchmarks.__main__ import main
 from benchmarks.fuzz import fuzz, mutated
 from benchmarks.fuzz_seeds import PARSERS, Parser
-from microseg_ray.errors import InputError, StoreError
+from microseg_ray.errors import InputError, SettingsError, StoreError
 from microseg_ray.recognition import is_ours, is_record
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.status import run_status
@@ -103,3 +103,18 @@ def test_a_damaged_shard_is_named_with_its_mask(tmp_path):
     (place / "0" / "c" / "0" / "0").write_bytes(b"\0" * 7)
     with pytest.raises(StoreError, match=r"a\.tif.*cannot be read.*microseg verify"):
         MaskStore.open(place).read(Box.of_shape((64, 64)))
+
+
+def test_a_config_nested_deep_is_refused_before_it_takes_time(tmp_path):
+    """100,000 brackets took more than 5 s; the limit of the depth ends the parsing at the 51st."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"tile: {DEEP}")
+    with pytest.raises(SettingsError, match="line 1: nested deeper than 50"):
+        PARSERS["config"].read(path)
+
+
+def test_a_negative_count_is_refused(tmp_path):
+    (path,) = PARSERS["confusions.csv"].make(tmp_path)
+    path.write_text(path.read_text().replace(",5\n", ",-5\n"))
+    with pytest.raises(SettingsError, match=r"cannot be read .*-5 pixels"):
+        PARSERS["confusions.csv"].read(path)
