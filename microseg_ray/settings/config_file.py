@@ -78,8 +78,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             # The time that YAML takes grows with the square of the depth.
             if depth > MAX_DEPTH:
-                where = f"line {event.start_mark.line + 1}"
-                raise SettingsError(f"{path}: {where}: nested deeper than {MAX_DEPTH} levels; this is no config file")
+                where = f"line {event.start_mark.line + 1}: " if event.start_mark else ""
+                raise SettingsError(f"{path}: {where}nested deeper than {MAX_DEPTH} levels; this is no config file")
         _refuse_odd_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
         document = yaml.safe_load(text)
     except OSError as error:

@@ -127,3 +127,14 @@ def test_the_slurm_script_says_how_it_is_called(tmp_path: Path) -> None:
     done = subprocess.run(["bash", SCRIPT, "segment"], env=bare, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "set MICROSEG_VENV" in done.stderr
+
+
+def test_the_token_of_a_slurm_job_is_for_its_user_alone(tmp_path: Path) -> None:
+    lines = SCRIPT.read_text("utf-8").splitlines()
+    chosen = [line for line in lines if line.startswith(("state=", "(umask 077"))]
+    assert len(chosen) == 3
+    environment = {**os.environ, "MICROSEG_STATE": str(tmp_path), "SLURM_JOB_ID": "7"}
+    subprocess.run(["bash", "-euc", "\n".join(["umask 000", *chosen])], check=True, env=environment)
+    token = tmp_path / ".microseg-ray-7" / "token"
+    assert (token.stat().st_mode & 0o777, token.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert re.fullmatch("[0-9a-f]{64}", token.read_text("ascii"))
