@@ -207,7 +207,7 @@ def test_settings_from_plain_values_sees_no_environment(monkeypatch) -> None:
         ("tile: !!python/object:os.system {}", "not valid YAML"),
         (b"\xff\xfe\x00", "not valid YAML"),
         ("\x00", "not valid YAML"),
-        ("[" * 1000, "not valid YAML"),
+        ("[" * 1000, "nested deeper than 50 levels"),
         ("#" * (1 << 20) + "\n", "larger than 1048576 bytes"),
         ("classes: clay", "tile.classes"),
         ("classes: {a: 1}", "tile.classes"),
