@@ -340,7 +340,9 @@ class Run:
             raise
         except (OSError, *UNREADABLE) as error:
             # Arrow raises OSError for damaged pages.
-            raise StoreError(f"{self.folder / AREAS_FILE}: damaged ({error}); run `microseg segment` again") from error
+            raise StoreError(
+                f"{self.folder / AREAS_FILE}: damaged ({error}); run measure again, which makes it anew"
+            ) from error
         return rows
 
 
