@@ -26,10 +26,11 @@ from microseg_ray.figures.pictures import (
     stretched,
 )
 from microseg_ray.files import whole
+from microseg_ray.report.doubt import doubt_of
 from microseg_ray.report.rows import area_rows, class_of, failure_table, object_table
 from microseg_ray.report.statistics import PageStatistics
 from microseg_ray.report.thumbnails import SIDE
-from microseg_ray.report.uncertain import HOW_TO_GET, Place, Places, doubt_of
+from microseg_ray.report.uncertain import HOW_TO_GET, Place, Places
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, default_color
 
 if TYPE_CHECKING:

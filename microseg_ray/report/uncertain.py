@@ -12,6 +12,7 @@ import zarr
 from microseg_ray.errors import MicrosegError
 from microseg_ray.geometry import Box
 from microseg_ray.names import text
+from microseg_ray.report.doubt import UNKNOWN, window_sums
 from microseg_ray.runs.opening import open_of_run
 from microseg_ray.runs.store.glance import glance
 from microseg_ray.runs.store.masks import MaskStore
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.runs.folder import Run
 
-__all__ = ["HOW_TO_GET", "Place", "Places", "doubt_of", "doubtful_windows", "uncertain_places"]
+__all__ = ["HOW_TO_GET", "Place", "Places", "doubtful_windows", "uncertain_places"]
 
 WINDOW = 256
 """Side of a place in pixels."""
@@ -37,7 +38,6 @@ MOST_PIXELS = 1 << 32
 _BAND = 2
 """Rows of windows that are read at once: a chunk of the map."""
 _COLUMNS = 1 << 15
-_UNKNOWN = 255
 HOW_TO_GET = (
     "This run kept no map of its certainty, so the places where it is least certain are not known. "
     "They are shown of a run that was made with `microseg segment ... --extra margin` (or `entropy`)."
@@ -84,21 +84,6 @@ class Places:
     unread: tuple[str, ...] = ()
 
 
-def doubt_of(values: NDArray[np.uint8], kind: str) -> NDArray[np.float64]:
-    """Doubt of each pixel, 0 to 1: one minus the margin of the two likeliest classes, or the entropy; NaN where not measured.
-
-    Args:
-        values: (y, x), 0 to 254, 255 where nothing was measured.
-        kind: `margin` or `entropy`.
-
-    Example:
-        >>> doubt_of(np.array([[0, 254, 255]], np.uint8), "margin").tolist()
-        [[1.0, 0.0, nan]]
-    """
-    share = values / 254.0
-    return np.where(values == _UNKNOWN, np.nan, 1 - share if kind == "margin" else share)
-
-
 def doubtful_windows(
     shape: tuple[int, int], read: Callable[[Box], NDArray[np.uint8]], kind: str, step: int = 1
 ) -> Iterator[tuple[float, Box]]:
@@ -118,21 +103,14 @@ def doubtful_windows(
         for x0 in range(0, width, _COLUMNS):
             band = Box(y0, x0, min(y0 + WINDOW * _BAND, height), min(x0 + _COLUMNS, width))
             values = read(band)
-            known = values != _UNKNOWN
-            sums, counts = (_by_window(each) for each in (np.where(known, values, 0), known))
+            known = values != UNKNOWN
+            sums, counts = (window_sums(each, WINDOW) for each in (np.where(known, values, 0), known))
             for row, column in zip(*np.nonzero(counts), strict=True):
                 y, x = band.y0 + int(row) * WINDOW, band.x0 + int(column) * WINDOW
                 box = Box(y, x, min(y + WINDOW, height), min(x + WINDOW, width))
                 if 2 * counts[row, column] >= box.area:
                     share = float(sums[row, column]) / (254 * float(counts[row, column]))
                     yield (1 - share if kind == "margin" else share), box
-
-
-def _by_window(values: NDArray[Any]) -> NDArray[np.int64]:
-    """Sums over windows."""
-    rows, columns = (np.arange(0, side, WINDOW) for side in values.shape)
-    # Rows first: the long axis is then added with whole vectors.
-    return np.add.reduceat(np.add.reduceat(values, rows, axis=0, dtype=np.int64), columns, axis=1)
 
 
 def uncertain_places(run: Run, names: Sequence[str], count: int) -> Places:

@@ -120,8 +120,8 @@ class Schedule:
         stride: Image rows come in multiples of it.
         rows: Image rows of a strip, for which the choices are made; any others may be fed. 0: images are one strip each, and
             nothing is chosen.
-        early: The choice of what is computed early, `early` of another schedule of the same network; None: it is made. It does
-            not depend on the height of strips, and takes as long as all the rest.
+        early: `fewest_kept` of another schedule of the same network, which takes as long to find as all the rest; None: it is
+            found.
 
     Attributes:
         early: Nodes that are computed early.
@@ -150,26 +150,34 @@ class Schedule:
         self._grains = [max([self._rows[reader].whole for reader in readers], default=1) for readers in self._readers]
         self._found: dict[tuple[int, frozenset[int]], tuple[int, ...]] = {}
         self._open = self.heights(OPEN)
-        self.early: frozenset[int] = early or frozenset()
+        self.early: frozenset[int] = frozenset()
         self._again: frozenset[int] = frozenset()
         if rows:
-            self._choose(early is not None)
+            self.early = self.fewest_kept if early is None else early
+            self._again = self._cheapest()
 
-    def _choose(self, early_is_known: bool) -> None:
-        """First what keeps the fewest rows, then what costs the least time; a tie is a change, so that groups can follow."""
-        if not early_is_known:
-            inner = range(1, len(self._nodes) - 1)
-            self.early = self._lowered(self.early, [frozenset({index}) for index in inner], "early", self._kept_numbers)
-        groups = list(self._groups().values())
+    @cached_property
+    def fewest_kept(self) -> frozenset[int]:
+        """What is computed early so that the fewest rows are kept, whatever the height of strips."""
+        before, self.early, self._again = (self.early, self._again), frozenset(), frozenset()
+        changes = [frozenset({index}) for index in range(1, len(self._nodes) - 1)]
+        found = self._lowered(frozenset(), changes, "early", self._kept_numbers)
+        self.early, self._again = before
+        return found
+
+    def _cheapest(self) -> frozenset[int]:
+        """What is computed again so that a strip takes the least time."""
+        groups, chosen = list(self._groups().values()), self._again
         for _ in range(2):
-            before = self._again
-            self._again = self._lowered(self._again, groups, "_again", self._cost)
-            if self._again == before:
+            before, chosen = chosen, self._lowered(chosen, groups, "_again", self._cost)
+            if chosen == before:
                 break
+        return chosen
 
     def _lowered(
         self, chosen: frozenset[int], changes: list[frozenset[int]], name: str, cost: Callable[[], float]
     ) -> frozenset[int]:
+        """The changes that lower the cost, tried one after the other; a tie is a change, so that groups can follow."""
         least = cost()
         for change in changes:
             tried = chosen - change if change <= chosen else chosen | change

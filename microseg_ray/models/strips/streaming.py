@@ -62,19 +62,19 @@ def streaming_of(card: ModelCard, rows: int) -> Streaming:
 
 @lru_cache(maxsize=16)
 def _streaming(architecture: str, options: str, channels: int, classes: int, stride: int, rows: int) -> Streaming:
-    nodes, early = _nodes(architecture, options, channels, classes, stride)
-    schedule = Schedule(nodes, stride, rows, early[0] if early else None)
-    early[:] = [schedule.early]
+    nodes, early = _network(architecture, options, channels, classes, stride)
+    schedule = Schedule(nodes, stride, rows, early)
     return Streaming(rows, schedule.first, schedule.lag, schedule.again, schedule.kept_numbers)
 
 
 @lru_cache(maxsize=4)
-def _nodes(
+def _network(
     architecture: str, options: str, channels: int, classes: int, stride: int
-) -> tuple[list[Node], list[frozenset[int]]]:
-    """The network's operations, and room for the choice of what is computed early, which all heights of strips share."""
+) -> tuple[list[Node], frozenset[int]]:
+    """The network's operations, and which are computed early: what all heights of strips share."""
     try:
         model = model_of_zeros(architecture, channels, classes, json.loads(options))
     except MicrosegError as error:
         raise NotStreamableError(f"its layers cannot be looked at here ({error})") from error
-    return traced(nn.Sequential(model).eval(), channels, stride), []
+    nodes = traced(nn.Sequential(model).eval(), channels, stride)
+    return nodes, Schedule(nodes, stride, 0).fewest_kept

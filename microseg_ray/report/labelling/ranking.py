@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Candidates", "choose", "rarity", "scores_of", "window_sums"]
+__all__ = ["Candidates", "choose", "rarity", "scores_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,22 +104,3 @@ def scores_of(
         [0.5, 1.0]
     """
     return doubt * (1 + shares @ rare)
-
-
-def window_sums(values: NDArray[np.float64] | NDArray[np.bool_], side: int) -> NDArray[np.float64]:
-    """Sums over squares of a grid; the last row and column of squares may be cut off.
-
-    Args:
-        values: (y, x).
-        side: Of a square, in pixels.
-
-    Returns:
-        (ceil(y / side), ceil(x / side)).
-
-    Example:
-        >>> window_sums(np.ones((3, 5)), 2).tolist()
-        [[4.0, 4.0, 2.0], [2.0, 2.0, 1.0]]
-    """
-    rows = np.add.reduceat(values, np.arange(0, values.shape[0], side), axis=0, dtype=np.float64)
-    found: NDArray[np.float64] = np.add.reduceat(rows, np.arange(0, values.shape[1], side), axis=1)
-    return found

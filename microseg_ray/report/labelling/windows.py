@@ -10,7 +10,8 @@ import zarr
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.geometry import Box
-from microseg_ray.report.labelling.ranking import scores_of, window_sums
+from microseg_ray.report.doubt import stored_doubt, window_sums
+from microseg_ray.report.labelling.ranking import scores_of
 from microseg_ray.runs.opening import open_of_run
 from microseg_ray.settings import IGNORE_INDEX
 
@@ -76,9 +77,7 @@ def doubt_of(store: MaskStore) -> Doubt:
     array = zarr.open_array(f"{store.path}/{kind}", mode="r")
     if kind == "probabilities":
         return "probabilities", lambda box, _: 1 - _margin(np.asarray(array[(slice(None), *box.slices)]))
-    if kind == "margin":
-        return "margin", lambda box, _: 1 - np.asarray(array[box.slices]) / 254
-    return "entropy", lambda box, _: np.asarray(array[box.slices]) / 254
+    return kind, lambda box, _: stored_doubt(np.asarray(array[box.slices]), kind)
 
 
 def _margin(probabilities: NDArray[Any]) -> NDArray[np.float64]:

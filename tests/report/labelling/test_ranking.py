@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microseg_ray.report.labelling.ranking import Candidates, choose, rarity, scores_of, window_sums
+from microseg_ray.report.doubt import window_sums
+from microseg_ray.report.labelling.ranking import Candidates, choose, rarity, scores_of
 
 
 @st.composite
