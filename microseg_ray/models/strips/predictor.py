@@ -65,7 +65,8 @@ class StripPredictor:
         self._runtime = runtime
         self._prepare = prepare
         self._whole = whole
-        self._deciding: OrderedDict[tuple[int, ...], Compiled] = OrderedDict()
+        # None for a shape that came once.
+        self._deciding: OrderedDict[tuple[int, ...], Compiled | None] = OrderedDict()
 
     def run(
         self,
@@ -120,13 +121,20 @@ class StripPredictor:
         if self._runtime.name == "torch" or logits.shape[1] > MOST_UNROLLED:
             return largest(finite(logits))
         # A graph of its own in float32, as for tiles: inside the strip's logits would be rounded, and close ones would tie.
+        graph = self._deciding_graph(logits)
+        return largest(finite(logits)) if graph is None else checked(graph(logits)[0], logits)
+
+    def _deciding_graph(self, logits: Tensor) -> Compiled | None:
+        """Compiled for this shape; None where it comes for the first time: compiling takes longer than deciding once."""
         shape = tuple(logits.shape)
         if shape not in self._deciding:
             while len(self._deciding) >= _DECIDING:
                 self._deciding.popitem(last=False)
-            self._deciding[shape] = self._runtime.compile(LargestClass(), [logits], exact=True)
-        (classes,) = self._deciding[shape](logits)
-        return checked(classes, logits)
+            self._deciding[shape] = None
+            return None
+        graph = self._deciding[shape] or self._runtime.compile(LargestClass(), [logits], exact=True)
+        self._deciding[shape] = graph
+        return graph
 
 
 def _probabilities(logits: Tensor) -> NDArray[np.float32]:
