@@ -15,6 +15,7 @@ from microseg_ray.evaluation.comparing import compare
 from microseg_ray.evaluation.confusions import Confusions, read_confusions
 from microseg_ray.evaluation.disagreements import Disagreements
 from microseg_ray.evaluation.drawing import Drawing
+from microseg_ray.evaluation.judged import Judged
 from microseg_ray.evaluation.judging import Calibration, CalibrationSample, Judge, Tally
 from microseg_ray.evaluation.pairs import Pair, PairRows, given_pair, pair_rows, true_classes
 from microseg_ray.evaluation.predicting import CheckpointPredictions
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.catalog import CatalogRow
     from microseg_ray.evaluation.metrics import Reliability
+    from microseg_ray.runs.folder import Run
     from microseg_ray.settings import ClassSpec, EvaluateSettings
 
 __all__ = ["evaluate"]
@@ -94,7 +96,11 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
     finally:
         if predictions is not None:
             predictions.close()
-    found = replace(_result(settings, specs, listed, collected, calibration, other), disagreements=disagreements.rows())
+    found = replace(
+        _result(settings, specs, listed, collected, calibration, other),
+        disagreements=disagreements.rows(),
+        judged=_judged(settings, listed.run) if predictions is None else predictions.judged(),
+    )
     write_evaluation(Path(settings.output), found)
     drawing.looks(disagreements.looks())
     drawing.finish(found)
@@ -102,6 +108,20 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
     if settings.write_back and calibration is not None and isinstance(settings.checkpoint, str):
         write_back(Path(settings.checkpoint), found)
     return found
+
+
+def _judged(settings: EvaluateSettings, run: Run | None) -> Judged:
+    """Masks that were given: of a run's model, or of one that is not known."""
+    if run is None:
+        return Judged(split=settings.split)
+    places = run.document["checkpoint"]
+    return Judged(
+        model_digest=run.identity.model_digest,
+        checkpoint=(places,) if isinstance(places, str) else tuple(places),
+        run=str(run.folder),
+        split=settings.split,
+        pixels=run.identity.pixels,
+    )
 
 
 class _Collected:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microseg_ray.evaluation.judged import Judged
 from microseg_ray.evaluation.pairs import Pair, Sink, same_shape
 from microseg_ray.runs.bands import Division
 from microseg_ray.runs.config import load_own_predictor
@@ -81,7 +82,7 @@ class CheckpointPredictions:
         }
         engine = SegmentSettings(**chosen, **{name: getattr(settings, name) for name in _ENGINE})
         prepared = prepare_engine(engine)
-        self._config, self.digest = prepared.config, prepared.digest
+        self._config, self._split = prepared.config, settings.split
         self._scaling = prepared.card.scaling
         self._model = _Watched(self._config)
         self._worker = ArchiveWorker(self._config, self._model)
@@ -95,6 +96,17 @@ class CheckpointPredictions:
             return None
         predict, opened = partial(self._predict, row.image, row.mask), partial(self._open, row.image)
         return Pair(row.name, row.mask, predict, opened, partial(self._parts, row.image))
+
+    def judged(self) -> Judged:
+        """The model and the settings that decide its pixels, as a run of `segment` has them."""
+        places = self._config.checkpoint
+        identity = self._config.identity
+        return Judged(
+            model_digest=identity["model_digest"],
+            checkpoint=(str(places),) if not isinstance(places, tuple) else places,
+            split=self._split,
+            pixels=identity["pixels"],
+        )
 
     def close(self) -> None:
         """Close the files that are held open."""

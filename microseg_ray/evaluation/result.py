@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.evaluation.documents import boundary_document, calibration_document, scores_document
+from microseg_ray.evaluation.judged import Judged
 from microseg_ray.evaluation.metrics import (
     AreaErrors,
     ConfusionMatrix,
@@ -93,6 +94,7 @@ class Evaluation:
         seed: Of the bootstrap.
         comparison: Differences to another evaluation, or None.
         disagreements: Places where label and prediction disagree, as in disagreements.csv.
+        judged: The model, and how it was used.
     """
 
     pooled: ConfusionMatrix
@@ -115,6 +117,7 @@ class Evaluation:
     seed: int = 0
     comparison: Comparison | None = None
     disagreements: list[dict[str, Any]] = field(default_factory=list)
+    judged: Judged = field(default_factory=Judged)
 
     @cached_property
     def units(self) -> Units:

@@ -13,6 +13,7 @@ from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
 from microseg_ray.errors import CheckpointError
 from microseg_ray.evaluation.confusions import CONFUSIONS_FILE, write_confusions
 from microseg_ray.evaluation.documents import calibration_document, plain
+from microseg_ray.evaluation.judged import JUDGED_FILE, write_judged
 from microseg_ray.evaluation.metrics import CRITERIA, percentages
 from microseg_ray.evaluation.metrics.resampling import OVERALL
 from microseg_ray.files import write_json
@@ -50,6 +51,7 @@ TABLES = (
     "sections.csv",
     "temperature.json",
     CONFUSIONS_FILE,
+    JUDGED_FILE,
     "metric_intervals.csv",
     "groups.csv",
     "comparison.csv",
@@ -75,6 +77,7 @@ def write_evaluation(output: Path, result: Evaluation) -> None:
     _write_table(output / "area_errors.csv", _area_errors(result, document))
     _write_confusion(output, result)
     write_confusions(output / CONFUSIONS_FILE, result.per_image, result.groups, result.classes)
+    write_judged(output, result.judged)
     optional: dict[str, list[dict[str, Any]]] = {
         "reliability.csv": _reliability(result),
         "precision_recall.csv": _curves(result),

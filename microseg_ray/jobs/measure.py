@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,16 +160,14 @@ def _intervals(settings: MeasureSettings, run: Run, report: Report) -> RunInterv
     """Groups, boundaries and intervals, where they are asked for; nothing is written yet."""
     if not settings.intervals.measure:
         return None
-    from microseg_ray.evaluation.confusions import read_confusions
-    from microseg_ray.runs.intervals import ModelTest, measure_intervals
+    from microseg_ray.evaluation.judged import model_test
+    from microseg_ray.runs.intervals import measure_intervals
 
-    test = None
-    if settings.intervals.evaluation is not None:
-        found = read_confusions(settings.intervals.evaluation, run.classes)
-        test = ModelTest({name: matrix.counts for name, matrix in found.matrices.items()}, found.groups)
     wanted = settings.intervals
+    test, notes = model_test(run, wanted.evaluation)
     groups = _groups(settings, run)
-    return measure_intervals(run, groups, test, wanted.pixel_size_uncertainty, wanted.grain_boundaries, report)
+    found = measure_intervals(run, groups, test, wanted.pixel_size_uncertainty, wanted.grain_boundaries, report)
+    return replace(found, notes=[*notes, *found.notes])
 
 
 def _groups(settings: MeasureSettings, run: Run) -> Callable[[str], str | None]:

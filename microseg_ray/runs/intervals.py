@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,10 +49,12 @@ class ModelTest:
     Attributes:
         confusions: (K, K) int64 of each test micrograph, (true, predicted).
         groups: Its group.
+        source: Where they are from, as the tables name it.
     """
 
     confusions: Mapping[str, NDArray[np.int64]]
     groups: Mapping[str, str]
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def measure_intervals(
     return RunIntervals(
         found.groups(),
         found.boundaries(),
-        rows + found.intervals(),
+        [_sourced(row, "" if test is None else test.source) for row in rows + found.intervals()],
         found.stereology(),
         failures,
         notes,
@@ -307,6 +309,11 @@ class _Tables:
         if self.fields:
             found.append(("archive", "", list(self.fields), sum(self.waiting.values())))
         return found
+
+
+def _sourced(row: IntervalRow, source: str) -> IntervalRow:
+    """A row that a test set went into names it."""
+    return replace(row, evaluation=source) if source and row.part.startswith(("model_", "combined")) else row
 
 
 def _index_of(name: str | None, classes: Sequence[ClassSpec]) -> int | None:

@@ -22,9 +22,10 @@ class IntervalSettings(Frozen):
         "and .parquet); reads every mask three times more",
     )
     evaluation: str | None = Field(
-        default=None,
+        default="auto",
         description="folder of an evaluation of the same model on test micrographs: areas are corrected by its confusion matrix, "
-        "and the model's error is part of the intervals",
+        "and the model's error is part of the intervals; auto: a folder `evaluation` beside the run or its checkpoint, if it "
+        "judged the run's own model on the split test; none: no correction",
     )
     grain_boundaries: str | None = Field(
         default=None, description="class that is the boundary between grains: the ASTM grain size number is measured"

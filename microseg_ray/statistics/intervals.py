@@ -43,6 +43,7 @@ class IntervalRow:
     there are: sampling or micrographs, the model's, the spread). `effective_count`, of the part `sampling`: independent features
     of the class, or of the rest where that has fewer; below 4 the interval is too narrow. `more_...` say how much more must be
     measured for a half-width of 1 % of the area (`absolute`) or of 1 % of the fraction (`relative`) by this part alone.
+    `evaluation` is the folder of the test set that `model_...` and `combined` are corrected by.
     """
 
     scope: str
@@ -67,6 +68,7 @@ class IntervalRow:
     more_micrographs_absolute: int | None
     more_micrographs_relative: int | None
     reason: str
+    evaluation: str = ""
 
 
 def between_micrographs(counts: NDArray[np.int64], shares: NDArray[np.float64]) -> list[Estimate]:

@@ -208,7 +208,7 @@ def test_the_folder_is_complete(judged):
     found = {path.relative_to(root / "out").as_posix() for path in (root / "out").rglob("*") if path.is_file()}
     plots = {"confusion_matrix.png", "reliability.png", "precision_recall.png", "curves.png"}
     tables = {"per_image.csv", "classes.csv", "areas.csv", "area_errors.csv", "confusion_matrix.csv", "reliability.csv"}
-    assert plots | tables | {"metrics.json", "failures.csv", "precision_recall.csv"} <= found
+    assert plots | tables | {"metrics.json", "failures.csv", "precision_recall.csv", "judged_model.json"} <= found
     panels = sorted((root / "out/panels").iterdir())
     assert len(panels) == 2
     for path in [*panels, *(root / "out" / name for name in plots)]:
