@@ -1,26 +1,22 @@
-"""`microseg annotate`: pairing, overlaps, what is left out and listed, exit codes, presets, real data."""
+"""`microseg annotate`: pairing, overlaps, what is left out and listed, exit codes, presets."""
 
 from __future__ import annotations
 
 import json
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 from skimage.draw import polygon as skimage_polygon
 
-from microseg_ray.annotations import ReadOptions, annotate
+from microseg_ray.annotations import annotate
 from microseg_ray.annotations.matching import ImageIndex, NoMatchError, RefusedNameError
-from microseg_ray.annotations.readers.coco import read_coco
 from microseg_ray.annotations.writing import write_mask
-from microseg_ray.errors import InputError, SettingsError
-from microseg_ray.geometry import Box
+from microseg_ray.errors import SettingsError
 from microseg_ray.settings import AnnotateSettings, load_settings
 from microseg_ray.settings.annotate import PRESETS
 from microseg_ray.sources import read_mask
@@ -28,59 +24,17 @@ from microseg_ray.sources import read_mask
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from microseg_ray.annotations import AnnotationReport
+    from microseg_ray.geometry import Box
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-SIDE = 64
+from tests.annotations.drawn import LEFT, RIGHT, SIDE, add_image, polygon, run, write_via
+
 ODD_NAME = "run #2 (ä) 100%.v1.png"
-
-
-def polygon(*points: tuple[float, float]) -> dict[str, Any]:
-    return {"name": "polygon", "all_points_x": [x for x, _ in points], "all_points_y": [y for _, y in points]}
-
-
-LEFT = polygon((5, 5), (40, 5), (40, 40), (5, 40))
-RIGHT = polygon((25, 20), (60, 25), (55, 60), (20, 50))
 
 
 def filled(shape: dict[str, Any], side: int = SIDE) -> np.ndarray:
     mask = np.zeros((side, side), bool)
     mask[skimage_polygon(shape["all_points_y"], shape["all_points_x"], mask.shape)] = True
     return mask
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """A folder with one micrograph of 64 px."""
-    folder = tmp_path / "images"
-    add_image(folder / "a.png")
-    return folder
-
-
-def add_image(path: Path, side: int = SIDE) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.arange(side * side, dtype=np.uint32).astype(np.uint8).reshape(side, side)).save(path)
-
-
-def write_via(path: Path, **regions: list[tuple[dict[str, Any], dict[str, Any]]]) -> Path:
-    entries = {}
-    for name, drawn in regions.items():
-        parts = [{"shape_attributes": shape, "region_attributes": attributes} for shape, attributes in drawn]
-        entries[f"{name}1"] = {"filename": name, "size": 1, "regions": parts}
-    path.write_text(json.dumps(entries), encoding="utf-8")
-    return path
-
-
-def run(
-    images: Path, annotations: Path, tmp_path: Path, **options: Any
-) -> tuple[AnnotationReport, dict[str, np.ndarray]]:
-    output = tmp_path / f"masks{len(list(tmp_path.glob('masks*')))}"
-    options = {"classes": ["matrix", "t", "i"], **options}
-    report = annotate(AnnotateSettings(images=str(images), annotations=str(annotations), output=str(output), **options))
-    return report, {line.image: read_mask(output / line.mask) for line in report.masks}
-
-
-# Acceptance F1 and F3.
 
 
 def test_the_fractography_preset_gives_the_earlier_systems_label_values(images: Path, tmp_path: Path) -> None:
@@ -288,9 +242,6 @@ def test_a_large_mask_becomes_a_tiled_tiff_with_the_same_pixels(tmp_path: Path) 
     assert counts[:4].tolist() == same[:4].tolist() == np.bincount(mask.ravel(), minlength=4).tolist()
 
 
-# Annotation images.
-
-
 def test_a_palette_keeps_its_numbers_and_values_can_be_mapped(images: Path, tmp_path: Path) -> None:
     numbers = np.zeros((SIDE, SIDE), np.uint8)
     numbers[10:20], numbers[20:30], numbers[30:40] = 1, 2, 7
@@ -379,246 +330,3 @@ def test_what_the_user_says_wins_over_the_preset(tmp_path: Path) -> None:
     )
     assert (settings.attribute, settings.class_values) == ("kind", {"x": "intergranular"})
     assert [item.name for item in settings.classes] == ["background", "transgranular", "intergranular"]
-
-
-# The real data, each set with its config.
-
-
-def from_config(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> AnnotationReport:
-    # Paths in a config are relative to where the job is started.
-    monkeypatch.chdir(REPOSITORY)
-    config = REPOSITORY / "configs" / f"{name}.yaml"
-    output = ["--output", str(tmp_path / "masks")]
-    return annotate(load_settings(AnnotateSettings, [*output, *more], config))
-
-
-@pytest.mark.parametrize(
-    ("name", "images", "pixels", "unmatched"),
-    [
-        ("ccd_v0", 12, (757434, 22597, 3267, 3134), 0),
-        ("ccd", 60, (1609347, 985674, 841035, 496004), 100),
-        ("coating", 16, (13795860, 2931777, 49579), 0),
-        ("superalloy", 18, (2280465, 2332325, 105802), 0),
-    ],
-)
-@pytest.mark.usefixtures("real_data")
-def test_class_pixels_of_the_real_data(
-    name: str, images: int, pixels: tuple[int, ...], unmatched: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    report = from_config(name, tmp_path, monkeypatch)
-    assert (len(report.masks), report.pixels) == (images, pixels)
-    assert (sum(report.unmatched_pixels.values()), report.ignored) == (unmatched, unmatched)
-    assert set(report.problems) == ({"pixels that fit no rule"} if unmatched else set())
-    shares = np.array([share for share in report.fractions if share is not None])
-    assert shares.sum() == pytest.approx(1, abs=1e-12)
-    print(name, dict(zip(report.classes, shares.round(4).tolist(), strict=True)))
-
-
-def test_class_weights_of_the_ccd_images(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # System 3: percentages rounded to two decimals, then inverted and scaled to add up to the number of classes.
-    assert real_data.is_dir()
-    expected = {"ccd": (0.513, 0.838, 0.982, 1.666), "ccd_v0": (0.008, 0.266, 1.818, 1.908)}
-    for name, weights in expected.items():
-        report = from_config(name, tmp_path / name, monkeypatch)
-        percent = np.round(np.array(report.pixels) / (sum(report.pixels) + report.ignored) * 100, 2)
-        assert (1 / percent / (1 / percent).sum() * 4).round(3).tolist() == list(weights)
-
-
-def test_sixteen_bit_superalloy_files_give_the_same_masks(
-    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "deep"
-    for number, image in enumerate(sorted((real_data / "superalloy" / "test").glob("*.tif"))):
-        mask = real_data / "superalloy" / "test_annot" / f"{image.stem}_mask.tif"
-        (root / "test").mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(root / "test" / image.name, tifffile.imread(image).astype(np.uint16) * 257, photometric="rgb")
-        deep = tifffile.imread(mask).astype(np.uint16) * 257
-        if number == 0:
-            (root / "test" / f"{image.stem}_mask.png").write_bytes(imagecodecs.png_encode(deep))
-        else:
-            tifffile.imwrite(root / "test" / mask.name, deep, photometric="rgb", extrasamples=["unassalpha"])
-    where = ["--images", f"{root}/test", "--annotations", f"{root}/test"]
-    report = from_config("superalloy", tmp_path, monkeypatch, *where)
-    assert (len(report.masks), report.problems, report.failures) == (4, {}, [])
-    # Images and annotations lie in one folder here, and no annotation was taken for an image.
-    assert report.images == 4
-    for line in report.masks:
-        stem = Path(line.image).stem
-        shown = tifffile.imread(real_data / "superalloy" / "test_annot" / f"{stem}_mask.tif")[..., :3].astype(int)
-        expected = np.where((shown == (0, 0, 255)).all(-1), 1, np.where((shown == (255, 0, 0)).all(-1), 2, 0))
-        assert (read_mask(tmp_path / "masks" / line.mask) == expected).all()
-
-
-def test_melt_pools_have_the_areas_that_coco_says(
-    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    report = from_config("meltpool", tmp_path, monkeypatch)
-    assert (len(report.masks), report.regions, report.problems) == (34, Counter({"melt pool": 188}), {})
-    document = json.loads((real_data / "meltpool" / "coco.json").read_text(encoding="utf-8"))
-    regions = [
-        region
-        for drawing in read_coco(real_data / "meltpool" / "coco.json", ReadOptions())
-        for region in drawing.regions
-    ]
-    image = Box(0, 0, 512, 512)
-    raster = {region.where.rsplit(".", 1)[1]: region.shape.fill(image).sum() for region in regions}
-    drawn = np.array([raster[str(place)] for place in range(len(document["annotations"]))])
-    stated = np.array([one["area"] for one in document["annotations"]])
-    assert drawn.sum() == pytest.approx(stated.sum(), rel=0.001)
-    # A few small ones are a few pixels off.
-    assert (np.abs(drawn - stated) <= np.maximum(0.01 * stated, 20)).all()
-    assert (np.abs(drawn - stated) <= 0.01 * stated).mean() > 0.97
-    # Masks hold the union, and melt pools hardly overlap.
-    assert report.pixels[1] == pytest.approx(stated.sum(), rel=0.01)
-    print("meltpool", report.pixels, report.fractions)
-
-
-def write_rois(path: Path, *rois: tuple[str, dict[str, int]]) -> Path:
-    """A ZIP of squares of 10 px, by name, each at a place in a stack; no two squares touch."""
-    from roifile import ImagejRoi
-
-    with zipfile.ZipFile(path, "w") as archive:
-        for number, (name, place) in enumerate(rois):
-            x, y = 15 * (number % 4), 15 * (number // 4)
-            corners = np.array([[x, y], [x + 10, y], [x + 10, y + 10], [x, y + 10]], np.float32)
-            roi = ImagejRoi.frompoints(corners, name=name)
-            for key, value in place.items():
-                setattr(roi, key, value)
-            archive.writestr(f"{name}.roi", roi.tobytes())
-    return path
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Path:
-    folder = tmp_path / "stack"
-    folder.mkdir()
-    tifffile.imwrite(folder / "a.tif", np.zeros((3, SIDE, SIDE), np.uint8), photometric="minisblack")
-    return folder
-
-
-@pytest.mark.parametrize("key", ["position", "z_position", "t_position"])
-def test_regions_of_other_pages_are_not_drawn_but_listed(stack: Path, tmp_path: Path, key: str) -> None:
-    rois = [("i-1", {key: 1}), ("i-2", {key: 2}), ("t-3", {key: 3}), ("t-4", {})]
-    zipped = write_rois(tmp_path / "a.zip", *rois)
-    for page in range(3):
-        report, masks = run(stack, zipped, tmp_path, source={"page": page})
-        drawn = {corner: int(masks["a.tif"][5, 5 + 15 * corner]) for corner in range(4)}
-        own = [2, 2, 1][page]
-        assert drawn == {corner: own if corner == page else 1 if corner == 3 else 0 for corner in range(4)}
-        assert len(report.other_pages) == 2
-        assert report.problems["regions of other pages"] == 2
-
-
-def test_regions_of_other_pages_alone_are_no_mask(stack: Path, tmp_path: Path, microseg: Callable[..., Any]) -> None:
-    zipped = write_rois(tmp_path / "a.zip", ("i-1", {"position": 3}), ("t", {"z_position": 2, "t_position": 2}))
-    options = ("--images", stack, "--annotations", zipped, "--classes", '["matrix","t","i"]')
-    done = microseg("annotate", *options, "--output", tmp_path / "masks")
-    assert done.code == 3
-    assert "page 0 is read, and they are on 2; give --source.page 2" in done.out
-    assert "it is on slice 2 of frame 2" in done.out
-    assert not list((tmp_path / "masks").glob("*.png"))
-
-
-def test_frames_of_a_coco_file_are_pages(stack: Path, tmp_path: Path) -> None:
-    def document(**keys: Any) -> Path:
-        images = [{"id": n, "file_name": "a.tif", "height": SIDE, "width": SIDE} for n in range(3)]
-        images = [{**image, **dict.fromkeys(keys, image["id"])} for image in images]
-        square = [[5, 5, 25, 5, 25, 25, 5, 25]]
-        drawn = [{"image_id": 1, "category_id": 1, "segmentation": square}]
-        path = tmp_path / "coco.json"
-        whole = {"images": images, "annotations": drawn, "categories": [{"id": 1, "name": "i"}]}
-        path.write_text(json.dumps(whole), encoding="utf-8")
-        return path
-
-    report, masks = run(stack, document(frame_index=0), tmp_path)
-    assert not masks
-    assert "give --source.page 1" in report.failures[0][2]
-    _, masks = run(stack, document(frame_index=0), tmp_path, source={"page": 1})
-    assert masks["a.tif"].sum() == 2 * 400
-    with pytest.raises(InputError, match=r"3 images are named a\.tif"):
-        run(stack, document(), tmp_path)
-
-
-def test_the_plane_of_a_geojson_is_a_page(stack: Path, tmp_path: Path) -> None:
-    ring = [[5, 5], [25, 5], [25, 25], [5, 25], [5, 5]]
-
-    def write(z: int) -> Path:
-        geometry = {"type": "Polygon", "coordinates": [ring], "plane": {"c": -1, "z": z, "t": 0}}
-        feature = {"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": "i"}}}
-        (tmp_path / "a.geojson").write_text(json.dumps([feature]), encoding="utf-8")
-        return tmp_path / "a.geojson"
-
-    assert run(stack, write(0), tmp_path)[1]["a.tif"].sum() == 2 * 400
-    report, masks = run(stack, write(2), tmp_path)
-    assert not masks
-    assert "give --source.page 2" in report.failures[0][2]
-    assert run(stack, write(2), tmp_path, source={"page": 2})[1]["a.tif"].sum() == 2 * 400
-
-
-def unmapped(kind: str, folder: Path) -> tuple[Path, str]:
-    """An annotation of two regions in one format, none of which has a class that is known; and the format."""
-    corners = [[5, 5], [25, 5], [25, 25], [5, 25]]
-    ring = [*corners, corners[0]]
-    flat = [value for corner in corners for value in corner]
-    points = ";".join(f"{x},{y}" for x, y in corners)
-    drawn = f'<polygon label="7" points="{points}"/>'
-    texts = {
-        "labelme": json.dumps({"shapes": [{"label": 7, "points": corners}] * 2}),
-        "coco": json.dumps(
-            {
-                "images": [{"id": 1, "file_name": "a.png", "height": SIDE, "width": SIDE}],
-                "annotations": [{"image_id": 1, "category_id": 7, "segmentation": [flat]}] * 2,
-                "categories": [],
-            }
-        ),
-        "cvat": f'<annotations><image name="a.png" width="{SIDE}" height="{SIDE}">{drawn}{drawn}</image></annotations>',
-        "geojson": json.dumps([{"type": "Polygon", "coordinates": [ring]}] * 2),
-    }
-    suffix = {"cvat": ".xml", "geojson": ".geojson"}.get(kind, ".json")
-    if kind == "imagej":
-        return write_rois(folder / "a.zip", ("0001-0171", {}), ("0002-0174", {})), kind
-    if kind == "via":
-        return write_via(folder / "a.json", **{"a.png": [(LEFT, {}), (RIGHT, {})]}), kind
-    (folder / f"a{suffix}").write_text(texts[kind], encoding="utf-8")
-    return folder / f"a{suffix}", kind
-
-
-@pytest.mark.parametrize("kind", ["via", "labelme", "coco", "cvat", "geojson", "imagej"])
-@pytest.mark.parametrize("empty", ["skip", "unlabelled"])
-def test_regions_without_a_class_are_never_an_empty_success(
-    kind: str, empty: str, images: Path, tmp_path: Path, microseg: Callable[..., Any]
-) -> None:
-    annotation, kind = unmapped(kind, tmp_path)
-    options = ("--images", images, "--annotations", annotation, "--classes", '["matrix","t"]', "--empty", empty)
-    done = microseg("annotate", *options, "--output", tmp_path / "masks")
-    assert done.code == 3
-    assert "none of its 2 regions was drawn" in done.out
-    assert "all of them to one class with --default_class NAME" in done.out
-    assert not list((tmp_path / "masks").glob("*.png"))
-    done = microseg("annotate", *options, "--default_class", "t", "--output", tmp_path / "again", "--strict")
-    assert done.code == 0, done.out + done.err
-    assert (read_mask(tmp_path / "again" / "a.png") == 1).sum() >= 100
-    assert "2 regions drawn as default_class" in done.out
-
-
-def test_an_output_without_a_mask_is_never_a_success(
-    images: Path, tmp_path: Path, microseg: Callable[..., Any]
-) -> None:
-    via = write_via(tmp_path / "via.json", **{"gone.png": [(LEFT, {"name": "i"})], "a.png": []})
-    options = ("--images", images, "--annotations", via, "--classes", '["matrix","i"]', "--output", tmp_path / "masks")
-    done = microseg("annotate", *options, "--attribute", "name")
-    assert done.code == 3
-    assert "no mask: 1 images without regions, 1 annotations without image" in done.out
-
-
-def test_an_annotation_image_without_a_known_colour_is_no_mask(images: Path, tmp_path: Path) -> None:
-    (tmp_path / "drawn").mkdir()
-    Image.fromarray(np.full((SIDE, SIDE, 3), (1, 2, 3), np.uint8)).save(tmp_path / "drawn" / "a.png")
-    report, masks = run(images, tmp_path / "drawn", tmp_path, format="colors")
-    assert not masks
-    assert "fits a rule; it holds #010203" in report.failures[0][2]
-
-
-def test_a_default_class_that_is_no_class_is_refused() -> None:
-    with pytest.raises(ValueError, match="default_class: no class 'grian'"):
-        AnnotateSettings(images="x", annotations="y", output="z", classes=["a"], default_class="grian")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 import math
@@ -25,143 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from microseg_ray.annotations import Drawing, Region
 
-SHAPE = (40, 50)
-TRIANGLE = [(5.0, 4.0), (30.0, 8.0), (12.0, 33.0)]
-
-
-def area(region: Region, shape: tuple[int, int] = SHAPE) -> int:
-    return int(rasterise([region], shape, {region.value: 1}).sum())
-
-
-def via_polygon(points: list[tuple[float, float]]) -> dict[str, Any]:
-    return {
-        "name": "polygon",
-        "all_points_x": [x for x, _ in points],
-        "all_points_y": [y for _, y in points],
-    }
-
-
-def via_entry(name: str, regions: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
-    return {
-        "filename": name,
-        "size": 123,
-        "regions": [{"shape_attributes": shape, "region_attributes": attributes} for shape, attributes in regions],
-        "file_attributes": {},
-    }
-
-
-VIA_REGIONS = [
-    (via_polygon(TRIANGLE), {"name": "i"}),
-    ({"name": "rect", "x": 3, "y": 4, "width": 10, "height": 7}, {"name": "t"}),
-    ({"name": "circle", "cx": 25, "cy": 20, "r": 6}, {"name": "i"}),
-    ({"name": "ellipse", "cx": 30, "cy": 15, "rx": 12, "ry": 4, "theta": 0.6}, {"name": "t"}),
-    ({"name": "polyline", "all_points_x": [0, 49], "all_points_y": [39, 20]}, {"name": "i"}),
-    ({"name": "point", "cx": 3, "cy": 3}, {"name": "i"}),
-]
-
-
-def write_via(folder: Path, kind: str, name: str = "a.png", regions: list[Any] | None = None) -> Path:
-    regions = VIA_REGIONS if regions is None else regions
-    entry = via_entry(name, regions)
-    path = folder / f"via_{kind}.{'csv' if kind.startswith('csv') else 'json'}"
-    if kind == "json":
-        path.write_text(json.dumps({f"{name}123": entry}), encoding="utf-8")
-    elif kind == "project":
-        project = {"_via_settings": {}, "_via_img_metadata": {f"{name}123": entry}, "_via_attributes": {}}
-        path.write_text(json.dumps(project), encoding="utf-8")
-    elif kind == "one":
-        entry["regions"] = {str(place): region for place, region in enumerate(entry["regions"])}
-        entry["base64_img_data"] = ""
-        path.write_text(json.dumps({f"{name}123": entry}), encoding="utf-8")
-    else:
-        text = io.StringIO()
-        columns = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
-        text.write(("#" if kind == "csv_one" else "") + columns + "\n")
-        writer = csv.writer(text)
-        for place, (shape, attributes) in enumerate(regions):
-            writer.writerow([name, 123, "{}", len(regions), place, json.dumps(shape), json.dumps(attributes)])
-        path.write_text(text.getvalue(), encoding="utf-8")
-    return path
-
-
-def masks_of(drawings: list[Drawing]) -> np.ndarray:
-    return rasterise(drawings[0].regions, SHAPE, {"i": 2, "t": 1})
-
-
-@pytest.mark.parametrize("kind", ["project", "one", "csv", "csv_one"])
-def test_every_kind_of_via_file_gives_the_same_mask(kind: str, tmp_path: Path) -> None:
-    expected = READERS["via"](write_via(tmp_path, "json"), ReadOptions())
-    found = READERS["via"](write_via(tmp_path, kind), ReadOptions())
-    assert (masks_of(found) == masks_of(expected)).all()
-    assert set(np.unique(masks_of(found))) == {0, 1, 2}
-    assert [drawing.image for drawing in found] == ["a.png"]
-    assert found[0].ignored == {"point": 1}
-
-
-def test_shapes_of_via(tmp_path: Path) -> None:
-    triangle, rect, circle, ellipse, polyline = READERS["via"](write_via(tmp_path, "json"), ReadOptions())[0].regions
-    x, y = np.array(TRIANGLE).T
-    assert area(triangle) == len(skimage_polygon(y, x, SHAPE)[0])
-    assert area(rect) == 70
-    assert area(circle) == pytest.approx(math.pi * 36, rel=0.05)
-    assert area(ellipse) == pytest.approx(math.pi * 48, rel=0.05)
-    # Turned clockwise on the screen, a long axis along x goes down to the right.
-    mask = rasterise([ellipse], SHAPE, {"t": 1})
-    assert mask[15 + 5, 30 + 8] == 1
-    assert mask[15 - 5, 30 + 8] == 0
-    assert area(polyline) >= 50
-
-
-def test_a_line_has_the_width_that_is_asked_for(tmp_path: Path) -> None:
-    regions = [({"name": "polyline", "all_points_x": [5, 45], "all_points_y": [20, 20]}, {"name": "i"})]
-    path = write_via(tmp_path, "json", regions=regions)
-    widths = [area(READERS["via"](path, ReadOptions(line_width=width))[0].regions[0]) for width in (1.0, 3.0)]
-    assert widths[0] == 41
-    assert widths[1] == 43 * 3
-
-
-def test_the_class_of_a_via_region(tmp_path: Path) -> None:
-    shape = via_polygon(TRIANGLE)
-    values = [{"kind": {"silt": True, "pore": False}}, {"kind": {"silt": True, "pore": True}}, {"kind": " pore "}, {}]
-    path = write_via(tmp_path, "json", regions=[(shape, value) for value in values])
-    assert [region.value for region in READERS["via"](path, ReadOptions())[0].regions] == [
-        "silt",
-        "silt+pore",
-        "pore",
-        "(none)",
-    ]
-    path = write_via(tmp_path, "json", regions=[(shape, {"kind": "silt", "by": "me"})])
-    assert READERS["via"](path, ReadOptions("by"))[0].regions[0].value == "me"
-    with pytest.raises(InputError, match="several attributes: kind, by; say which is the class with --attribute"):
-        READERS["via"](path, ReadOptions())
-
-
-@pytest.mark.parametrize(
-    ("shape", "reason"),
-    [
-        (via_polygon(TRIANGLE[:2]), "a polygon of 2 points has no area"),
-        (via_polygon([*TRIANGLE, (math.nan, 3.0)]), "point 4 is NaN or infinite"),
-        (via_polygon([*TRIANGLE, (math.inf, 3.0)]), "point 4 is NaN or infinite"),
-        (via_polygon([*TRIANGLE, (1e300, 3.0)]), "beyond any micrograph"),
-        ({"name": "polygon", "all_points_x": [1, 2, 3], "all_points_y": [1, 2]}, "not two lists of the same length"),
-        ({"name": "polygon", "all_points_x": ["a", 2, 3], "all_points_y": [1, 2, 3]}, "not pairs of numbers"),
-        ({"name": "polygon"}, "not two lists of the same length"),
-        ({"name": "rect", "x": 1, "y": 1, "width": -3, "height": 2}, "a rectangle of 2 x -3 px"),
-        ({"name": "rect", "x": 1, "y": 1, "width": 3}, "height is None, not a number"),
-        ({"name": "circle", "cx": 1, "cy": 1, "r": math.nan}, "r is nan"),
-        ({"name": "polyline", "all_points_x": [1], "all_points_y": [1]}, "a line of 1 point has no length"),
-        ({"name": "star"}, "shape 'star' is none of"),
-        ({}, "shape None is none of"),
-    ],
-)
-def test_a_bad_region_is_left_out_with_its_reason(shape: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    regions = [(via_polygon(TRIANGLE), {"name": "i"}), (shape, {"name": "i"})]
-    drawing = READERS["via"](write_via(tmp_path, "json", regions=regions), ReadOptions())[0]
-    assert len(drawing.regions) == 1
-    assert [where for where, _ in drawing.skipped] == ["via_json.json: a.png: region 2"]
-    assert reason in drawing.skipped[0][1]
+from tests.annotations.made_files import SHAPE, TRIANGLE, area, via_entry, write_via
 
 
 def labelme(shapes: list[dict[str, Any]], **more: Any) -> dict[str, Any]:

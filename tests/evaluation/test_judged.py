@@ -1,4 +1,4 @@
-"""The confusion matrix that corrects areas: taken from an evaluation of the run's own model on the test split, and from no other."""
+"""The confusion matrix that corrects areas: of an evaluation of the same model on the test split, and of no other."""
 
 from __future__ import annotations
 
