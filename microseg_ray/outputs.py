@@ -38,7 +38,7 @@ _MAKES_MICROGRAPHS = frozenset({"simulate", "demo", "divide"})
 _ABOUT = "Entries that microseg_ray created here. It replaces and deletes nothing else."
 
 
-_REPLACED_WHOLE = frozenset({Kind.FILE, Kind.CHECKPOINT, Kind.STORE})
+_REPLACED_WHOLE = frozenset({Kind.FILE, Kind.CHECKPOINT, Kind.STORE, Kind.LINKED})
 
 
 def claim(folder: str | os.PathLike[str], job: str, entries: Mapping[str, Kind], *, proven: bool = False) -> None:

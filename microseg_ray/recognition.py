@@ -28,14 +28,15 @@ _NO_SCRATCH = frozenset(
 class Kind(enum.StrEnum):
     """What an entry is, which says what may lie in it.
 
-    `STORES` is a tree of folders with our zarr stores and nothing else, `CHECKPOINTS` a folder of checkpoints. `SCRATCH` is
-    the working folder of Ray.
+    `STORES` is a tree of folders with our zarr stores and nothing else, `CHECKPOINTS` a folder of checkpoints. `LINKED` is a zarr
+    store whose arrays may be links to others; they are never followed. `SCRATCH` is the working folder of Ray.
     """
 
     FILE = "file"
     CHECKPOINT = "checkpoint"
     CHECKPOINTS = "checkpoints"
     STORE = "store"
+    LINKED = "linked store"
     STORES = "stores"
     EVENTS = "events"
     SCRATCH = "scratch"
@@ -144,6 +145,10 @@ def _foreign_in_store(path: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
+def _foreign_in_linked(path: Path) -> Iterator[Path]:
+    return (each for each in _foreign_in_store(path) if not (each.is_symlink() and each.name.isdigit()))
+
+
 def _is_marked(path: Path) -> bool:
     """Our stores have the attribute `microseg`; a damaged one, or one whose creation was killed, may have none."""
     try:
@@ -182,6 +187,7 @@ _IN_KIND: Mapping[Kind, Callable[[Path], Iterator[Path]]] = {
     Kind.CHECKPOINT: _foreign_in_checkpoint,
     Kind.CHECKPOINTS: _foreign_in_checkpoints,
     Kind.STORE: _foreign_in_store,
+    Kind.LINKED: _foreign_in_linked,
     Kind.STORES: _foreign_in_stores,
     Kind.EVENTS: _foreign_in_events,
     Kind.SCRATCH: _foreign_in_scratch,

@@ -12,6 +12,7 @@ from microseg_ray.runs.identity import RunIdentity
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.sources import fingerprint
+from tests.format_files import write_ome_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -32,7 +33,7 @@ def finished_run(
     unfinished: Collection[str] = (),
     pixels: Mapping[str, object] | None = None,
 ) -> Run:
-    """A run in FOLDER/run of 16-bit micrographs in FOLDER/archive.
+    """A run in FOLDER/run of 16-bit micrographs in FOLDER/archive: TIFF, and OME-Zarr 0.5 where a name ends so.
 
     Args:
         folder: Where both go.
@@ -54,7 +55,10 @@ def finished_run(
     for name, (mask, size) in micrographs.items():
         (archive / name).parent.mkdir(parents=True, exist_ok=True)
         light = np.random.default_rng(1).integers(0, 4000, mask.shape).astype(np.uint16)
-        tifffile.imwrite(archive / name, light, photometric="minisblack")
+        if name.endswith(".zarr"):
+            write_ome_zarr(archive / name, light)
+        else:
+            tifffile.imwrite(archive / name, light, photometric="minisblack")
         identity = {"fingerprint": fingerprint(archive / name, "stat")}
         store = MaskStore.create(made.store_path(name), MaskSpec(mask.shape, classes, shard=shard), identity)
         for place in np.ndindex(*store.spec.shards):

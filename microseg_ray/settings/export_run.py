@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from microseg_ray.settings.base import JobSettings
 
 __all__ = ["ExportFormat", "ExportRunSettings"]
 
-ExportFormat = Literal["tiff", "png", "overlay", "pdf", "geojson", "coco", "cvat", "csv", "parquet"]
+ExportFormat = Literal["tiff", "png", "overlay", "pdf", "ome-zarr", "geojson", "coco", "cvat", "csv", "parquet"]
 
 
 def _listed(value: Any) -> Any:
@@ -28,8 +28,8 @@ class ExportRunSettings(JobSettings):
 
     `tiff` is a tiled BigTIFF of class indices with its pyramid (OME metadata, for Fiji and QuPath), `png` the same as a PNG with
     the classes as its palette, `overlay` and `pdf` the micrograph in the colours of its classes with legend and scale bar,
-    `geojson` the objects for QuPath, `coco` and `cvat` the objects of all micrographs for annotation tools, `csv` and `parquet`
-    the areas.
+    `ome-zarr` the micrograph as an OME-Zarr 0.5 image with its mask as labels under it, `geojson` the
+    objects for QuPath, `coco` and `cvat` the objects of all micrographs for annotation tools, `csv` and `parquet` the areas.
     """
 
     job: ClassVar[str] = "export-run"
@@ -37,6 +37,10 @@ class ExportRunSettings(JobSettings):
     output: str = Field(description="folder for tiff/NAME.ome.tif, geojson/NAME.geojson and so on")
     format: Annotated[tuple[ExportFormat, ...], BeforeValidator(_listed)] = Field(
         default=("tiff", "overlay", "geojson", "csv"), min_length=1, description="one or several formats"
+    )
+    image: Literal["copy", "link"] | None = Field(
+        default=None,
+        description="the micrograph in ome-zarr: copy (default), or link, where it is OME-Zarr 0.5 already",
     )
     png_pixels: int = Field(
         default=178_956_970,
@@ -56,3 +60,9 @@ class ExportRunSettings(JobSettings):
     classes: tuple[str, ...] | None = Field(default=None, description="classes whose objects are written; null: all")
     min_pixels: int = Field(default=1, ge=1, description="smaller objects are left out and counted")
     overwrite: bool = Field(default=False, description="write over an export of another run")
+
+    @model_validator(mode="after")
+    def _image_has_a_format(self) -> Self:
+        if self.image is not None and "ome-zarr" not in self.format:
+            raise ValueError(f"image {self.image!r} needs the format ome-zarr: add it to format, or leave image out")
+        return self

@@ -11,9 +11,9 @@ import zarr
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.files import delete_folder, move
-from microseg_ray.geometry import Box, ceil_to
+from microseg_ray.geometry import Box
 from microseg_ray.report.viewer.subject import short_digest
-from microseg_ray.runs.store.pyramid import level_shapes, mode_downsample
+from microseg_ray.runs.store.pyramid import halved, level_shapes, mode_downsample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["TILE", "Levels", "halved", "level_box"]
+__all__ = ["TILE", "Levels", "level_box"]
 
 TILE = 512
 """Side of a tile of the page in pixels: the chunk of a mask."""
@@ -33,31 +33,6 @@ _AT_ONCE = 1 << 24
 """Pixels of an image whose levels are made before the first tile is given: a fraction of a second."""
 
 _COLUMNS = 1 << 17
-
-
-def halved(pixels: NDArray[Any]) -> NDArray[Any]:
-    """The mean of each 2 x 2 square; an odd last row or column counts twice.
-
-    Args:
-        pixels: (c, y, x).
-
-    Returns:
-        (c, ceil(y / 2), ceil(x / 2)) of the same dtype, integers rounded half up.
-
-    Example:
-        >>> halved(np.array([[[1, 2, 10], [3, 4, 20]]], np.uint8)).tolist()
-        [[[3, 15]]]
-    """
-    height, width = (ceil_to(side, 2) for side in pixels.shape[1:])
-    if pixels.shape[1:] != (height, width):
-        grown = ((0, 0), (0, height - pixels.shape[1]), (0, width - pixels.shape[2]))
-        pixels = np.pad(pixels, grown, mode="edge")
-    wide = np.uint16 if pixels.dtype == np.uint8 else (np.float64 if pixels.dtype.kind == "f" else np.int64)
-    total: NDArray[Any] = pixels[:, 0::2, 0::2].astype(wide)
-    for y, x in ((0, 1), (1, 0), (1, 1)):
-        total += pixels[:, y::2, x::2]
-    mean = total / 4 if pixels.dtype.kind == "f" else (total + 2) >> 2
-    return np.asarray(mean, pixels.dtype)
 
 
 def level_box(box: Box, level: int, shape: tuple[int, int]) -> Box:

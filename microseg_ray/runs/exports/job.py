@@ -5,6 +5,7 @@ OUTPUT/
   export.json      which run this is
   classes.csv      index, name and colour of each class
   tiff/NAME.ome.tif  png/NAME.png  overlay/NAME.png  pdf/NAME.pdf  geojson/NAME.geojson
+  ome-zarr/NAME.ome.zarr
   coco.json  cvat.xml
   areas.csv  areas.parquet
   failures.csv  accounting.csv
@@ -14,6 +15,7 @@ OUTPUT/
 from __future__ import annotations
 
 import json
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, file_account, write_accounts
 from microseg_ray.errors import InputError, MicrosegError, RunMismatchError, SettingsError
 from microseg_ray.figures.pictures import class_palette
-from microseg_ray.files import sole_writer, whole, write_json
+from microseg_ray.files import sole_writer, whole, whole_folder, write_json
 from microseg_ray.names import require_room, text
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.quarantine import FAILURES_FILE, Failure, stop_if_full, write_failures
-from microseg_ray.recognition import is_record
+from microseg_ray.recognition import foreign_to, is_record
 from microseg_ray.runs.exports.areas import AreaFiles
 from microseg_ray.runs.exports.drawings import CocoFile, CvatFile, Drawn, write_geojson
+from microseg_ray.runs.exports.ome_zarr import copy_image, link_image
 from microseg_ray.runs.exports.overlays import overlay_of
 from microseg_ray.runs.exports.rasters import require_png, write_png, write_tiff
 from microseg_ray.runs.folder import Run
@@ -49,7 +52,14 @@ __all__ = ["Exported", "export_run"]
 
 OWNER = "export-run"
 STAGE = "export"
-_SUFFIXES = {"tiff": ".ome.tif", "png": ".png", "overlay": ".png", "pdf": ".pdf", "geojson": ".geojson"}
+_SUFFIXES = {
+    "tiff": ".ome.tif",
+    "png": ".png",
+    "overlay": ".png",
+    "pdf": ".pdf",
+    "geojson": ".geojson",
+    "ome-zarr": ".ome.zarr",
+}
 _WHOLE = {"coco": "coco.json", "cvat": "cvat.xml", "csv": "areas.csv", "parquet": "areas.parquet"}
 _DRAWINGS = frozenset({"geojson", "coco", "cvat"})
 _BOOKS = ("export.json", "classes.csv", FAILURES_FILE, ACCOUNTS_FILE)
@@ -112,9 +122,12 @@ def _claim(run: Run, output: Path, settings: ExportRunSettings) -> None:
     """Exports of two runs are never mixed."""
     path = output / "export.json"
     record = {"run": text(str(run.folder)), "identity": run.document["identity"]}
-    files = [*_BOOKS, *(_WHOLE[kind] for kind in settings.format if kind in _WHOLE)]
-    files += [_name(kind, name) for name in run.names() for kind in settings.format if kind in _SUFFIXES]
-    claim(output, OWNER, dict.fromkeys(files, Kind.FILE), proven=is_record(path, "run", "identity"))
+    entries = dict.fromkeys([*_BOOKS, *(_WHOLE[kind] for kind in settings.format if kind in _WHOLE)], Kind.FILE)
+    for kind in settings.format:
+        if kind in _SUFFIXES:
+            what = Kind.LINKED if kind == "ome-zarr" else Kind.FILE
+            entries |= {_name(kind, name): what for name in run.names()}
+    claim(output, OWNER, entries, proven=is_record(path, "run", "identity"))
     if path.exists() and not settings.overwrite and json.loads(path.read_text(encoding="utf-8")) != record:
         raise RunMismatchError(f"{output}: holds the export of another run; give another output, or --overwrite")
     write_json(path, record)
@@ -244,6 +257,8 @@ class _Export:
             return lambda: together[kind].add(item)
 
         steps = [(kind, file(kind)) for kind in self._formats if kind in files]
+        if "ome-zarr" in self._formats:
+            steps.append(("ome-zarr", lambda: self._image(store, measured)))
         steps += [(kind, added(kind, drawn)) for kind in ("coco", "cvat") if kind in together]
         steps += [("areas", added("areas", measured))] if "areas" in together else []
         return steps
@@ -255,6 +270,18 @@ class _Export:
             write(partial)
         self._kept.add(_name(kind, name))
         self._done.written[kind] += 1
+
+    def _image(self, store: MaskStore, measured: Measured) -> None:
+        name = _name("ome-zarr", measured.micrograph)
+        target = self._output / name
+        require_room(measured.micrograph, measured.micrograph, _SUFFIXES["ome-zarr"])
+        with whole_folder(target, lambda path: not foreign_to(path, Kind.LINKED)) as partial:
+            if self._settings.image == "link":
+                link_image(partial, target, self._run, store, measured)
+            else:
+                copy_image(partial, self._run, store, measured)
+        self._kept.add(name)
+        self._done.written["ome-zarr"] += 1
 
     def _tried(self, name: str, kind: str, step: Callable[[], None]) -> bool:
         try:
@@ -279,8 +306,12 @@ class _Export:
 
     def _outdated(self) -> Iterator[str]:
         for kind in self._formats:
-            folder = self._output / kind
-            for path in sorted(folder.rglob("*")) if kind in _SUFFIXES else ():
-                name = path.relative_to(self._output).as_posix()
-                if path.is_file() and name not in self._kept:
-                    yield name
+            if kind not in _SUFFIXES:
+                continue
+            for parent, folders, files in os.walk(self._output / kind):
+                stores = {name for name in folders if kind == "ome-zarr" and name.endswith(_SUFFIXES[kind])}
+                folders[:] = [name for name in folders if name not in stores]
+                for each in sorted((*stores, *files)):
+                    name = Path(parent, each).relative_to(self._output).as_posix()
+                    if name not in self._kept:
+                        yield name

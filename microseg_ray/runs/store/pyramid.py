@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.runs.store.spec import MaskSpec
 
-__all__ = ["build_pyramid", "label_axes", "label_metadata", "level_shapes", "mode_downsample", "stale_levels"]
+__all__ = ["build_pyramid", "halved", "label_axes", "label_metadata", "level_shapes", "mode_downsample", "stale_levels"]
 
 SMALLEST_LEVEL = 512
 _ROWS = 64
@@ -66,6 +66,31 @@ def _winners(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     np.copyto(first, second, where=single & (second == third) & (second != IGNORE_INDEX))
     np.copyto(first, third, where=single & (second != third) & (third == fourth) & (third != IGNORE_INDEX))
     return first
+
+
+def halved(pixels: NDArray[Any]) -> NDArray[Any]:
+    """The mean of each 2 x 2 square; an odd last row or column counts twice.
+
+    Args:
+        pixels: (c, y, x).
+
+    Returns:
+        (c, ceil(y / 2), ceil(x / 2)) of the same dtype, integers rounded half up.
+
+    Example:
+        >>> halved(np.array([[[1, 2, 10], [3, 4, 20]]], np.uint8)).tolist()
+        [[[3, 15]]]
+    """
+    height, width = (ceil_to(side, 2) for side in pixels.shape[1:])
+    if pixels.shape[1:] != (height, width):
+        grown = ((0, 0), (0, height - pixels.shape[1]), (0, width - pixels.shape[2]))
+        pixels = np.pad(pixels, grown, mode="edge")
+    wide = np.uint16 if pixels.dtype == np.uint8 else (np.float64 if pixels.dtype.kind == "f" else np.int64)
+    total: NDArray[Any] = pixels[:, 0::2, 0::2].astype(wide)
+    for y, x in ((0, 1), (1, 0), (1, 1)):
+        total += pixels[:, y::2, x::2]
+    mean = total / 4 if pixels.dtype.kind == "f" else (total + 2) >> 2
+    return np.asarray(mean, pixels.dtype)
 
 
 def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:

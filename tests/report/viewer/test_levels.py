@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from microseg_ray.geometry import Box
 from microseg_ray.report.viewer import levels as module
-from microseg_ray.report.viewer.levels import Levels, halved
-from microseg_ray.runs.store.pyramid import mode_downsample
+from microseg_ray.report.viewer.levels import Levels
+from microseg_ray.runs.store.pyramid import halved, mode_downsample
 
 KINDS = ("uint8", "uint16", "int16", "uint32", "float32")
 
