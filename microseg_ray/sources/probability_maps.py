@@ -139,6 +139,8 @@ def _of_micrograph(name: str, channel: int | None) -> ProbabilityMap:
 def _zarr_array(name: str) -> Any:
     import zarr
 
+    from microseg_ray.sources.formats.zarr_codecs import bounded
+
     try:
         node = zarr.open(name, mode="r")
         if isinstance(node, zarr.Group):
@@ -148,10 +150,10 @@ def _zarr_array(name: str) -> Any:
                     "this zarr group holds no array `probabilities`",
                     "segment with --extra probabilities, or give an array",
                 )
-            return cast("zarr.Array[Any]", node["probabilities"])
+            node = cast("zarr.Array[Any]", node["probabilities"])
     except (FileNotFoundError, KeyError, TypeError) as error:
         raise InputError(name, f"is no zarr array ({error})", _ADVICE) from error
-    return node
+    return bounded(node)
 
 
 def _text(path: Path) -> NDArray[np.float64]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import ast
 import gzip
 import struct
+import warnings
 from pathlib import Path
 
+import google_crc32c
 import imagecodecs
+import numcodecs
 import numpy as np
 import pytest
 import tifffile
 import zarr
-from zarr.codecs import GzipCodec, ZstdCodec
+from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
+from zarr.codecs.numcodecs import BZ2, LZ4, LZMA, Zlib
+from zarr.errors import ZarrUserWarning
 
 import microseg_ray
 from microseg_ray.catalog.pairing import group_of
@@ -87,6 +92,58 @@ def test_refused_with_its_reason(tmp_path, name):
         micrograph.read(Box.of_shape((64, 64)))
     assert caught.value.where == str(path)
     assert caught.value.advice
+
+
+NUMCODECS = {
+    codec.codec_id: codec
+    for codec in (
+        *(numcodecs.Zlib(1), numcodecs.GZip(1), numcodecs.BZ2(1), numcodecs.LZMA(preset=1), numcodecs.Zstd(1)),
+        *(numcodecs.Blosc(), numcodecs.LZ4()),
+    )
+}
+
+
+def zarr_of_codec(path, name, layout):
+    """A zarr of 64 x 64 px with a codec of numcodecs, and the file of its one chunk."""
+    shape = {"shape": (64, 64), "dtype": "u1", "fill_value": 0}
+    match layout:
+        case "version 2":
+            array = zarr.create_array(path, **shape, chunks=(64, 64), compressors=NUMCODECS[name], zarr_format=2)
+        case "filtered":
+            delta = numcodecs.Delta("u1")
+            array = zarr.create_array(
+                path, **shape, chunks=(64, 64), compressors=NUMCODECS[name], filters=delta, zarr_format=2
+            )
+        case _:
+            codecs = {"gzip": GzipCodec(), "zstd": ZstdCodec(), "blosc": BloscCodec()}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ZarrUserWarning)  # numcodecs' are not in the specification
+                own = {each.codec_name.rpartition(".")[2]: each for each in (Zlib, BZ2, LZMA, LZ4)}
+                codec = codecs[name] if name in codecs else own[name]()
+                shards = (64, 64) if layout == "sharded" else None
+                array = zarr.create_array(path, **shape, chunks=(64, 32), shards=shards, compressors=codec)
+    return array, path / ("0.0" if layout in {"version 2", "filtered"} else "c/0/0")
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3:zarr.errors.ZarrUserWarning")
+@pytest.mark.parametrize("layout", ["version 2", "filtered", "version 3", "sharded"])
+@pytest.mark.parametrize("name", NUMCODECS)
+def test_every_codec_reads_its_chunks_and_no_more(tmp_path, name, layout):
+    array, chunk = zarr_of_codec(tmp_path / "a.zarr", name, layout)
+    array[...] = GRAY
+    with open_micrograph(tmp_path / "a.zarr") as micrograph:
+        np.testing.assert_array_equal(micrograph.read(Box.of_shape((64, 64)))[0], GRAY)
+    bomb = NUMCODECS[name].encode(bytes(MANY))
+    if layout == "sharded":
+        # The index at the end: where each of two chunks begins, how long it is, and its CRC32C.
+        index = struct.pack("<4Q", 0, len(bomb), 0, len(bomb))
+        bomb += index + struct.pack("<I", google_crc32c.value(index))
+    chunk.write_bytes(bomb)
+    with (
+        pytest.raises(InputError, match="decodes to more than the"),
+        open_micrograph(tmp_path / "a.zarr") as micrograph,
+    ):
+        micrograph.read(Box.of_shape((64, 64)))
 
 
 def test_the_frame_of_no_stated_size_is_a_bomb_indeed():

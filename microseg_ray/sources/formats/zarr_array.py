@@ -14,7 +14,7 @@ import zarr
 from microseg_ray.errors import InputError
 from microseg_ray.sources.bounds import bound_chunk, bound_ratio, bound_shape, limits
 from microseg_ray.sources.choices import Parts, Wanted, pick_channels, pick_page
-from microseg_ray.sources.formats.zarr_codecs import bound_codecs
+from microseg_ray.sources.formats.zarr_codecs import bounded
 from microseg_ray.sources.remote import is_url, joined, read_small
 from microseg_ray.sources.scale.pixel_size import of_ome_zarr
 
@@ -31,8 +31,6 @@ _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 _MANY_CHUNKS = 1 << 16
 _MAX_RATIO = 1e5  # of zstd; chunks of one value are stored as nothing, and a micrograph has others
 _ADVICE = "store one image as (y, x), (c, y, x) with 1 or 3 channels, or as OME-Zarr"
-
-bound_codecs()
 
 
 class ZarrPixels:
@@ -54,7 +52,7 @@ class ZarrPixels:
     def __init__(self, path: str, wanted: Wanted) -> None:
         folder, multiscale = _find_array(path)
         _metadata(path, folder)
-        array = zarr.open_array(store=_store(folder), mode="r")
+        array = bounded(zarr.open_array(store=_store(folder), mode="r"))
         self._array = array
         self.dtype = np.dtype(array.dtype)
         if self.dtype.kind not in "buif":
