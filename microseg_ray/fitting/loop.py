@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import nn
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.evaluation.metrics.undefined import none_if_undefined
+from microseg_ray.fitting.ahead import prepared_ahead
 from microseg_ray.fitting.batches import Preparation, Tiles, prepared
 from microseg_ray.fitting.groups import encoder_of
 from microseg_ray.fitting.history import EpochReport
@@ -30,7 +31,6 @@ from microseg_ray.models.checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
 
     from microseg_ray.evaluation.metrics import ConfusionMatrix
     from microseg_ray.fitting.losses import Loss
@@ -43,8 +43,6 @@ __all__ = ["fit"]
 
 _LOSSES_IN_FLIGHT = 50
 """Steps on a GPU between reads of the loss; each read waits for the GPU."""
-_PARTS_AHEAD = 2
-"""Parts that are prepared ahead: one more than needed, so that a slow one (a new shard, an elastic field) delays no step."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def _train(state: Fit, stepper: Stepper, job: _Job) -> tuple[float, ConfusionMat
         done, steps_in_all = state.epoch * of + step, settings.epochs * of
         rate = learning_rate(settings.optimizer, done, steps_in_all, settings.epochs, state.progress.dropped)
         stepper.start(rate, hold_encoder=done < settings.optimizer.hold_encoder * steps_in_all)
-        for place, (images, masks, wait) in enumerate(parts):
+        for place, ((images, masks), wait) in enumerate(parts):
             waited += wait
             value, logits = stepper.part(images, masks, last=place == settings.accumulate - 1)
             losses += value / settings.accumulate
@@ -181,37 +179,16 @@ def _train(state: Fit, stepper: Stepper, job: _Job) -> tuple[float, ConfusionMat
 
 def _prepared_steps(
     state: Fit, job: _Job
-) -> Iterator[tuple[int, int, Iterator[tuple[torch.Tensor, torch.Tensor, float]]]]:
-    """Yield each step, the number of steps, and its parts with the seconds that were waited for each.
-
-    The next parts are read and augmented while one is computed, in one thread, which keeps their order.
-    """
+) -> Iterator[tuple[int, int, Iterator[tuple[tuple[torch.Tensor, torch.Tensor], float]]]]:
+    """Yield each step, the number of steps, and its parts with the seconds that were waited for each."""
     settings, workers = job.settings, job.workers
     order = BatchOrder(settings.batch, settings.seed, settings.steps_per_epoch, settings.accumulate, settings.sampling)
     how = Preparation(settings.seed, settings.augmentation, settings.crop, settings.channels_last)
     steps = batches_of(order, len(job.train.rows), state.epoch, workers, job.counts)
-    wanted = iter([batch for parts in steps for batch in parts])
-    with ThreadPoolExecutor(1) as ahead:
-
-        def coming(count: int) -> Iterator[Future[tuple[torch.Tensor, torch.Tensor]]]:
-            for batch in itertools.islice(wanted, count):
-                yield ahead.submit(prepared, job.train, batch, how, state.epoch, workers.device)
-
-        queue = deque(coming(_PARTS_AHEAD))
-
-        def next_part() -> tuple[torch.Tensor, torch.Tensor, float]:
-            began = time.monotonic()
-            images, masks = queue.popleft().result()
-            waited = time.monotonic() - began
-            queue.extend(coming(1))
-            return images, masks, waited
-
-        try:
-            for step, parts in enumerate(steps):
-                yield step, len(steps), (next_part() for _ in parts)
-        finally:
-            for left in queue:
-                left.cancel()
+    prepare = partial(prepared, job.train, how=how, epoch=state.epoch, device=workers.device)
+    with closing(prepared_ahead(prepare, [batch for parts in steps for batch in parts])) as coming:
+        for step, parts in enumerate(steps):
+            yield step, len(steps), itertools.islice(coming, len(parts))
 
 
 def _refuse_infinite(value: float, epoch: int) -> None:

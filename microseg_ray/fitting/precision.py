@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from microseg_ray.models.runtimes.units import has_bf16
 
 if TYPE_CHECKING:
-    from microseg_ray.settings.fit import FitSettings
+    from microseg_ray.settings.epochs import EpochSettings
 
-S = TypeVar("S", bound="FitSettings")
+S = TypeVar("S", bound="EpochSettings")
 
 __all__ = ["Precision", "precision_of", "settled"]
 
@@ -23,7 +23,7 @@ def settled(settings: S, *, gpu: bool) -> S:
     what was found there.
 
     Args:
-        settings: Of train or tune.
+        settings: Of a job that fits a network.
         gpu: Whether the fit runs on GPUs.
 
     Example:
@@ -36,7 +36,7 @@ def settled(settings: S, *, gpu: bool) -> S:
     return settings.model_copy(update={"precision": "bf16" if has_bf16(gpu=gpu) else "fp32"})
 
 
-def precision_of(settings: FitSettings) -> Precision:
+def precision_of(settings: EpochSettings) -> Precision:
     """The precision of settled settings.
 
     Raises:

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from microseg_ray.fitting.workers import Workers
-    from microseg_ray.settings import LossSettings, OptimizerSettings, TrainSettings
+    from microseg_ray.settings import EarlyStoppingSettings, LossSettings, OptimizerSettings, TrainSettings
+    from microseg_ray.settings.epochs import EpochSettings
 
-__all__ = ["card_of", "check_fit", "compiled", "fresh", "loss_of", "optimizer_of", "start_weights"]
+__all__ = ["card_of", "check_fit", "compiled", "fresh", "fresh_fit", "loss_of", "optimizer_of", "start_weights"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,8 +104,14 @@ def _check_sides(settings: TrainSettings, store: TileStore) -> None:
         )
 
 
-def start_weights(state: Fit, weights: str | None, output: str) -> None:
+def start_weights(state: Fit, weights: str | None, output: str, job: str = "train") -> None:
     """Fill a fresh model from `model.weights`, where given, and write what was matched to OUTPUT/weights.json.
+
+    Args:
+        state: A fit before its first step.
+        weights: `model.weights`.
+        output: Of the job.
+        job: Its name, for the note.
 
     Raises:
         InputError: The file cannot be used.
@@ -113,7 +120,7 @@ def start_weights(state: Fit, weights: str | None, output: str) -> None:
         return
     loaded = load_weights(state.model, weights)
     if loaded.note:
-        _LOG.warning("train.model.weights: %s", loaded.note)
+        _LOG.warning("%s.model.weights: %s", job, loaded.note)
     if state.averaged is not None:
         state.averaged.reset(state.model)
     document = {"summary": str(loaded), **asdict(loaded)}
@@ -122,22 +129,37 @@ def start_weights(state: Fit, weights: str | None, output: str) -> None:
     write_json(folder / WEIGHTS_REPORT, document)
 
 
-def _built(settings: TrainSettings, store: TileStore) -> nn.Module:
-    return build_model(settings.model.name, store.spec.channels, len(store.spec.classes), settings.model.options)
-
-
 def fresh(settings: TrainSettings, store: TileStore, workers: Workers) -> Fit:
     """A fit before its first step, the same on every worker."""
+    state = fresh_fit(settings, (store.spec.channels, len(store.spec.classes)), workers, settings.early_stopping)
+    if settings.ema is not None:
+        state.averaged = Averaged(state.model, settings.ema)
+    return state
+
+
+def fresh_fit(
+    settings: EpochSettings,
+    channels: tuple[int, int],
+    workers: Workers,
+    early_stopping: EarlyStoppingSettings | None = None,
+) -> Fit:
+    """A network with initial weights, and what its fit needs; the same on every worker.
+
+    Args:
+        settings: `seed`, `model`, `optimizer`, `precision` and `channels_last` count.
+        channels: What goes in and what comes out: channels and classes.
+        workers: This worker among the others.
+        early_stopping: When to stop, or None.
+    """
     torch.manual_seed(settings.seed)
-    model = _built(settings, store)
+    model = build_model(settings.model.name, *channels, settings.model.options)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     model = model.to(workers.device, memory_format=layout)  # type: ignore[call-overload]
     return Fit(
         model,
         optimizer_of(model, settings.optimizer),
-        Progress(settings.optimizer, settings.early_stopping),
+        Progress(settings.optimizer, early_stopping),
         torch.amp.GradScaler(workers.kind, enabled=settings.precision == "fp16"),
-        None if settings.ema is None else Averaged(model, settings.ema),
     )
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from microseg_ray.fitting.schedules import Progress
     from microseg_ray.models.card import ModelCard
     from microseg_ray.settings import TrainSettings
+    from microseg_ray.settings.epochs import EpochSettings
     from microseg_ray.tiles.store import TileStore
 
 __all__ = [
@@ -42,7 +43,7 @@ KEPT_FOLDER = "epochs"
 
 _NOT_DECIDING = (
     *("tiles", "output", "workers", "ray", "max_failures", "overwrite", "threads", "gpu"),
-    *("channels_last", "compile", "held_bytes", "keep", "mlflow", "classes", "allow_empty_classes"),
+    *("channels_last", "compile", "held_bytes", "keep", "mlflow", "classes", "allow_empty_classes", "archive"),
 )
 """Settings of where and how fast a fit runs, and of what it logs; all others decide its weights."""
 
@@ -104,7 +105,7 @@ class Fit:
         self.history = [EpochReport(**{**row, "class_iou": tuple(row["class_iou"])}) for row in saved["history"]]
 
 
-def identity_of(settings: TrainSettings, store: TileStore) -> str:
+def identity_of(settings: EpochSettings, store: TileStore) -> str:
     """sha256 of everything that decides the weights; a fit resumes only what has the same.
 
     Args:
@@ -114,11 +115,11 @@ def identity_of(settings: TrainSettings, store: TileStore) -> str:
     return hashlib.sha256(json.dumps([_deciding(settings), store.digest], sort_keys=True).encode()).hexdigest()
 
 
-def _deciding(settings: TrainSettings) -> dict[str, Any]:
+def _deciding(settings: EpochSettings) -> dict[str, Any]:
     """The settings that decide the weights."""
-    chosen = settled(settings, gpu=settings.gpu).resolved()
+    chosen = settled(settings, gpu=settings.on_gpu).resolved()
     for key in _NOT_DECIDING:
-        chosen.pop(key)
+        chosen.pop(key, None)
     # A setting that was left open counts with its resolved value.
     chosen["model"] |= settings.model.options
     return chosen
@@ -154,7 +155,7 @@ def save_checkpoints(state: Fit, settings: TrainSettings, card: ModelCard, metri
             delete_folder(folder)
 
 
-def save_state(state: Fit, settings: TrainSettings, identity: str, classes: list[str]) -> None:
+def save_state(state: Fit, settings: EpochSettings, identity: str, classes: list[str]) -> None:
     """What a resumed fit goes on from, then the table; after the checkpoints that it counts.
 
     Args:
@@ -208,7 +209,7 @@ def _short(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).splitlines()[:2])
 
 
-def saved_state(settings: TrainSettings, store: TileStore) -> dict[str, Any] | None:
+def saved_state(settings: EpochSettings, store: TileStore) -> dict[str, Any] | None:
     """The state that an interrupted or finished fit left in the output, None where there is none.
 
     Raises:
@@ -231,7 +232,7 @@ def saved_state(settings: TrainSettings, store: TileStore) -> dict[str, Any] | N
         ]
         named = "; ".join(differing) or "other tiles"
         raise SettingsError(
-            f"train.output: {path.parent} holds a fit of other settings or other tiles ({named}), and fits are never "
+            f"{settings.job}.output: {path.parent} holds a fit of other settings or other tiles ({named}), and fits are never "
             "mixed; give another output, or --overwrite to start afresh"
         )
     return saved

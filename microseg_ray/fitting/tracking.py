@@ -11,7 +11,8 @@ from microseg_ray.files import write_text
 
 if TYPE_CHECKING:
     from microseg_ray.fitting.history import EpochReport
-    from microseg_ray.settings import MlflowSettings, TrainSettings
+    from microseg_ray.settings import MlflowSettings
+    from microseg_ray.settings.epochs import EpochSettings
 
 __all__ = ["Events", "MlflowRun", "Tracker", "scalars", "trackers"]
 
@@ -38,7 +39,7 @@ def scalars(row: EpochReport) -> dict[str, float]:
     }
 
 
-def trackers(settings: TrainSettings, classes: list[str]) -> list[Tracker]:
+def trackers(settings: EpochSettings, classes: list[str]) -> list[Tracker]:
     """The trackers of a fit.
 
     Args:

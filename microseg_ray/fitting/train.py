@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.errors import SettingsError
@@ -26,8 +26,10 @@ from microseg_ray.settings import TrainSettings
 if TYPE_CHECKING:
     from microseg_ray.fitting.history import EpochReport
     from microseg_ray.fitting.workers import Workers
+    from microseg_ray.settings import PretrainSettings
+    from microseg_ray.settings.epochs import EpochSettings
 
-__all__ = ["StopFit", "TrainProgress", "Trained", "run_fit", "train"]
+__all__ = ["StopFit", "TrainProgress", "Trained", "local_device", "run_fit", "taken", "train"]
 
 PROGRESS_FILE = ".progress.json"
 OWNER = "train"
@@ -103,6 +105,12 @@ class StopFit(Exception):  # noqa: N818 - a request to stop, not an error
 
 Report = Callable[[TrainProgress], None]
 EpochHook = Callable[["EpochReport"], None]
+S = TypeVar("S", bound="EpochSettings")
+FitFunction = Callable[
+    [S, "Workers", Callable[["EpochReport"], bool | None], Callable[[int, int, int], None]],
+    str,
+]
+"""Settings, worker, what is called after each epoch and after each step -> why it ended early."""
 Launch = Callable[[TrainSettings, Report], None]
 
 
@@ -151,12 +159,13 @@ def _train(settings: TrainSettings, report: Report, launch: Launch | None) -> Tr
     )
     write_json(output / "settings.json", settings.resolved())
     if settings.workers == 0 or launch is None:
+        from microseg_ray.fitting.loop import fit
         from microseg_ray.fitting.workers import Workers
 
-        run_fit(settings, Workers(device=local_device(settings)), report)
+        run_fit(settings, Workers(device=local_device(settings)), report, fit=fit)
     else:
         launch(settings, report)
-    stopped = _taken(output / END_FILE)
+    stopped = taken(output / END_FILE)
     delete_file(output / STOP_FILE)
     plot_training(output / "curves.png", output / "metrics.csv")
     accounts = (tile_account(settings.tiles),)
@@ -185,8 +194,8 @@ def _weights_report(output: Path) -> str:
     return str(json.loads(path.read_text(encoding="utf-8"))["summary"]) if path.exists() else ""
 
 
-def _taken(path: Path) -> str:
-    """Read and delete a file."""
+def taken(path: Path) -> str:
+    """Read and delete a file; empty where there is none."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     delete_file(path)
     return text
@@ -202,7 +211,12 @@ def _check_early(settings: TrainSettings) -> None:
 
 
 def run_fit(
-    settings: TrainSettings, workers: Workers, report: Report = lambda _: None, on_epoch: EpochHook = lambda _: None
+    settings: S,
+    workers: Workers,
+    report: Report = lambda _: None,
+    on_epoch: EpochHook = lambda _: None,
+    *,
+    fit: FitFunction[S],
 ) -> None:
     """One process's part of a fit: what each worker runs.
 
@@ -211,8 +225,8 @@ def run_fit(
         workers: Which of the workers this is.
         report: Called with the progress (on rank 0 only).
         on_epoch: Called after each epoch, on every worker.
+        fit: The loop over the epochs: `loop.fit`, or that of another job.
     """
-    from microseg_ray.fitting.loop import fit
     from microseg_ray.fitting.tracking import Tracker, trackers
     from microseg_ray.tiles.store import TileStore
 
@@ -221,7 +235,7 @@ def run_fit(
     progress = _Progress(output, settings.epochs, report)
     records: list[Tracker] = []
     if chief:
-        records = trackers(settings, [item.name for item in TileStore.open(settings.tiles).spec.classes])
+        records = trackers(settings, [item.name for item in TileStore.open(settings.store).spec.classes])
 
     def after_epoch(row: EpochReport) -> bool:
         for tracker in records:
@@ -238,7 +252,7 @@ def run_fit(
         write_text(output / END_FILE, stopped)
 
 
-def local_device(settings: TrainSettings) -> str:
+def local_device(settings: TrainSettings | PretrainSettings) -> str:
     """The device of a fit in this process."""
     import torch
 

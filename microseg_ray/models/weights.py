@@ -29,6 +29,7 @@ __all__ = ["LoadedWeights", "load_weights", "read_weights"]
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "model.", "encoder.", "backbone.")
 _HEADS = ("fc.", "classifier.", "last_linear.", "avgpool.", "head.fc.")
+_OUTPUT = "head."
 _SHOWN = 4
 
 
@@ -207,12 +208,17 @@ def read_weights(source: str) -> dict[str, Tensor]:
 def _fitting_part(
     model: nn.Module, found: Mapping[str, Tensor]
 ) -> tuple[str, Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """The part of the model with the most matching names, its tensors, and the file's tensors without prefix."""
+    """The part of the model with the most matching names, its tensors, and the file's tensors without prefix.
+
+    A pre-training of another decoder has some of this decoder's names for tensors of other shapes: then the encoder is taken,
+    if all of it is in the file.
+    """
     parts: list[tuple[str, dict[str, Tensor]]] = [("model", dict(model.state_dict()))]
     encoder = getattr(model, "encoder", None)
     if isinstance(encoder, torch.nn.Module):
         parts.append(("encoder", dict(encoder.state_dict())))
     best: tuple[str, Mapping[str, Tensor], Mapping[str, Tensor]] = (*parts[-1], found)
+    alone: tuple[str, Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
     most = 0
     for part, target in parts:
         named: dict[str, Tensor] = dict(found)
@@ -221,16 +227,37 @@ def _fitting_part(
             # If both have all of the names, the encoder is taken, so that the rest of the model is not listed as missing.
             if count and count >= most:
                 most, best = count, (part, target, named)
+            if part == "encoder" and count and _has_all(named, target):
+                alone = (part, target, named)
             prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in named)), None)
             if prefix is None:
                 break
             named = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
-    return best
+    # A checkpoint, which has an output layer, is refused where it is of other options or of other classes.
+    trained = any(name.startswith(_OUTPUT) for name in best[2])
+    return best if alone is None or trained or _agrees(best[2], best[1]) else alone
+
+
+def _has_all(named: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> bool:
+    """Whether a file has each tensor, in its shape; counters do not matter."""
+    lacking = {name for name in target.keys() - named.keys() if not name.endswith("num_batches_tracked")}
+    return not lacking and _agrees(named, target)
+
+
+def _agrees(named: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors that both have are of the same shapes, but for the input channels."""
+    both = named.keys() & target.keys()
+    return all(
+        named[name].shape == target[name].shape
+        or (target[name].ndim == 4 and _differs_in_channels(named[name], target[name]))
+        for name in both
+    )
 
 
 def _differs_in_channels(tensor: Tensor, wanted: Tensor) -> bool:
     return (
-        tensor.shape[1] != wanted.shape[1]
+        tensor.ndim == wanted.ndim
+        and tensor.shape[1] != wanted.shape[1]
         and tensor.shape[0] == wanted.shape[0]
         and tensor.shape[2:] == wanted.shape[2:]
     )

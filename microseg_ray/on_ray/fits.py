@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Any
 from microseg_ray.errors import MicrosegError
 from microseg_ray.files import delete_empty_folder, delete_file, delete_folder
 from microseg_ray.fitting import train as without_ray
+from microseg_ray.fitting.pretrain import pretrain as pretrain_without_ray
 from microseg_ray.fitting.train import POLL_SECONDS, PROGRESS_FILE, STOP_FILE, StopFit, TrainProgress, run_fit
 from microseg_ray.on_ray.environment import worker_environment
 from microseg_ray.on_ray.resources import Demand, require, waiting
-from microseg_ray.settings import TrainSettings, settings_from
+from microseg_ray.on_ray.rows import dataset_mapper
+from microseg_ray.settings import PretrainSettings, TrainSettings, settings_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from microseg_ray.fitting.history import EpochReport
+    from microseg_ray.fitting.pretrain import DrawReport, Pretrained
     from microseg_ray.fitting.train import Report, Trained
 
-__all__ = ["launch_fit", "train", "train_loop_per_worker"]
+__all__ = ["launch_fit", "pretrain", "train", "train_loop_per_worker"]
 
 
 def train(
@@ -40,7 +43,25 @@ def train(
     return without_ray.train(settings, report, partial(launch_fit, start_ray))
 
 
-def launch_fit(start_ray: Callable[[], None], settings: TrainSettings, report: Report) -> None:
+def pretrain(
+    settings: PretrainSettings,
+    report: Report = lambda _: None,
+    start_ray: Callable[[], None] = lambda: None,
+    on_draw: DrawReport = lambda *_: None,
+) -> Pretrained:
+    """`fitting.pretrain.pretrain` on Ray Train and Ray Data; `workers: 0` runs in this process, without Ray.
+
+    Args:
+        settings: The job's settings.
+        report: Called with the progress of the fit; it may raise `StopFit`.
+        start_ray: Called before Ray is used.
+        on_draw: Called with (stage, done, total) while squares are drawn.
+    """
+    mapper = partial(dataset_mapper, start_ray, settings.ray)
+    return pretrain_without_ray(settings, report, on_draw, partial(launch_fit, start_ray), mapper)
+
+
+def launch_fit(start_ray: Callable[[], None], settings: TrainSettings | PretrainSettings, report: Report) -> None:
     """Run a fit on `settings.workers` Ray Train workers and pass on its progress.
 
     Raises:
@@ -63,7 +84,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs.
 
     Args:
-        config: `settings`: resolved `TrainSettings`.
+        config: `job`: `train` or `pretrain`; `settings`: its resolved settings.
     """
     import ray.train
 
@@ -76,10 +97,17 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     def on_epoch(row: EpochReport) -> None:
         ray.train.report({**scalars(row), "epoch": row.epoch})
 
-    run_fit(settings_from(TrainSettings, config["settings"]), workers, on_epoch=on_epoch)
+    if config["job"] == PretrainSettings.job:
+        from microseg_ray.fitting.pretraining.loop import reconstruct
+
+        run_fit(settings_from(PretrainSettings, config["settings"]), workers, on_epoch=on_epoch, fit=reconstruct)
+    else:
+        from microseg_ray.fitting.loop import fit
+
+        run_fit(settings_from(TrainSettings, config["settings"]), workers, on_epoch=on_epoch, fit=fit)
 
 
-def _fit(settings: TrainSettings) -> None:
+def _fit(settings: TrainSettings | PretrainSettings) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
@@ -90,7 +118,7 @@ def _fit(settings: TrainSettings) -> None:
     name, storage = f"fit-{uuid.uuid4().hex[:12]}", Path(settings.output) / "ray"
     trainer = TorchTrainer(
         train_loop_per_worker,
-        train_loop_config={"settings": {**settings.resolved(), "threads": threads}},
+        train_loop_config={"job": settings.job, "settings": {**settings.resolved(), "threads": threads}},
         scaling_config=ScalingConfig(
             num_workers=settings.workers,
             use_gpu=settings.gpu,
@@ -109,7 +137,7 @@ def _fit(settings: TrainSettings) -> None:
         trainer.fit()
     except TrainingFailedError as error:
         raise MicrosegError(
-            f"train: workers failed more than max_failures ({settings.max_failures}) times: {_cause(error)}"
+            f"{settings.job}: workers failed more than max_failures ({settings.max_failures}) times: {_cause(error)}"
         ) from error
     finally:
         delete_folder(storage / name)

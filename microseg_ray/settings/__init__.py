@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from microseg_ray.settings.pixel_size import PixelSize
     from microseg_ray.settings.plan import PlanSettings
     from microseg_ray.settings.postprocess import PostprocessSettings
+    from microseg_ray.settings.pretrain import PretrainSettings
     from microseg_ray.settings.probabilities import ProbabilitiesSettings
     from microseg_ray.settings.ray import RaySettings
     from microseg_ray.settings.recipe import RecipeSettings
@@ -99,6 +100,7 @@ __all__ = [
     "PlanSettings",
     "PlateauSettings",
     "PostprocessSettings",
+    "PretrainSettings",
     "ProbabilitiesSettings",
     "RaySettings",
     "RecipeSettings",

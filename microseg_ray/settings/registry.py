@@ -23,6 +23,7 @@ _SUMMARIES = {
     "divide": "few large micrographs -> regions of them for train, val and test, and their table",
     "tile": "archive of micrographs and masks -> tile store",
     "recipe": "tile store -> settings of `train` that suit it, as a config with a reason for each value",
+    "pretrain": "archive without labels -> weights that `train` starts from",
     "train": "tile store -> checkpoint",
     "tune": "tile store -> the best of many trials",
     "classifier": "a folder of micrographs per class -> a checkpoint that classifies whole micrographs",

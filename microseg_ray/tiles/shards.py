@@ -143,14 +143,15 @@ def _read_pair(
 ) -> None:
     """The pixels of one pair's tiles into their slots."""
     with open_prepared(pair.image, spec.scaling, pair.source) as micrograph:
-        mask = mask_of(pair.mask, micrograph.info.parts)
+        mask = mask_of(pair.mask, micrograph.info.parts) if pair.mask else None
         frame = micrograph.info.specimen
         for slot, tile in tiles:
             visible = Box(tile.y0, tile.x0, tile.y0 + spec.side, tile.x0 + spec.side).intersection(frame)
             below, right = spec.side - visible.height, spec.side - visible.width
             # A micrograph smaller than a tile is mirrored; the mirrored pixels stay without a class.
             images[slot] = np.pad(micrograph.read(visible), ((0, 0), (0, below), (0, right)), mode="reflect")
-            masks[slot, : visible.height, : visible.width] = mask[visible.slices]
+            if mask is not None:
+                masks[slot, : visible.height, : visible.width] = mask[visible.slices]
 
 
 def changed_pair(pair: Pair, marks: tuple[str, str], require: Callable[[str, str], None]) -> str:
@@ -162,6 +163,8 @@ def changed_pair(pair: Pair, marks: tuple[str, str], require: Callable[[str, str
         require: Raises an InputError for a path whose fingerprint is another one now.
     """
     for path, mark in zip((pair.image, pair.mask), marks, strict=True):
+        if not path:
+            continue
         try:
             require(path, mark)
         except InputError as error:

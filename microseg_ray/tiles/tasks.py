@@ -31,7 +31,7 @@ class Pair:
     Attributes:
         name: Name of the micrograph in the store.
         image: Path of the micrograph.
-        mask: Path of the mask.
+        mask: Path of the mask; empty where the micrograph has none, so that its tiles are 255 throughout.
         group: Group that is never divided between splits.
         split: Name of the split.
         source: How the micrograph is opened.
