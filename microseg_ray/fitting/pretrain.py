@@ -107,8 +107,7 @@ def pretrain(
             drop(settings.output, OWNER)
         settings = settings.model_copy(update={"overwrite": False})
         # One worker would read no faster than this process.
-        alone = mapper is None or settings.workers <= 1
-        made = in_process(on_draw) if alone else mapper(on_draw, settings.workers)
+        made = in_process(on_draw) if mapper is None or settings.workers <= 1 else mapper(on_draw, settings.workers)
         return _pretrain(settings, report, launch, made)
 
 

@@ -61,8 +61,8 @@ def hide(images: Tensor, hidden: Tensor, block: int) -> Tensor:
 
     Example:
         >>> images = torch.arange(16.0).reshape(1, 1, 4, 4)
-        >>> hide(images, torch.tensor([[[True, False], [False, False]]]), block=2)[0, 0, :2].round(decimals=2).tolist()
-        [[9.17, 9.17, 2.0, 3.0], [9.17, 9.17, 6.0, 7.0]]
+        >>> hide(images, torch.tensor([[[True, False], [False, False]]]), block=2)[0, 0, 0].double().round(decimals=2).tolist()
+        [9.17, 9.17, 2.0, 3.0]
     """
     covered = _pixels(hidden, block, images.shape[-1])
     seen = (~covered).to(images.dtype)
