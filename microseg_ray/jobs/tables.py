@@ -61,8 +61,8 @@ def print_objects(rows: Sequence[Any], notes: Mapping[str, str], limit: int = 30
 
 
 def print_intervals(rows: Sequence[Any], notes: Sequence[str], limit: int = 30) -> None:
-    """Print the error bars of groups and of the archive."""
-    shown = [row for row in rows if row.scope != "micrograph"]
+    """Print the error bars of the archive, then of groups."""
+    shown = sorted((row for row in rows if row.scope != "micrograph"), key=lambda row: row.scope != "archive")
     table = Table("", "class", "error by", "area fraction", "95 % interval", "note", title="intervals")
     for row in shown[:limit]:
         name = "all micrographs" if row.scope == "archive" else text(row.name)

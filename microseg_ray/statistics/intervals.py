@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,8 @@ AIM = 0.01
 """The half-width that the planned columns are for: 1 % of the area, and 1 % of the fraction."""
 
 _MOST = 10**9
+_WIDE = 0.25
+"""Half-width of an interval of the model's error above which it is said that the test set says little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,20 +212,21 @@ class _Scope:
             if member.corrections[method].units < correction.units:
                 correction = member.corrections[method]
         error = correction.standard_error(len(self.members) if alone else None)
-        return Estimate(value, float(error[index]) ** 2, correction.degrees_of_freedom, correction.reason)
+        found = Estimate(value, float(error[index]) ** 2, correction.degrees_of_freedom, correction.reason)
+        return _said(found) if alone else found
 
     def _combined(
         self, index: int, between: Sequence[Estimate], corrected: Mapping[Method, Sequence[Estimate]]
     ) -> Estimate:
         """Every part that there is: of the corrected fraction where a test set corrects it."""
-        method = next(iter(corrected), None)
+        method, reason = _best(corrected)
         several = len(self.members) >= MIN_UNITS
         found = self._sampling(index, method) if not several else (corrected[method] if method else between)[index]
         if method is not None:
-            found = found.plus(self._model(index, method, 0.0, alone=not several))
+            found = found.plus(replace(self._model(index, method, 0.0, alone=not several), reason=reason))
         for kind in kinds_of(self.members):
             found = found.plus(spread_between(self.members, kind, index, method))
-        return found
+        return found if method is None else _said(found)
 
     def _row(self, index: int, part: str, found: Estimate) -> IntervalRow:
         measured = sum(member.measured for member in self.members)
@@ -279,6 +282,32 @@ class _Scope:
             more[f"um2_{kind}"] = None if pixels is None or area is None else pixels * area
             more[f"micrographs_{kind}"] = count
         return more
+
+
+def _best(corrected: Mapping[Method, Sequence[Estimate]]) -> tuple[Method | None, str]:
+    """The method that combined intervals are corrected by, and what is to be said of it.
+
+    The first one that leaves all classes of the scope within 0 and 1, else the last, `stratified`, which always does.
+    """
+    left = []
+    for method, found in corrected.items():
+        if all(0 <= each.value <= 1 or math.isnan(each.value) for each in found):
+            return method, f"{', '.join(left)} gives fractions below 0 or above 1, so {method} is used" if left else ""
+        left.append(method)
+    return (left[-1], "") if left else (None, "")
+
+
+def _said(found: Estimate) -> Estimate:
+    """A corrected fraction, with a reason where the test set does not suit it or says little."""
+    interval = bounded_interval(found.value, found.variance, found.degrees_of_freedom)
+    reasons = [found.reason] if found.reason else []
+    if not (0 <= found.value <= 1 or math.isnan(found.value)):
+        reasons.append("below 0 or above 1: the rates of the test set do not hold for what was measured")
+    if interval is not None and interval.high - interval.low > 2 * _WIDE:
+        reasons.append(
+            "the model errs very differently from one test micrograph to the next: the correction says little"
+        )
+    return replace(found, reason="; ".join(reasons))
 
 
 def _whole(number: float | None) -> int | None:

@@ -102,7 +102,8 @@ def test_tables_hold_the_figures_of_the_intervals(measured):
         if (row["scope"], row["part"], row["class_name"]) == ("archive", "micrographs", "grain")
     )
     value, ends = rounded(*(100 * float(row[key]) for key in ("estimate", "low", "high")))
-    cells = ["all micrographs", "grain", "3", value, ends, "micrographs", ""]
+    segmented = rounded(100 * float(row["area_fraction"]))[0]
+    cells = ["all micrographs", "grain", "3", segmented, value, ends, "micrographs", ""]
     tex = (measured / "tables.tex").read_text(encoding="utf-8")
     assert " & ".join(cells).replace("[", "{[}") + r" \\" in tex
     assert tex.count(r"\toprule") == tex.count(r"\end{tabular}") == 3

@@ -117,6 +117,30 @@ def test_parts_of_an_error_add_up():
     assert Estimate(0.3, 0.0, 5).plus(Estimate(0.0, 0.0, 5)).degrees_of_freedom == 5
 
 
+@given(st.lists(st.tuples(st.integers(30, 95), st.integers(1, 40)), min_size=3, max_size=6), st.integers(0, 100))
+def test_combined_takes_the_inverse_where_it_gives_fractions_else_stratified(rates, pores):
+    """A model with its own recall and false alarms in each test micrograph, and a measured one with any share of pores."""
+    units = np.array([[[1000 - 10 * false, 10 * false], [100 - hits, hits]] for hits, false in rates])
+    made = {}
+    for method in METHODS:
+        try:
+            made[method] = correction_of(units, method)
+        except ValueError:
+            assert method == "inverse"
+    sampled = {method: field("a", (50, 50)).sampling for method in made}
+    one = field("a", (100 - pores, pores), corrections=made, corrected_sampling=sampled)
+    rows = {row.part: row for row in field_rows(one, CLASSES) if row.class_name == "pore"}
+    inside = "inverse" in made and 0 <= made["inverse"].corrected(one.fractions)[1] <= 1
+    used = "inverse" if inside else "stratified"
+    # The sampling error is the same here, so the rest of the variance is the method's.
+    assert rows["combined"].standard_error ** 2 == pytest.approx(1e-4 + rows[f"model_{used}"].standard_error ** 2)
+    assert ("so stratified is used" in rows["combined"].reason) == ("inverse" in made and not inside)
+    if "inverse" in made:
+        assert ("below 0 or above 1: the rates" in rows["model_inverse"].reason) == (not inside)
+    wide = rows["combined"].high - rows["combined"].low > 0.5
+    assert ("says little" in rows["combined"].reason) == wide
+
+
 @given(st.lists(st.tuples(st.integers(1, 99), st.integers(1, 99), st.integers(1, 99)), min_size=1, max_size=4))
 def test_the_spread_of_a_group_is_that_of_the_sums_by_each_checkpoint(found):
     """Three checkpoints count 100 pixels of each micrograph; the mask has what the second one finds."""

@@ -53,6 +53,7 @@ class PaperTable:
         columns: The head.
         rows: Texts of the cells.
         numeric: The first column that holds numbers; those from there on are right-aligned.
+        after: The first column behind them that holds texts again, or None.
     """
 
     label: str
@@ -60,6 +61,12 @@ class PaperTable:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric: int
+    after: int | None = None
+
+    def aligned(self, left: str, right: str) -> list[str]:
+        """A mark for each column: one for texts, another for numbers."""
+        places = range(self.numeric, len(self.columns) if self.after is None else self.after)
+        return [right if place in places else left for place in range(len(self.columns))]
 
 
 def rounded(value: float | None, low: float | None = None, high: float | None = None) -> tuple[str, str]:
@@ -124,16 +131,17 @@ def _areas(rows: Sequence[Mapping[str, Any]]) -> PaperTable:
     for row in shown_intervals(rows):
         percent = [None if row[key] is None else 100 * row[key] for key in ("estimate", "low", "high")]
         said = row["part"] if row["low"] is not None else "none"
-        cells.append(
-            (place_name(row), row["class_name"], str(row["micrographs"]), *rounded(*percent), said, row["reason"])
-        )
+        what = (place_name(row), row["class_name"], str(row["micrographs"]), _percent(row["area_fraction"]))
+        cells.append((*what, *rounded(*percent), said, row["reason"]))
     return PaperTable(
         "areas",
-        "Area fractions with 95 % confidence intervals. Interval by: sampling (two-point correlation within the micrographs), "
-        "micrographs (spread between micrographs, Student's t), combined (corrected by a test set, with the model's error).",
-        ("", "class", "n", "area fraction / %", "95 % interval / %", "interval by", "note"),
+        "Area fractions with 95 % confidence intervals. Segmented: the share of the pixels in the masks. Interval by: sampling "
+        "(two-point correlation within the micrographs), micrographs (spread between micrographs, Student's t), combined "
+        "(corrected by a test set where there is one, with the model's error).",
+        ("", "class", "n", "segmented / %", "area fraction / %", "95 % interval / %", "interval by", "note"),
         tuple(cells),
         2,
+        6,
     )
 
 
@@ -170,6 +178,7 @@ def _stereology(rows: Sequence[Mapping[str, Any]]) -> PaperTable:
         ("", "class", "quantity", "unit", "n", "mean", "95 % interval", "relative accuracy / %", "standard"),
         tuple(cells),
         4,
+        8,
     )
 
 
@@ -201,7 +210,7 @@ def latex(tables: Sequence[PaperTable], published: Published) -> str:
     lines = [r"% \usepackage{booktabs}"]
     for table in tables:
         caption = f"{table.caption} {published.partial}." if published.partial else table.caption
-        kinds = "l" * table.numeric + "r" * (len(table.columns) - table.numeric)
+        kinds = "".join(table.aligned("l", "r"))
         lines += [r"\begin{table}", rf"\caption{{{_tex(caption)}}}", rf"\label{{tab:{table.label}}}"]
         lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", _tex_row(table.columns), r"\midrule"]
         lines += [_tex_row(row) for row in table.rows]
@@ -235,7 +244,7 @@ def markdown(tables: Sequence[PaperTable], published: Published) -> str:
     """
     lines = [f"**{_md(published.partial)}**", ""] if published.partial else []
     for table in tables:
-        kinds = ["---"] * table.numeric + ["---:"] * (len(table.columns) - table.numeric)
+        kinds = table.aligned("---", "---:")
         lines += [_md(table.caption), "", _md_row(table.columns), f"| {' | '.join(kinds)} |"]
         lines += [*map(_md_row, table.rows), ""]
     return "\n".join(lines)
