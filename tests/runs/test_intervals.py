@@ -309,7 +309,9 @@ def test_bad_masks_have_reasons_and_no_figures_of_nothing(tmp_path, microseg):
     assert stereology["grain", "grain_size_number"]["mean"] == ""
     chords = {(row["name"], row["unit"]) for row in rows_of(run / "chords.csv") if row["scope"] == "archive"}
     assert chords == {("", "um"), ("", "px")}
-    assert "| empty.tif | grain | 1 | - | - | - | none | nothing was measured |" in (run / "tables.md").read_text("utf-8")
+    assert "| empty.tif | grain | 1 | - | - | - | none | nothing was measured |" in (run / "tables.md").read_text(
+        "utf-8"
+    )
 
 
 def test_a_run_half_done_is_partial_and_bad_masks_are_set_aside(tmp_path, microseg, names):
