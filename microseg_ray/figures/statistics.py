@@ -49,11 +49,12 @@ def save_both(figure: Figure, stem: Path) -> tuple[Path, Path]:
 
 
 def plot_intervals(stem: Path, rows: Sequence[Mapping[str, Any]], said: str = "") -> tuple[Path, Path]:
-    """Area fractions with 95 % intervals, a part of the plot for each class.
+    """Area fractions with 95 % intervals, a part of the plot for each class; a cross where the segmented fraction is another.
 
     Args:
         stem: Path without suffix.
-        rows: With `name`, `class_name`, `estimate`, `low` and `high` (0 to 1, or None), in the order of the plot.
+        rows: With `name`, `class_name`, `estimate`, `low`, `high` and `area_fraction` as segmented (0 to 1, or None), in the
+            order of the plot.
         said: A line above the plot: what is missing from the figures.
 
     Returns:
@@ -82,6 +83,9 @@ def _bar(axes: Axes, place: int, row: Mapping[str, Any]) -> None:
     if row["estimate"] is None:
         return
     value = 100 * row["estimate"]
+    segmented = row.get("area_fraction")
+    if segmented is not None and segmented != row["estimate"]:
+        axes.plot(100 * segmented, place, "x", markersize=5, color="C1")
     if row["low"] is None or row["high"] is None:
         # Without an interval the marker is hollow.
         axes.plot(value, place, "o", markersize=4, markerfacecolor="none", color="C0")

@@ -108,7 +108,7 @@ class _Measured:
             print_intervals(self.intervals.intervals, notes)
             print_grain_size(self.intervals.stereology)
         if self.objects is not None:
-            print_objects(self.objects.rows, self.objects.notes)
+            print_objects(self.objects.rows, self.objects.notes, self.objects.remark)
 
 
 def _measured(settings: MeasureSettings, run: Run, bar: Bar) -> _Measured:

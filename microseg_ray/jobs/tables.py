@@ -43,8 +43,8 @@ def print_areas(rows: Sequence[Any], limit: int = 30) -> None:
         console.print(f"... and {len(rows) - limit} more rows in areas.csv")
 
 
-def print_objects(rows: Sequence[Any], notes: Mapping[str, str], limit: int = 30) -> None:
-    """Print the first rows of object_classes.csv, and which micrographs have no intensities."""
+def print_objects(rows: Sequence[Any], notes: Mapping[str, str], remark: str, limit: int = 30) -> None:
+    """Print the first rows of object_classes.csv, what is to be said of them, and which micrographs have no intensities."""
     table = Table("micrograph", "class", "objects", "inside", "objects per mm2", "d10", "d50", "d90", "unit")
     for row in rows[:limit]:
         figures = (row.density_per_mm2, row.number_d10, row.number_d50, row.number_d90)
@@ -54,6 +54,8 @@ def print_objects(rows: Sequence[Any], notes: Mapping[str, str], limit: int = 30
     console.print(table)
     if len(rows) > limit:
         console.print(f"... and {len(rows) - limit} more rows in object_classes.csv")
+    if remark:
+        console.print(f"[yellow]{escape(remark)}[/]")
     for name, note in list(notes.items())[:SHOWN_NOTES]:
         console.print(f"[yellow]{escape(text(name))}[/]: {escape(note)}")
     if len(notes) > SHOWN_NOTES:

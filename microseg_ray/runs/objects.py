@@ -50,6 +50,7 @@ class MeasuredObjects:
         notes: Micrographs without intensities, and why.
         found: How many objects there are.
         left_out: How many of them were too small.
+        single: How many of the others have one pixel.
         largest: The largest object of each class, by micrograph.
     """
 
@@ -58,7 +59,19 @@ class MeasuredObjects:
     notes: dict[str, str] = field(default_factory=dict)
     found: int = 0
     left_out: int = 0
+    single: int = 0
     largest: dict[str, tuple[LargestObject, ...]] = field(default_factory=dict)
+
+    @property
+    def remark(self) -> str:
+        """What is to be said of all objects: many of one pixel are noise, and every mean and median by number is theirs."""
+        kept = self.found - self.left_out
+        if 2 * self.single <= kept or not kept:
+            return ""
+        return (
+            f"{self.single} of {kept} objects have one pixel, and figures by number are mostly of these; "
+            "--objects.min_pixels N leaves smaller ones out"
+        )
 
     @property
     def account(self) -> Account:
@@ -116,6 +129,7 @@ def measure_objects(run: Run, settings: ObjectSettings, report: Report = lambda 
             done.largest[name] = largest_objects(objects)
             done.found += len(objects) + objects.left_out
             done.left_out += objects.left_out
+            done.single += int((objects.sums.pixels == 1).sum())
     _write(run.folder / "object_sizes.csv", SizeRow, [*bins, *sizes.pooled()])
     _write(run.folder / "object_classes.csv", ClassRow, done.rows)
     return done

@@ -289,7 +289,7 @@ def _best(corrected: Mapping[Method, Sequence[Estimate]]) -> tuple[Method | None
 
     The first one that leaves all classes of the scope within 0 and 1, else the last, `stratified`, which always does.
     """
-    left = []
+    left: list[Method] = []
     for method, found in corrected.items():
         if all(0 <= each.value <= 1 or math.isnan(each.value) for each in found):
             return method, f"{', '.join(left)} gives fractions below 0 or above 1, so {method} is used" if left else ""

@@ -172,8 +172,15 @@ def test_measure_writes_objects_and_says_so(run, microseg):
     assert min(row["pixel_count"] for row in rows) >= 9
     account = next(line for line in (run.folder / "accounting.csv").read_text().splitlines() if "objects" in line)
     assert "smaller than objects.min_pixels" in account or account.endswith(",0,0,")
-    assert "removed" not in microseg("measure", "--run", run.folder).out
-    assert len(rows_of(run)) > len(rows)
+    assert "have one pixel" not in ran.out
+    ran = microseg("measure", "--run", run.folder)
+    assert "removed" not in ran.out
+    every = rows_of(run)
+    assert len(every) > len(rows)
+    single = sum(row["pixel_count"] == 1 for row in every)
+    assert (f"{single} of {len(every)} objects have one pixel" in " ".join(ran.out.split())) == (
+        2 * single > len(every)
+    )
     ran = microseg("measure", "--run", run.folder, "--objects.measure", "false")
     assert "removed, because the tables are new: objects.csv" in ran.out
     assert not (run.folder / "objects.csv").exists()
