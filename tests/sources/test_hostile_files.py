@@ -55,6 +55,19 @@ def tag_bomb(path, code=270):
     return path
 
 
+def second_tag_bomb(path):
+    """A TIFF of two pages, of which the second has a tag of 1 GiB."""
+    with tifffile.TiffWriter(path) as made:
+        for _ in range(2):
+            made.write(GRAY, description="d" * 40, metadata=None)
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[1].tags[270].offset + 4
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(struct.pack("<I", 1 << 30))
+    return path
+
+
 def chunk_png(path):
     good = png_bytes((4, 4), 8, 0, b"")
     with path.open("wb") as file:
@@ -74,6 +87,7 @@ UNSIZED = UNSIZED * 1 + (struct.pack("<I", (1 << 17) << 3 | 2)[:3] + b"\0") * 15
 HOSTILE = {
     "tiff tag": (lambda f: tag_bomb(f / "a.tif"), "tag 270 claims 1024 MiB of metadata .*max_metadata_mib"),
     "tiff private tag": (lambda f: tag_bomb(f / "a.tif", 271), "tag 271 claims 1024 MiB"),
+    "tiff tag of a later page": (lambda f: second_tag_bomb(f / "a.tif"), "tag 270 claims 1024 MiB"),
     "png chunk": (lambda f: chunk_png(f / "a.png"), "chunk tEXt claims 256 MiB of metadata"),
     "ome entities": (lambda f: entities(f / "a.tif"), "declares a document type or entities"),
     "zarr tiny chunks": (lambda f: zarr_at(f / "a.zarr", ZstdCodec(), (4096, 4096), (1, 1))[0], "16777216 chunks of 1 x 1 px"),

@@ -18,17 +18,19 @@ _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 _PER_SEGMENT = frozenset({273, 279, 288, 289, 324, 325})
 _PNG_SIGNATURE = 8
 _MAX_PNG_CHUNKS = 100_000
+_MAX_DIRECTORIES = 100_000
 
 
-def check_tiff_tags(path: str, file: BinaryIO) -> None:
-    r"""Look at the sizes of the tags of the first directory (TIFF 6.0 section 2; BigTIFF), not at their values.
+def check_tiff_tags(path: str, file: BinaryIO, *, all_pages: bool = True) -> None:
+    r"""Look at the sizes of the tags of each directory (TIFF 6.0 section 2; BigTIFF), not at their values.
 
     Args:
         path: For messages.
-        file: The TIFF, of which some kilobytes are read; the position is moved.
+        file: The TIFF, of which some kilobytes a page are read; the position is moved.
+        all_pages: False for the first directory only.
 
     Raises:
-        InputError: A tag claims more than `source.max_metadata_mib`.
+        InputError: A tag claims more than `source.max_metadata_mib`, or there are more than 100,000 directories.
 
     Example:
         >>> import io
@@ -45,18 +47,34 @@ def check_tiff_tags(path: str, file: BinaryIO) -> None:
     if len(head) < (16 if big else 8):
         return  # tifffile says what is wrong with it
     offset = struct.unpack_from(f"{order}Q" if big else f"{order}I", head, 8 if big else 4)[0]
+    seen: set[int] = set()
+    # tifffile names a chain that comes back to itself.
+    while offset and offset not in seen:
+        if len(seen) == _MAX_DIRECTORIES:
+            raise InputError(path, f"the TIFF has more than {_MAX_DIRECTORIES} pages", "save its pages as files")
+        seen.add(offset)
+        offset = _check_directory(path, file, offset, order, big=big)
+        if not all_pages:
+            return
+
+
+def _check_directory(path: str, file: BinaryIO, offset: int, order: str, *, big: bool) -> int:
+    """Check the directory at an offset; the offset of the next one, 0 where there is none."""
     file.seek(min(offset, 1 << 62))
-    counted, entry = ("Q", "HHQQ") if big else ("H", "HHII")
+    counted, entry, link = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
     start = file.read(struct.calcsize(f"={counted}"))
     if len(start) < struct.calcsize(f"={counted}"):
-        return
-    size = struct.calcsize(f"={entry}")
+        return 0
     # A tag number has 16 bits: more entries than that are no directory.
-    content = file.read(size * min(struct.unpack(f"{order}{counted}", start)[0], 1 << 16))
-    whole = content[: len(content) // size * size]
-    for code, kind, count, _ in struct.iter_unpack(f"{order}{entry}", whole):
+    count = min(struct.unpack(f"{order}{counted}", start)[0], 1 << 16)
+    size, behind = struct.calcsize(f"={entry}"), struct.calcsize(f"={link}")
+    content = file.read(size * count + behind)
+    whole = content[: min(len(content) // size, count) * size]
+    for code, kind, length, _ in struct.iter_unpack(f"{order}{entry}", whole):
         if code not in _PER_SEGMENT:
-            bound_metadata(path, count * _TIFF_BYTES.get(kind, 1), f"the TIFF tag {code}")
+            bound_metadata(path, length * _TIFF_BYTES.get(kind, 1), f"the TIFF tag {code}")
+    last = content[size * count :]
+    return int(struct.unpack(f"{order}{link}", last)[0]) if len(last) == behind else 0
 
 
 def check_png_chunks(path: str, file: BinaryIO) -> None:

@@ -54,7 +54,8 @@ class TiffPixels:
             # A path by its name, so that tifffile knows that it can be mapped.
             source: Any = stack.enter_context(contextlib.closing(open_binary(path))) if is_url(path) else path
             with contextlib.nullcontext(source) if is_url(path) else open_binary(path) as head:
-                check_tiff_tags(path, head)
+                # Behind a URL each directory is a request.
+                check_tiff_tags(path, head, all_pages=not is_url(path))
                 # A URL stays open and is read from its begin.
                 head.seek(0)
             file = stack.enter_context(tifffile.TiffFile(source))
