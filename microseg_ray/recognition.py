@@ -9,14 +9,25 @@ import enum
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from microseg_ray.errors import RunMismatchError
 from microseg_ray.files import is_partial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["Kind", "foreign_to", "is_checkpoint", "is_empty", "is_only_zarr", "is_ours", "is_record", "is_store"]
+__all__ = [
+    "Kind",
+    "foreign_to",
+    "is_checkpoint",
+    "is_empty",
+    "is_only_zarr",
+    "is_ours",
+    "is_record",
+    "is_store",
+    "read_record",
+]
 
 _CHECKPOINT = frozenset({"model.json", "model.safetensors"})
 _SCRATCH = frozenset({"error.txt", "curves.png"})
@@ -62,6 +73,37 @@ def is_record(path: str | os.PathLike[str], *keys: str) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(document, dict) and set(keys) <= set(document)
+
+
+def read_record(path: str | os.PathLike[str], *keys: str) -> dict[str, Any] | None:
+    """What an output was made from, as its job recorded it.
+
+    Args:
+        path: The JSON file.
+        keys: That it must have.
+
+    Returns:
+        Its content; None where there is no file.
+
+    Raises:
+        RunMismatchError: It is damaged: what the output was made from is not known.
+
+    Example:
+        >>> read_record("/nowhere/export.json", "run")
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(document, dict) and set(keys) <= set(document):
+            return document
+        problem = f"it has no {', '.join(keys)}"
+    except (OSError, ValueError, RecursionError) as error:
+        problem = str(error)
+    raise RunMismatchError(
+        f"{path}: damaged ({problem}), so what this output was made from is not known; give another output, or --overwrite"
+    )
 
 
 def is_ours(path: str | os.PathLike[str]) -> bool:

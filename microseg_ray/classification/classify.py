@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,11 +16,11 @@ from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.files import write_json
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.quarantine import Failure, write_failures
-from microseg_ray.recognition import is_record
+from microseg_ray.recognition import is_record, read_record
 from microseg_ray.sources import survey_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from microseg_ray.classification.classifier import Classifier
     from microseg_ray.classification.views import Views
@@ -141,6 +140,11 @@ def _truth(name: str, classes: Sequence[str]) -> int | None:
     return classes.index(folder) if folder in classes else None
 
 
+def _archive_of(record: Mapping[str, Any]) -> object:
+    settings = record["settings"]
+    return settings.get("archive") if isinstance(settings, dict) else None
+
+
 def _claim(folder: Path, settings: ClassifySettings, classifier: Classifier) -> None:
     """Classes of two models are never mixed."""
     digest = classifier.digest
@@ -149,12 +153,12 @@ def _claim(folder: Path, settings: ClassifySettings, classifier: Classifier) -> 
     path = folder / RECORD
     files = (RECORD, "failures.csv", ACCOUNTS_FILE, *VERDICT_FILES)
     claim(folder, "classify", dict.fromkeys(files, Kind.FILE), proven=is_record(path, "model_digest", "settings"))
-    if path.exists() and not settings.overwrite and _classified(folder / "classes.csv"):
-        older = json.loads(path.read_text(encoding="utf-8"))
-        if older.get("model_digest") != digest or older.get("settings", {}).get("archive") != settings.archive:
-            raise SettingsError(
-                f"classify.output: {folder} holds classes by another model or of another archive; give another output, or "
-                "--overwrite"
-            )
+    made = not settings.overwrite and _classified(folder / "classes.csv")
+    older = read_record(path, "model_digest", "settings") if made else None
+    if older is not None and (older["model_digest"], _archive_of(older)) != (digest, settings.archive):
+        raise SettingsError(
+            f"classify.output: {folder} holds classes by another model or of another archive; give another output, or "
+            "--overwrite"
+        )
     drop(folder, "classify", ("metrics.json", "confusion.png"))
     write_json(path, record)

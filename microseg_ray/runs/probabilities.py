@@ -6,7 +6,6 @@ same in every map and a micrograph without the class has no pixel near 1. All fo
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +18,7 @@ from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError, 
 from microseg_ray.files import sole_writer, whole, whole_folder, write_json
 from microseg_ray.outputs import Kind, claim, settle
 from microseg_ray.quarantine import Failure, stop_if_full, write_failures
-from microseg_ray.recognition import is_only_zarr, is_record
+from microseg_ray.recognition import is_only_zarr, is_record, read_record
 from microseg_ray.runs.derived.threshold import class_of_run
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
@@ -128,7 +127,7 @@ def _claim(run: Run, output: Path, *, overwrite: bool) -> None:
         proven=is_record(path, "run", "identity"),
     )
     made = (output / "maps").is_dir() and any(each.is_file() for each in (output / "maps").rglob("*"))
-    if path.exists() and made and not overwrite and json.loads(path.read_text(encoding="utf-8")) != record:
+    if made and not overwrite and read_record(path, "run", "identity") not in (None, record):
         raise RunMismatchError(f"{output}: holds the maps of another run; give another output, or --overwrite")
     write_json(path, record)
 

@@ -8,7 +8,8 @@ import pytest
 from benchmarks import fuzz as fuzzing
 from benchmarks.__main__ import main
 from benchmarks.fuzz import fuzz, mutated
-from benchmarks.fuzz_seeds import PARSERS, Parser
+from benchmarks.fuzz_parser import Parser
+from benchmarks.fuzz_seeds import PARSERS
 from microseg_ray.errors import InputError, SettingsError, StoreError
 from microseg_ray.recognition import is_ours, is_record
 from microseg_ray.runs.folder import Run

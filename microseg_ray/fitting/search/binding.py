@@ -12,7 +12,7 @@ from microseg_ray.errors import RunMismatchError, SettingsError
 from microseg_ray.files import whole_folder, write_json
 from microseg_ray.fitting.search.trials import merged_settings
 from microseg_ray.outputs import Kind, drop
-from microseg_ray.recognition import is_checkpoint
+from microseg_ray.recognition import is_checkpoint, read_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +72,8 @@ def check_bound(settings: TuneSettings, output: Path) -> None:
         RunMismatchError: The output holds epochs of another search.
     """
     path = output / SEARCH_FILE
-    if not path.exists() or json.loads(path.read_text(encoding="utf-8"))["identity"] == _identity(settings):
+    older = read_record(path, "identity")
+    if older is None or older["identity"] == _identity(settings):
         return
     if any((output / "trials").glob("**/metrics.csv")):
         raise RunMismatchError(

@@ -28,9 +28,10 @@ import zarr
 from microseg_ray.catalog.rows import CatalogRow
 from microseg_ray.catalog.table import read_table, write_catalog
 from microseg_ray.errors import InputError, MicrosegError, RunMismatchError
-from microseg_ray.files import delete_file, sole_writer, sync, whole, write_json
+from microseg_ray.files import delete_file, sole_writer, sync, whole
 from microseg_ray.geometry import Box
 from microseg_ray.outputs import Kind, claim
+from microseg_ray.report.viewer.label_records import read_classes, read_strokes, write_classes
 from microseg_ray.report.viewer.levels import TILE, level_box
 from microseg_ray.report.viewer.strokes import Stroke, filled
 from microseg_ray.report.viewer.subject import short_digest
@@ -104,10 +105,7 @@ class Labels:
     @property
     def classes(self) -> tuple[ClassSpec, ...]:
         """Names and colours; the run's come first, at their own index."""
-        path = self.folder / "classes.json"
-        if not path.is_file():
-            return self._first
-        return tuple(ClassSpec(**each) for each in json.loads(path.read_text(encoding="utf-8")))
+        return read_classes(self.folder / "classes.json") or self._first
 
     def add_class(self, name: str, color: str = "") -> int:
         """Add a class; its index.
@@ -130,11 +128,7 @@ class Labels:
 
     def entries(self, name: str) -> list[dict[str, Any]]:
         """What was done to a micrograph, from first to last. The version is their number."""
-        path = self._record(name)
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
+        return read_strokes(self._record(name))
 
     def mask_path(self, name: str) -> Path:
         """Where the labels of a micrograph lie."""
@@ -362,7 +356,7 @@ class Labels:
             write_catalog(table, [*rows, added])
 
     def _write_classes(self, classes: Sequence[ClassSpec]) -> None:
-        write_json(self.folder / "classes.json", [each.model_dump() for each in classes])
+        write_classes(self.folder / "classes.json", classes)
 
     def _record(self, name: str) -> Path:
         return self.folder / "records" / f"{short_digest(name)}.jsonl"

@@ -7,7 +7,6 @@ says. Pixels without a probability (NaN) are 255: not measured, and in no area.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from microseg_ray.errors import InputError, MicrosegError, RunMismatchError, Set
 from microseg_ray.files import sole_writer, whole, write_json
 from microseg_ray.outputs import Kind, claim, settle
 from microseg_ray.quarantine import Failure, stop_if_full, write_failures
-from microseg_ray.recognition import is_record
+from microseg_ray.recognition import is_record, read_record
 from microseg_ray.runs.calibration import require_same_grid
 from microseg_ray.runs.derived.base import open_masks, parent_record, refuse_harm
 from microseg_ray.runs.folder import Run
@@ -189,8 +188,8 @@ def _claim(settings: ThresholdSettings, output: Path) -> None:
     proven = is_record(path, "threshold", "scale")
     claim(output, "threshold", dict.fromkeys(files, Kind.FILE), proven=proven)
     made = (output / "masks").is_dir() and any(each.is_file() for each in (output / "masks").rglob("*"))
-    if path.exists() and made and not settings.overwrite:
-        older = json.loads(path.read_text(encoding="utf-8"))
+    older = None if settings.overwrite or not made else read_record(path, "threshold", "scale")
+    if older is not None:
         differing = [key for key in kept if older.get(key) != kept[key]]
         if differing:
             raise RunMismatchError(

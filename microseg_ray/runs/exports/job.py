@@ -14,7 +14,6 @@ OUTPUT/
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from microseg_ray.files import sole_writer, whole, whole_folder, write_json
 from microseg_ray.names import require_room, text
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.quarantine import FAILURES_FILE, Failure, stop_if_full, write_failures
-from microseg_ray.recognition import foreign_to, is_record
+from microseg_ray.recognition import foreign_to, is_record, read_record
 from microseg_ray.runs.exports.areas import AreaFiles
 from microseg_ray.runs.exports.drawings import CocoFile, CvatFile, Drawn, write_geojson
 from microseg_ray.runs.exports.ome_zarr import copy_image, link_image
@@ -128,7 +127,7 @@ def _claim(run: Run, output: Path, settings: ExportRunSettings) -> None:
             what = Kind.LINKED if kind == "ome-zarr" else Kind.FILE
             entries |= {_name(kind, name): what for name in run.names()}
     claim(output, OWNER, entries, proven=is_record(path, "run", "identity"))
-    if path.exists() and not settings.overwrite and json.loads(path.read_text(encoding="utf-8")) != record:
+    if not settings.overwrite and read_record(path, "run", "identity") not in (None, record):
         raise RunMismatchError(f"{output}: holds the export of another run; give another output, or --overwrite")
     write_json(path, record)
 
