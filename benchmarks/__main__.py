@@ -18,7 +18,20 @@ from benchmarks.harness import LOAD, ROOT, Table, machine, write
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SUITE = ("forward", "segment", "steps", "stitch", "archive", "strips", "tax", "objects", "roofline", "loop", "fuzz")
+SUITE = (
+    "forward",
+    "segment",
+    "steps",
+    "stitch",
+    "archive",
+    "strips",
+    "tax",
+    "objects",
+    "roofline",
+    "loop",
+    "fuzz",
+    "soak",
+)
 """Modules with a `run(arguments) -> tables`."""
 SCRIPTS = {
     "tile": "tiling",

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from microseg_ray.on_ray.actors import ActorPool
+from microseg_ray.on_ray.resources import Demand
 from microseg_ray.on_ray.start import start_ray
 from microseg_ray.runs.config import WorkerConfig
 from microseg_ray.runs.drive import PlainLoop
@@ -74,7 +75,7 @@ def in_process(config: WorkerConfig, tasks: list[ShardTask], _workers: int) -> I
 
 
 def actor_pool(config: WorkerConfig, tasks: list[ShardTask], workers: int) -> Iterator[bool]:
-    pool = ActorPool(config, workers=workers, worker_class=ThresholdWorker)
+    pool = ActorPool(config, Demand(workers), worker_class=ThresholdWorker)
     try:
         for outcome in pool.run(deque(tasks)):
             yield outcome.ok

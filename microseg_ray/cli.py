@@ -6,11 +6,12 @@ quarantined; 130 interrupted, to be resumed with the same command.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from microseg_ray.errors import MicrosegError, SettingsError
 from microseg_ray.names import never_raise
@@ -58,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error("[bold red]error:[/] ", error)
         return STOPPED
     except KeyboardInterrupt:
+        # Another signal while the interpreter ends is no error to be shown: it ends the process at once.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            atexit.register(signal.signal, number, _leave)
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
 
@@ -117,6 +121,10 @@ def _refuse_lost_output(settings: JobSettings) -> None:
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+    os._exit(INTERRUPTED)
 
 
 def _usage() -> None:

@@ -255,3 +255,27 @@ def test_what_a_cluster_cannot_give_is_named_before_work(microseg, ray_session, 
     assert (ran.code, "64 CPUs are asked for" in ran.err) == (1, True), ran.err
     # An attempt that computed nothing does not bind its output.
     assert not (tmp_path / "s" / "sweep.json").exists()
+
+
+INTERRUPTED_AND_AGAIN = """
+import atexit, os, signal, sys, time
+import microseg_ray.cli as cli
+
+def at_its_end():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+
+def interrupted(job, arguments):
+    raise KeyboardInterrupt
+
+atexit.register(at_its_end)
+cli.run_job = interrupted
+sys.exit(cli.main(["info"]))
+"""
+
+
+def test_a_second_interrupt_while_the_interpreter_ends_shows_no_traceback():
+    """As of a library that closes something at exit, which takes its time."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_AND_AGAIN], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr == "interrupted; the same command goes on from here\n"

@@ -100,11 +100,12 @@ class Bar:
     def __init__(self, bar: Progress | None) -> None:
         self._bar = bar
         self._tasks: dict[str, Any] = {}
-        self._shown: dict[str, tuple[float, str]] = {}
+        self._shown: dict[str, tuple[float, tuple[int, int, str] | None]] = {}
         self._paces: dict[str, Pace] = {}
 
     def update(self, what: str, done: int, total: int, detail: str = "") -> None:
         """Show that `done` of `total` are done, with rate and time left; what the first call says counts for neither."""
+        given = detail
         detail = "  ".join(filter(None, (self._paces.setdefault(what, Pace()).text(done, total), detail)))
         if self._bar is not None:
             if what not in self._tasks:
@@ -112,10 +113,15 @@ class Bar:
             self._bar.update(self._tasks[what], completed=done, total=total, detail=detail)
             return
         now, line = time.monotonic(), f"{what}: {done} of {total} {detail}".rstrip()
-        shown_at, last = self._shown.get(what, (now if done < total else 0.0, ""))
+        shown_at, last = self._shown.get(what, (now if done < total else 0.0, None))
         self._shown.setdefault(what, (shown_at, last))
-        if line != last and (now - shown_at >= LOG_SECONDS or (done == total and done > 0)):
-            self._shown[what] = (now, line)
+        # The rate and the time left change at every call: alone they are no news, and no line.
+        news, said_full = (done, total, given), last is not None and last[0] == last[1]
+        if done < total and said_full:
+            self._shown[what] = (shown_at, None)  # another round with the same name
+        due = now - shown_at >= LOG_SECONDS and news != last
+        if due or (done == total and done > 0 and not said_full):
+            self._shown[what] = (now, news)
             console.print(line, markup=False)
 
 

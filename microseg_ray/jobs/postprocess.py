@@ -25,8 +25,9 @@ def postprocess(settings: PostprocessSettings, start: StartRay) -> int:
         from microseg_ray.on_ray.dask import dask_scheduler
         from microseg_ray.on_ray.resources import Demand, require
 
-        require(Demand(settings.workers), settings.ray)
-        scheduler = dask_scheduler(settings.workers)
+        demand = Demand.of(settings.workers, settings.ray, options="--workers")
+        require(demand, settings.ray)
+        scheduler = dask_scheduler(demand)
     with progress_bar() as bar:
         result = postprocessing.postprocess(settings, lambda done, total: bar.update("shards", done, total), scheduler)
     print_areas(result.areas)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import ray
 from microseg_ray.errors import MicrosegError
 from microseg_ray.on_ray.environment import worker_environment
 from microseg_ray.on_ray.metrics import PoolMetrics
-from microseg_ray.on_ray.resources import Demand, require, waiting
+from microseg_ray.on_ray.resources import Demand, fitting, nodes_with, require, waiting
 from microseg_ray.runs import segment as without_ray
 from microseg_ray.runs.plan import SHARDS_IN_FLIGHT
 from microseg_ray.runs.tasks import BandTask, FinishTask, Outcome, PrepareTask, Task, timed
@@ -94,23 +94,25 @@ class ActorPool:
 
     Args:
         config: Configuration of the workers.
-        workers: Number of actors.
-        gpu: Whether each actor gets a GPU.
+        demand: Number of actors, and what each takes of which nodes.
         attempts: Number of worker failures after which a task fails.
         timeout: Seconds without a result after which a worker is considered stalled.
         worker_class: Class of the workers; tests pass one that injects failures.
+        look: Seconds between two looks at the cluster, after which there are as many actors as it has room for; None: their
+            number stays.
     """
 
     def __init__(
         self,
         config: WorkerConfig,
+        demand: Demand,
         *,
-        workers: int,
-        gpu: bool = False,
         attempts: int = 3,
         timeout: float = 900.0,
         worker_class: type[ArchiveWorker] = ArchiveWorker,
+        look: float | None = None,
     ) -> None:
+        self._demand, self._look, self._looked = demand, look, time.monotonic()
         self._attempts_allowed = attempts
         self._timeout = timeout
         self._shard = config.plan.shard
@@ -119,21 +121,22 @@ class ActorPool:
         self._attempts: dict[Task, int] = {}
         self._suspects: deque[Task] = deque()
         self._failed_starts = 0
-        cpus = float(ray.cluster_resources().get("CPU", 1.0))
         remote = ray.remote(_Remote).options(
-            num_cpus=max(0.01, min(float(config.threads), cpus / workers)),
-            num_gpus=1 if gpu else 0,
+            num_cpus=demand.cpus,
+            num_gpus=demand.gpus,
+            **demand.elsewhere,
             max_concurrency=SHARDS_IN_FLIGHT,
             max_restarts=0,
             runtime_env={"env_vars": worker_environment(config.threads)},
         )
         self._spawn: Callable[[], Any] = lambda: remote.remote(worker_class, config)
-        self._slots = [self._new_slot() for _ in range(workers)]
+        self._slots = [self._new_slot() for _ in range(demand.processes)]
 
     def run(self, pending: Pending) -> Iterator[Outcome]:
         """Yield one outcome per task; the consumer may add to `pending` between two outcomes."""
         with waiting(f"one of {len(self._slots)} workers") as started:
             while True:
+                self._follow()
                 self._feed(pending)
                 running = {reference: slot for slot in self._slots for reference in slot.tasks}
                 if not (running or pending or self._suspects):
@@ -158,6 +161,21 @@ class ActorPool:
     def _new_slot(self) -> _Slot:
         actor = self._spawn()
         return _Slot(actor, actor.ready.remote())
+
+    def _follow(self) -> None:
+        """Have as many actors as the cluster has room for, if it is time to look.
+
+        An actor that has started stays: a node that goes takes its actors with it, and what replaced them starts nowhere.
+        """
+        if self._look is None or time.monotonic() - self._looked < self._look:
+            return
+        self._looked = time.monotonic()
+        wanted = max(1, fitting(self._demand, nodes_with(self._demand.labels)))
+        waiting_ones = [slot for slot in self._slots if not slot.up]
+        for slot in waiting_ones[: max(0, len(self._slots) - wanted)]:
+            ray.kill(slot.actor)
+            self._slots.remove(slot)
+        self._slots += [self._new_slot() for _ in range(wanted - len(self._slots))]
 
     def _feed(self, pending: Pending) -> None:
         up = [slot for slot in self._slots if slot.up]
@@ -281,16 +299,38 @@ def actor_pool(
         worker_class: Class of the workers.
     """
     start_ray()
-    options = "--workers, --gpu" if settings.gpu else "--workers"
-    require(Demand(settings.workers, gpus=float(settings.gpu), options=options), settings.ray)
+    auto = settings.workers == "auto"
+    demand = Demand.of(
+        1 if settings.workers == "auto" else settings.workers,
+        settings.ray,
+        gpus=settings.worker_gpus if settings.gpu else 0.0,
+        options="--workers, --gpu" if settings.gpu else "--workers",
+    )
+    require(demand, settings.ray)
     return ActorPool(
         config,
-        workers=settings.workers,
-        gpu=settings.gpu,
+        _placed(demand, float(config.threads), auto=auto),
         attempts=settings.attempts,
         timeout=settings.shard_timeout,
         worker_class=worker_class,
+        look=settings.ray.look if auto else None,
     )
+
+
+def _placed(demand: Demand, threads: float, *, auto: bool) -> Demand:
+    """The demand with the CPUs of each worker: those of its threads, or its part of what there is.
+
+    Args:
+        demand: What was found to fit.
+        threads: Of each worker.
+        auto: Whether as many workers are made as there is room for.
+    """
+    nodes = nodes_with(demand.labels)
+    cpus = [node.get("CPU", 0.0) for node in nodes]
+    if not auto:
+        return replace(demand, cpus=max(0.01, min(threads, sum(cpus) / demand.processes)))
+    whole = replace(demand, cpus=max(0.01, min(threads, max(cpus, default=1.0))))
+    return replace(whole, processes=max(1, fitting(whole, nodes)))
 
 
 def plan(

@@ -5,20 +5,25 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.on_ray.resources import nodes_with
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from microseg_ray.on_ray.resources import Demand
 
 __all__ = ["dask_scheduler"]
 
 
-def dask_scheduler(workers: int) -> Callable[..., Any]:
-    """A scheduler for `dask.compute` that runs at most `workers` tasks at a time on a Ray that was started.
+def dask_scheduler(demand: Demand) -> Callable[..., Any]:
+    """A scheduler for `dask.compute` that runs at most `demand.processes` tasks at a time on a Ray that was started.
 
     Args:
-        workers: Tasks at a time.
+        demand: Tasks at a time, and where they run.
     """
-    import ray
     from ray.util.dask import ray_dask_get
 
-    share = max(0.01, float(ray.cluster_resources().get("CPU", 1.0)) / workers)
-    return partial(ray_dask_get, ray_remote_args={"num_cpus": int(share) if share > 1 else share})
+    cpus = sum(node.get("CPU", 0.0) for node in nodes_with(demand.labels))
+    share = max(0.01, cpus / demand.processes)
+    chosen = {"num_cpus": int(share) if share > 1 else share, **demand.elsewhere}
+    return partial(ray_dask_get, ray_remote_args=chosen)

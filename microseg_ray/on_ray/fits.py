@@ -69,7 +69,7 @@ def launch_fit(start_ray: Callable[[], None], settings: TrainSettings | Pretrain
     """
     start_ray()
     options = "--workers, --gpu" if settings.gpu else "--workers"
-    require(Demand(settings.workers, gpus=float(settings.gpu), options=options), settings.ray)
+    require(Demand.of(settings.workers, settings.ray, gpus=float(settings.gpu), options=options), settings.ray)
     with waiting(f"the first step of {settings.workers} training workers") as started:
 
         def on_progress(progress: TrainProgress) -> None:
@@ -119,10 +119,12 @@ def _fit(settings: TrainSettings | PretrainSettings) -> None:
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config={"job": settings.job, "settings": {**settings.resolved(), "threads": threads}},
-        scaling_config=ScalingConfig(
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=settings.workers,
             use_gpu=settings.gpu,
-            resources_per_worker={"CPU": share, **({"GPU": 1} if settings.gpu else {})},
+            resources_per_worker={"CPU": share, **({"GPU": 1} if settings.gpu else {}), **settings.ray.resources},
+            # Train V2 takes it; the type checker sees the older ScalingConfig.
+            label_selector=dict(settings.ray.labels) or None,
         ),
         # A new name each time: the fit's own state decides what is resumed, not Ray's snapshot of an older run.
         run_config=RunConfig(  # type: ignore[call-arg]

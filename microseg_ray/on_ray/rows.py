@@ -21,7 +21,7 @@ TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
 
-def on_ray_data(report: Report, workers: int) -> Mapper:
+def on_ray_data(report: Report, demand: Demand) -> Mapper:
     """The same steps as rows of a Ray dataset.
 
     Tasks and results are frozen dataclasses. A row holds one pickled, as bytes: Arrow would infer a type of its own from
@@ -40,14 +40,14 @@ def on_ray_data(report: Report, workers: int) -> Mapper:
             return []
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        blocks = min(len(tasks), 8 * workers)
+        blocks = min(len(tasks), 8 * demand.processes)
 
         def on_row(row: dict[str, Any]) -> dict[str, Any]:
             return {"order": row["order"], "result": cloudpickle.dumps(step(cloudpickle.loads(row["task"])))}
 
         rows = [{"order": order, "task": cloudpickle.dumps(task)} for order, task in enumerate(tasks)]
         dataset = ray.data.from_items(rows, override_num_blocks=blocks).map(
-            on_row, compute=ray.data.TaskPoolStrategy(size=min(workers, blocks))
+            on_row, compute=ray.data.TaskPoolStrategy(size=min(demand.processes, blocks)), **demand.elsewhere
         )
         results: dict[int, ResultT] = {}
         for done, row in enumerate(dataset.iter_rows(), 1):
@@ -61,8 +61,9 @@ def on_ray_data(report: Report, workers: int) -> Mapper:
 def dataset_mapper(start_ray: Callable[[], None], settings: RaySettings, report: Report, workers: int) -> Mapper:
     """Start Ray, check that it has enough CPUs, then return `on_ray_data`."""
     start_ray()
-    require(Demand(workers), settings)
-    return on_ray_data(report, workers)
+    demand = Demand.of(workers, settings, options="--workers")
+    require(demand, settings)
+    return on_ray_data(report, demand)
 
 
 def tile(

@@ -53,6 +53,10 @@ def tune(
         MicrosegError: Every trial failed; the message has the first one's reason.
     """
     settings = settled(settings, gpu=settings.gpus > 0)
+    if settings.ray.labels:
+        raise SettingsError(
+            "tune.ray.labels: Ray Tune does not place trials by labels; give the nodes a resource, and name it in ray.resources"
+        )
     check_search(settings)
     with sole_writer(settings.output):
         output = Path(settings.output).absolute()
@@ -63,7 +67,8 @@ def tune(
         check_bound(settings, output)
         start_ray()
         # Only now: an attempt that Ray cannot run must not bind the output to its settings.
-        require(Demand(1, settings.cpus, settings.gpus, "--cpus, --gpus"), settings.ray)
+        demand = Demand.of(1, settings.ray, cpus=settings.cpus, gpus=settings.gpus, options="--cpus, --gpus")
+        require(demand, settings.ray)
         bind_search(settings, output)
         trials = _search(settings, output, report)
         done = [trial for trial in trials if trial.checkpoint is not None and trial.score is not None]
@@ -131,7 +136,7 @@ def _search(settings: TuneSettings, output: Path, report: Report) -> list[Trial]
 
     storage, name = output / "ray", "sweep"
     absolute = settings.model_copy(update={"output": str(output), "tiles": str(Path(settings.tiles).absolute())})
-    trainable = ray_tune.with_resources(_trial, {"cpu": settings.cpus, "gpu": settings.gpus})
+    trainable = ray_tune.with_resources(_trial, {"cpu": settings.cpus, "gpu": settings.gpus, **settings.ray.resources})
     space = {"settings": absolute.resolved(), "values": _space(settings)}
     known = storage / name
     if ray_tune.Tuner.can_restore(str(known)):

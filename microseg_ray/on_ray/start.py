@@ -55,6 +55,9 @@ def start_ray(settings: RaySettings) -> None:
         }
     try:
         _started(chosen, tries=1 if address else _LOCAL_TRIES)
+    except SystemExit as error:
+        # Ray's own handler of SIGTERM, which it installs before it has started, as a job's handler has it.
+        raise KeyboardInterrupt from error
     except Exception as error:
         # Ray raises bare Exception, RuntimeError, ValueError and ConnectionError here.
         advice = (
@@ -65,8 +68,13 @@ def start_ray(settings: RaySettings) -> None:
         raise MicrosegError(
             f"Ray cannot be started ({str(error).strip() or type(error).__name__}); {advice}"
         ) from error
+    finally:
+        _restore(handler)
+
+
+def _restore(handler: Any) -> None:
+    """Put back the handler of SIGTERM: Ray's own ends the process before a job can clean up."""
     if threading.current_thread() is threading.main_thread():
-        # Ray installs its own handler, which ends the process before a job can clean up.
         signal.signal(signal.SIGTERM, handler)
 
 

@@ -5,6 +5,7 @@ The executor is the plain loop of this process, or a pool that the caller gives:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PoolFactory", "Segmented", "plan", "segment"]
 
+AUTO_BANDS = 16
+"""Bands of a single micrograph on a cluster that may grow."""
 PoolFactory = Callable[[EngineSettings, WorkerConfig, type[ArchiveWorker]], Executor]
 """Makes the executor of a run with `workers` above 0."""
 
@@ -138,8 +141,15 @@ def _forecast(settings: EngineSettings, job: Job, run: Run, ledger: Ledger) -> F
         job.plan,
         run.folder,
         len(job.config.classes),
-        settings.workers,
+        shared_by(settings),
     )
+
+
+def shared_by(settings: EngineSettings) -> int:
+    """Processes that a single micrograph is divided for into bands of strips: with `auto` those of this machine, or 16."""
+    if settings.workers != "auto":
+        return settings.workers
+    return AUTO_BANDS if settings.ray.address or os.environ.get("RAY_ADDRESS") else os.cpu_count() or 1
 
 
 def plan_accounts(job: Job, ledger: Ledger) -> tuple[Account, ...]:
@@ -199,7 +209,7 @@ def segment(
             cost = _forecast(settings, job, run, ledger)
             cost.refuse_full_disk(run.folder)
             on_forecast(cost)
-            division = Division(job.plan.engine, settings.workers) if job.plan.engine.strip else None
+            division = Division(job.plan.engine, shared_by(settings)) if job.plan.engine.strip else None
             work(run, ledger, progress, watched_executor, report, division)
             # An input that broke after an earlier run still has that run's mask, which is not measured any more.
             failed = {failure.path for failure in ledger.failures}

@@ -121,11 +121,17 @@ def _members(engine: Engine) -> dict[str, Any]:
     return {"members": [{"checkpoint": place, "model_digest": digest} for place, digest in engine.members]}
 
 
-def gpu_memory() -> int | None:
-    """Bytes of this machine's first GPU; None where there is none (workers elsewhere may have one)."""
+def gpu_memory(share: float = 1.0) -> int | None:
+    """Bytes of this machine's first GPU; None where there is none (workers elsewhere may have one).
+
+    Args:
+        share: GPUs of a worker; of a fraction it gets that part of the memory.
+    """
     import torch
 
-    return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(0).total_memory * min(1.0, share))
 
 
 def _absolute(archive: str) -> str:
@@ -174,7 +180,7 @@ def prepare_engine(settings: EngineSettings) -> Engine:
         "cuda" if settings.gpu else "cpu",
         f"{settings.job}.runtime",
     )
-    plan = engine_plan(settings, card, gpu_memory() if settings.gpu else None, computing)
+    plan = engine_plan(settings, card, gpu_memory(settings.worker_gpus) if settings.gpu else None, computing)
     config = worker_config(settings, card, digest, plan, computing)
     return Engine(card, digest, plan, config, computing, described.members)
 

@@ -11,7 +11,7 @@ from microseg_ray.settings.checkpoints import CheckpointFolders
 from microseg_ray.settings.classes import Classes
 from microseg_ray.settings.limits import GiB, Halo, RuntimeChoice, Threads, TileArea, TileSide, Workers
 from microseg_ray.settings.pixel_size import PixelSize
-from microseg_ray.settings.ray import RaySettings
+from microseg_ray.settings.ray import RaySettings, RayShare
 from microseg_ray.settings.source import SourceSettings
 
 __all__ = ["EngineSettings"]
@@ -63,8 +63,14 @@ class EngineSettings(JobSettings):
     runtime: RuntimeChoice = Field(
         default="auto", description="what computes; auto: OpenVINO where it is installed and no GPU is used, else torch"
     )
-    workers: Workers = Field(default=1, description="0 runs in this process, without Ray")
+    workers: Workers | Literal["auto"] = Field(
+        default=1,
+        description="0 runs in this process, without Ray; auto: as many as the cluster has room for, while it grows and shrinks",
+    )
     gpu: bool = False
+    worker_gpus: RayShare = Field(
+        default=1.0, description="with gpu: GPUs of a worker; of a fraction, several workers share one"
+    )
     threads: Threads | None = Field(
         default=None, description="torch threads per worker; part of what decides the bytes"
     )

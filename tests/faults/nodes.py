@@ -57,10 +57,21 @@ class Place:
         (node / uuid.uuid4().hex).touch()
 
     def hold_back(self) -> None:
+        self.await_newest()
         deadline = time.monotonic() + HOLD_SECONDS
         while ray.get_runtime_context().get_node_id() == self.head and time.monotonic() < deadline:
             done = self.done()
             if done.pop(self.head, 0) < SHARE * (1 + sum(done.values())) or (self.folder / "alone").exists():
+                return
+            time.sleep(0.05)
+
+    def await_newest(self) -> None:
+        """Wait on every other node until the newest one has done something, where a plan says so."""
+        deadline = time.monotonic() + HOLD_SECONDS
+        newest = self.folder / "newest"
+        while newest.exists() and time.monotonic() < deadline:
+            awaited = newest.read_text()
+            if ray.get_runtime_context().get_node_id() == awaited or self.done().get(awaited):
                 return
             time.sleep(0.05)
 
@@ -74,12 +85,14 @@ class Nodes:
     removals: int
     replace: bool
     grow: bool
+    awaited: bool = False
+    named: dict[str, Any] = field(default_factory=dict)
     current: Any = None
     removed: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
 
     def add(self) -> None:
-        self.current = self.cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+        self.current = self.cluster.add_node(num_cpus=1, object_store_memory=MEMORY, **self.named)
         self.added.append(self.current.node_id)
 
     def change(self, *_: object) -> None:
@@ -88,6 +101,10 @@ class Nodes:
         if self.grow and done >= BEFORE_REMOVAL:
             self.grow = False
             self.add()
+            if self.awaited:
+                partial_name = self.place.folder / "newest.partial"
+                partial_name.write_text(self.current.node_id)
+                partial_name.replace(self.place.folder / "newest")
         elif len(self.removed) < self.removals and done >= BEFORE_REMOVAL:
             self.removed.append(self.current.node_id)
             # Its processes are killed, as when a machine loses its power.
@@ -126,7 +143,8 @@ class NotingStep:
 
 def run_segment(nodes: Nodes, given: dict[str, Any], on: RaySettings) -> dict[str, Any]:
     Noting.place = nodes.place
-    result = segment(SegmentSettings(**given), nodes.change, partial(start_ray, on), Noting)
+    # Where Ray runs is known to this process only.
+    result = segment(SegmentSettings(**{**given, "ray": on}), nodes.change, partial(start_ray, on), Noting)
     return {"work": result.ledger.computed, "failures": [str(failure) for failure in result.ledger.failures]}
 
 
@@ -168,8 +186,9 @@ def main(folder: Path) -> None:
     try:
         place = Place(folder, cluster.head_node.node_id)
         nodes = Nodes(cluster, place, plan["removals"], plan["replace"], plan["grow"])
+        nodes.awaited, nodes.named = plan["awaited"], plan["named"]
         nodes.add()
-        on = RaySettings(address=cluster.address)
+        on = RaySettings(**{**plan["settings"].get("ray", {}), "address": cluster.address})
         runs = {"segment": run_segment, "tile": run_tile}
         seen = runs[plan["job"]](nodes, plan["settings"], on)
         seen |= {"done": place.done(), "head": place.head, "removed": nodes.removed, "added": nodes.added}

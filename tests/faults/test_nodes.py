@@ -26,12 +26,17 @@ CLASSES = [{"name": "matrix"}, {"name": "grain"}, {"name": "pore"}]
 
 @pytest.fixture
 def on_nodes(tmp_path):
-    """`on_nodes(job, settings, removals=0, replace=False, grow=False)`: what was done on which node of a cluster of two."""
+    """`on_nodes(job, settings, ...)`: what was done on which node of a cluster of two.
+
+    `removals`, `replace`, `grow`: what happens to nodes. `awaited`: the others wait for the added node. `named`: resources
+    and labels of the nodes beside the head's.
+    """
     # Sockets lie in it, so its path is short; Ray's files of this session stay as they are.
     temporary = Path(tempfile.mkdtemp(prefix="msrn", dir="/tmp"))
 
-    def run(job, settings, *, removals=0, replace=False, grow=False):
+    def run(job, settings, *, removals=0, replace=False, grow=False, awaited=False, named=None):
         plan = {"job": job, "settings": settings, "removals": removals, "replace": replace, "grow": grow}
+        plan |= {"awaited": awaited, "named": named or {}}
         (tmp_path / "plan.json").write_text(json.dumps(plan))
         command = [sys.executable, "-m", "tests.faults.nodes", str(tmp_path)]
         environment = {**os.environ, "RAY_TMPDIR": str(temporary), "RAY_ADDRESS": ""}
@@ -105,6 +110,38 @@ def test_segment_while_a_node_is_added(on_nodes, segmented, tree_of, tmp_path):
     check_segmented(seen, segmented[1], tree_of, tmp_path)
     assert len(seen["added"]) == 2
     assert set(seen["done"]) == {seen["head"], seen["added"][0]}
+
+
+def auto(settings, **ray):
+    return {**settings, "workers": "auto", "ray": {"look": 0.2, **ray}}
+
+
+def test_workers_auto_use_a_node_that_is_added(on_nodes, segmented, tree_of, tmp_path):
+    seen = on_nodes("segment", auto(segmented[0]), grow=True, awaited=True)
+    check_segmented(seen, segmented[1], tree_of, tmp_path)
+    assert len(seen["added"]) == 2
+    assert set(seen["done"]) == {seen["head"], *seen["added"]}
+
+
+def test_workers_auto_follow_nodes_that_go_and_come(on_nodes, segmented, tree_of, tmp_path):
+    seen = on_nodes("segment", auto(segmented[0]), removals=2, replace=True)
+    check_segmented(seen, segmented[1], tree_of, tmp_path)
+    assert len(seen["removed"]) == 2
+    assert set(seen["done"]) == {seen["head"], *seen["added"]}
+
+
+@pytest.mark.parametrize(
+    ("named", "ray"),
+    [
+        ({"resources": {"models": 1}}, {"resources": {"models": 0.5}}),
+        ({"labels": {"kind": "large"}}, {"labels": {"kind": "large"}}),
+    ],
+)
+def test_workers_run_where_resources_and_labels_say(on_nodes, segmented, tree_of, tmp_path, named, ray):
+    """The head's node has a CPU free and is not used."""
+    seen = on_nodes("segment", auto(segmented[0], **ray), named=named)
+    check_segmented(seen, segmented[1], tree_of, tmp_path)
+    assert set(seen["done"]) == set(seen["added"])
 
 
 @pytest.mark.parametrize("removals", [0, 1])

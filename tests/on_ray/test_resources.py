@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.on_ray import resources
-from microseg_ray.on_ray.resources import Demand, missing, require, waiting
+from microseg_ray.on_ray.resources import Demand, fitting, missing, require, waiting
 from microseg_ray.on_ray.start import short_temporary_folder
 from microseg_ray.settings import RaySettings
 
@@ -32,6 +37,27 @@ if TYPE_CHECKING:
         ),
         (Demand(2, gpus=1.0), [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}], ""),
         (Demand(1), [], "1 CPU is asked for (1 process of 1), the cluster has 0"),
+        (
+            Demand(2, gpus=0.6),
+            [{"CPU": 4.0, "GPU": 1.0}],
+            "1.2 GPUs are asked for (2 processes of 0.6), the cluster has 1",
+        ),
+        (
+            Demand(3, gpus=0.6),
+            [{"CPU": 4.0, "GPU": 2.0}],
+            "3 processes of 1 CPU, 0.6 GPU are asked for, the nodes have room for 2",
+        ),
+        (
+            Demand(2, resources={"models": 1.0}),
+            [{"CPU": 2.0, "models": 1.0}, {"CPU": 2.0}],
+            "2 models are asked for (2 processes of 1), the cluster has 1",
+        ),
+        (
+            Demand(3, resources={"models": 0.5}),
+            [{"CPU": 2.0, "models": 4.0}, {"CPU": 8.0}],
+            "3 processes of 1 CPU, 0.5 models are asked for, the nodes have room for 2",
+        ),
+        (Demand(1, labels={"kind": "large"}), [], "no node is labelled kind=large (ray.labels)"),
     ],
 )
 def test_what_a_cluster_lacks_is_named(demand: Demand, nodes: list[dict[str, float]], lack: str) -> None:
@@ -39,7 +65,7 @@ def test_what_a_cluster_lacks_is_named(demand: Demand, nodes: list[dict[str, flo
 
 
 def test_a_demand_that_cannot_be_met_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "_nodes", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr(resources, "nodes_with", lambda _: [{"CPU": 2.0}])
     monkeypatch.delattr(resources, "_wait")
     with pytest.raises(MicrosegError, match=r"1 GPU is asked for.*the cluster has 0; change --gpu.*--ray\.wait"):
         require(Demand(1, gpus=1.0, options="--gpu"), RaySettings())
@@ -47,7 +73,7 @@ def test_a_demand_that_cannot_be_met_is_refused_at_once(monkeypatch: pytest.Monk
 
 def test_a_cluster_that_grows_is_waited_for_with_lines(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     nodes = [[{"CPU": 2.0}]] * 4 + [[{"CPU": 8.0}]]
-    monkeypatch.setattr(resources, "_nodes", lambda: nodes.pop(0) if len(nodes) > 1 else nodes[0])
+    monkeypatch.setattr(resources, "nodes_with", lambda _: nodes.pop(0) if len(nodes) > 1 else nodes[0])
     monkeypatch.setattr(resources, "_ask_autoscaler", lambda _: None)
     monkeypatch.setattr(resources, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(resources, "LINE_SECONDS", 0.0)
@@ -83,3 +109,37 @@ def test_a_temporary_path_too_long_for_sockets_gets_a_short_one(
     assert len(folder) < 30
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("é" * 40)))
     assert short_temporary_folder() == folder
+
+
+@given(
+    each=st.fractions(Fraction(1, 8), 1, max_denominator=8),
+    gpus=st.lists(st.integers(0, 4), min_size=1, max_size=4),
+    cpus=st.integers(1, 6),
+)
+def test_what_fits_is_what_placing_one_after_another_finds(each, gpus, cpus):
+    """A process takes its fraction of one GPU and one CPU of the same node."""
+    placed = 0
+    for count in gpus:
+        left, free = [Fraction(1)] * count, cpus
+        while free and any(part >= each for part in left):
+            index = next(number for number, part in enumerate(left) if part >= each)
+            left[index] -= each
+            free -= 1
+            placed += 1
+    nodes = [{"CPU": float(cpus), "GPU": float(count)} for count in gpus]
+    assert fitting(Demand(0, gpus=float(each)), nodes) == placed
+
+
+@pytest.mark.parametrize(
+    ("given_ray", "message"),
+    [
+        ({"resources": {"GPU": 1}}, "GPU: gpu and worker_gpus say how many"),
+        ({"resources": {"models": 1.5}}, "1.5 is not possible: give a fraction of at most 1, or a whole number"),
+        ({"resources": {"models": 0}}, "greater than 0"),
+        ({"labels": {"kind": "a b"}}, "kind: 'a b' is no value of a label"),
+        ({"labels": {"-kind": "a"}}, "'-kind' is no key of a label"),
+    ],
+)
+def test_settings_that_ray_would_refuse_later_are_refused(given_ray, message):
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        RaySettings(**given_ray)

@@ -486,6 +486,20 @@ def test_finish_finds_damaged_shards_and_leaves_them_to_the_next_run(tmp_path: P
     assert (np.asarray(zarr.open_array(f"{store.path}/1")[:]) == mode_downsample(mask)).all()
 
 
+@pytest.mark.parametrize("damage", ["", "{", '{"zarr_format": 3}'])
+def test_finish_takes_the_place_of_a_damaged_level(damage: str, tmp_path: Path) -> None:
+    store = filled(tmp_path / "a.zarr", random_mask((600, 600)), 512)
+    store.finish(None, {})
+    file = tmp_path / "a.zarr/1/zarr.json"
+    sound = file.read_bytes()
+    file.write_text(damage)
+    again = MaskStore.open(store.path)
+    assert again.stale_levels() == [1]
+    again.finish(None, {})
+    assert file.read_bytes() == sound
+    assert again.stale_levels() == []
+
+
 def test_finish_sweeps_up_after_killed_writers(tmp_path: Path) -> None:
     store = filled(tmp_path / "a.zarr", random_mask((8, 8)))
     litter = Path(store.path) / "0" / "c" / "0" / "0.1234.partial"

@@ -119,9 +119,7 @@ def build_pyramid(group: zarr.Group, spec: MaskSpec) -> list[tuple[int, int]]:
     shapes = level_shapes(spec.shape)
     for index in range(1, len(shapes)):
         finer, shape, name = shapes[index - 1], shapes[index], str(index)
-        if name in group:
-            del group[name]
-        level = create_pixels(group, name, shape, spec)
+        level = create_pixels(group, name, shape, spec, overwrite=True)
         source = group[str(index - 1)]
         for y0 in range(0, shape[0], spec.shard):
             for x0 in range(0, shape[1], spec.shard):

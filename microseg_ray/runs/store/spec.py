@@ -103,7 +103,13 @@ class MaskSpec:
 
 
 def create_pixels(
-    group: zarr.Group, name: str, shape: tuple[int, ...], spec: MaskSpec, dtype: str = "uint8"
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    spec: MaskSpec,
+    dtype: str = "uint8",
+    *,
+    overwrite: bool = False,
 ) -> zarr.Array[Any]:
     """Make one array of pixels, sharded as the mask; what is not written reads as "not measured".
 
@@ -113,6 +119,7 @@ def create_pixels(
         shape: (y, x) or (class, y, x).
         spec: Sharding.
         dtype: `uint8` (fill `IGNORE_INDEX`) or a float type (fill NaN).
+        overwrite: Delete what is there by that name, without reading it: it may be damaged.
     """
     lead = shape[:-2]
     # A micrograph smaller than a shard gets a smaller one: zarr holds a whole shard in memory to write it.
@@ -127,6 +134,7 @@ def create_pixels(
         compressors=[ZstdCodec(level=1, checksum=True)],
         config={"write_empty_chunks": True},
         dimension_names=("class", "y", "x")[-len(shape) :],
+        overwrite=overwrite,
     )
 
 
