@@ -20,6 +20,7 @@ _COLUMNS = (
     *("epoch", "loss", "val_loss", "train_mean_iou", "val_mean_iou", "pixel_accuracy", "learning_rate"),
     *("seconds", "data_wait", "best"),
 )
+_OF_UNLABELLED = ("unlabelled_loss", "confident")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class EpochReport:
         score: What selects the best epoch; higher is better, so a loss is negative. -inf where it is undefined.
         best: Whether this is the best epoch so far.
         data_wait: Seconds that a training step waited for its tiles, mean of the epoch, on the first worker.
+        unlabelled_loss: Of the crops of `train.unlabelled`, without its weight; None without.
+        confident: Share of their pixels in which the averaged weights were confident; None without.
     """
 
     epoch: int
@@ -54,6 +57,8 @@ class EpochReport:
     best: bool
     # Fits of earlier versions did not measure it.
     data_wait: float = 0.0
+    unlabelled_loss: float | None = None
+    confident: float | None = None
 
 
 def read_history(output: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -72,6 +77,8 @@ def read_history(output: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def write_history(output: str | os.PathLike[str], history: list[EpochReport], classes: list[str]) -> None:
     """Write metrics.csv, whole or not at all."""
-    rows = ([*(vars(row)[name] for name in _COLUMNS), *row.class_iou] for row in history)
-    header = [*_COLUMNS, *(f"iou_{name}" for name in classes)]
+    more = _OF_UNLABELLED if any(row.confident is not None for row in history) else ()
+    columns = (*_COLUMNS, *more)
+    rows = ([*(vars(row)[name] for name in columns), *row.class_iou] for row in history)
+    header = [*columns, *(f"iou_{name}" for name in classes)]
     write_csv(Path(output) / HISTORY_FILE, header, rows, line_end="\r\n")

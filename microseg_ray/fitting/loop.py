@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ from microseg_ray.fitting.setup import card_of, check_fit, compiled, fresh, loss
 from microseg_ray.fitting.state import Fit, go_on, identity_of, save_checkpoints, save_state, saved_state
 from microseg_ray.fitting.stepping import StepOptions, Stepper, Tally, autocast
 from microseg_ray.fitting.synced_norm import freeze_norms, synchronise
+from microseg_ray.fitting.teaching import Agreement, Means
+from microseg_ray.fitting.unlabelled import Unlabelled
 from microseg_ray.models.checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
@@ -57,6 +59,13 @@ class _Job:
     val: Tiles | None
     classes: tuple[str, ...]
     on_step: OnStep
+    unlabelled: Unlabelled | None
+
+    @property
+    def order(self) -> BatchOrder:
+        """How the labelled tiles make batches."""
+        chosen = self.settings
+        return BatchOrder(chosen.batch, chosen.seed, chosen.steps_per_epoch, chosen.accumulate, chosen.sampling)
 
 
 def fit(
@@ -103,6 +112,7 @@ def fit(
         Tiles(store, rows, settings.held_bytes) if len(rows) else None,
         classes,
         on_step,
+        Unlabelled.open(settings, store, workers),
     )
     options = StepOptions(precision_of(settings), settings.accumulate, settings.clip)
     stepper = Stepper(state, _runner(state.model, settings, workers), job.loss, options, workers)
@@ -145,13 +155,17 @@ def _freeze(model: nn.Module, settings: TrainSettings) -> None:
 def _epoch(state: Fit, stepper: Stepper, job: _Job) -> tuple[EpochReport, ConfusionMatrix]:
     """One pass over the training batches, then validation."""
     began = time.monotonic()
-    loss, seen, wait = _train(state, stepper, job)
+    loss, seen, wait, means = _train(state, stepper, job)
     val_loss, judged = (None, seen) if job.val is None else _validate(state.kept, job.val, job)
-    return _row(state, job, (loss, val_loss), (seen, judged), (time.monotonic() - began, wait)), judged
+    row = _row(state, job, (loss, val_loss), (seen, judged), (time.monotonic() - began, wait))
+    return row if means is None else replace(row, unlabelled_loss=means.loss, confident=means.confident), judged
 
 
-def _train(state: Fit, stepper: Stepper, job: _Job) -> tuple[float, ConfusionMatrix, float]:
-    """The mean loss and the confusion of what was seen, over all workers; the seconds that a step of this one waited."""
+def _train(state: Fit, stepper: Stepper, job: _Job) -> tuple[float, ConfusionMatrix, float, Means | None]:
+    """The mean loss and the confusion of what was seen, over all workers; the seconds that a step of this one waited.
+
+    Last, what came of micrographs without labels.
+    """
     settings, workers = job.settings, job.workers
     # Dropout draws from torch's own stream: a resumed epoch must begin it where the whole fit did.
     torch.manual_seed(int(np.random.SeedSequence([settings.seed, state.epoch, workers.rank]).generate_state(1)[0]))
@@ -160,21 +174,36 @@ def _train(state: Fit, stepper: Stepper, job: _Job) -> tuple[float, ConfusionMat
     tally = Tally(len(job.classes), workers.device)
     losses = torch.zeros((), dtype=torch.float64, device=workers.device)
     steps, waited = 0, 0.0
-    for step, of, parts in _prepared_steps(state, job):
-        done, steps_in_all = state.epoch * of + step, settings.epochs * of
-        rate = learning_rate(settings.optimizer, done, steps_in_all, settings.epochs, state.progress.dropped)
-        stepper.start(rate, hold_encoder=done < settings.optimizer.hold_encoder * steps_in_all)
-        for place, ((images, masks), wait) in enumerate(parts):
-            waited += wait
-            value, logits = stepper.part(images, masks, last=place == settings.accumulate - 1)
-            losses += value / settings.accumulate
-            tally.add(masks, logits)
-        if workers.kind == "cpu" or step % _LOSSES_IN_FLIGHT == 0 or step == of - 1:
-            _refuse_infinite(float(losses), state.epoch)
-        stepper.finish()
-        steps += 1
-        job.on_step(state.epoch + 1, step + 1, of)
-    return float(losses) / steps, tally.merged(workers), waited / steps
+    with _agreement(state, stepper, job) as agree:
+        for step, of, parts in _prepared_steps(state, job):
+            done, steps_in_all = state.epoch * of + step, settings.epochs * of
+            rate = learning_rate(settings.optimizer, done, steps_in_all, settings.epochs, state.progress.dropped)
+            stepper.start(rate, hold_encoder=done < settings.optimizer.hold_encoder * steps_in_all)
+            for place, ((images, masks), wait) in enumerate(parts):
+                waited += wait
+                value, logits = stepper.part(images, masks, last=place == settings.accumulate - 1)
+                losses += value / settings.accumulate
+                tally.add(masks, logits)
+            if agree is not None:
+                waited += agree.step(done / steps_in_all)
+            if workers.kind == "cpu" or step % _LOSSES_IN_FLIGHT == 0 or step == of - 1:
+                _refuse_infinite(float(losses), state.epoch)
+            stepper.finish()
+            steps += 1
+            job.on_step(state.epoch + 1, step + 1, of)
+    return float(losses) / steps, tally.merged(workers), waited / steps, None if agree is None else agree.means()
+
+
+@contextmanager
+def _agreement(state: Fit, stepper: Stepper, job: _Job) -> Iterator[Agreement | None]:
+    """What is learnt from micrographs without labels in one epoch; None where nothing is."""
+    if job.unlabelled is None or state.averaged is None:
+        yield None
+        return
+    steps = job.order.steps(len(job.train.rows))
+    with closing(job.unlabelled.ahead(state.epoch, steps, job.workers)) as coming:
+        precision = precision_of(job.settings)
+        yield Agreement(state, stepper, job.workers, job.unlabelled.chosen, precision, coming)
 
 
 def _prepared_steps(
@@ -182,9 +211,8 @@ def _prepared_steps(
 ) -> Iterator[tuple[int, int, Iterator[tuple[tuple[torch.Tensor, torch.Tensor], float]]]]:
     """Yield each step, the number of steps, and its parts with the seconds that were waited for each."""
     settings, workers = job.settings, job.workers
-    order = BatchOrder(settings.batch, settings.seed, settings.steps_per_epoch, settings.accumulate, settings.sampling)
     how = Preparation(settings.seed, settings.augmentation, settings.crop, settings.channels_last)
-    steps = batches_of(order, len(job.train.rows), state.epoch, workers, job.counts)
+    steps = batches_of(job.order, len(job.train.rows), state.epoch, workers, job.counts)
     prepare = partial(prepared, job.train, how=how, epoch=state.epoch, device=workers.device)
     with closing(prepared_ahead(prepare, [batch for parts in steps for batch in parts])) as coming:
         for step, parts in enumerate(steps):

@@ -132,8 +132,8 @@ def start_weights(state: Fit, weights: str | None, output: str, job: str = "trai
 def fresh(settings: TrainSettings, store: TileStore, workers: Workers) -> Fit:
     """A fit before its first step, the same on every worker."""
     state = fresh_fit(settings, (store.spec.channels, len(store.spec.classes)), workers, settings.early_stopping)
-    if settings.ema is not None:
-        state.averaged = Averaged(state.model, settings.ema)
+    if settings.averaging is not None:
+        state.averaged = Averaged(state.model, settings.averaging)
     return state
 
 

@@ -18,6 +18,7 @@ from microseg_ray.fitting.history import EpochReport, write_history
 from microseg_ray.fitting.precision import settled
 from microseg_ray.models.checkpoint import save_checkpoint
 from microseg_ray.recognition import is_checkpoint
+from microseg_ray.tiles.store import TileStore
 
 if TYPE_CHECKING:
     from microseg_ray.fitting.averaging import Averaged
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from microseg_ray.models.card import ModelCard
     from microseg_ray.settings import TrainSettings
     from microseg_ray.settings.epochs import EpochSettings
-    from microseg_ray.tiles.store import TileStore
 
 __all__ = [
     "STATE_FILE",
@@ -40,6 +40,8 @@ __all__ = [
 
 STATE_FILE = "state.pt"
 KEPT_FOLDER = "epochs"
+UNLABELLED_FOLDER = "unlabelled"
+"""Of the squares of `train.unlabelled`, in the output."""
 
 _NOT_DECIDING = (
     *("tiles", "output", "workers", "ray", "max_failures", "overwrite", "threads", "gpu"),
@@ -112,7 +114,15 @@ def identity_of(settings: EpochSettings, store: TileStore) -> str:
         settings: The job's settings; where it runs and how many workers share a batch do not count.
         store: The tile store.
     """
-    return hashlib.sha256(json.dumps([_deciding(settings), store.digest], sort_keys=True).encode()).hexdigest()
+    chosen = _deciding(settings)
+    parts: list[Any] = [chosen, store.digest]
+    if chosen.get("unlabelled") is None:
+        # As before there was this setting.
+        chosen.pop("unlabelled", None)
+    else:
+        place = Path(settings.output).absolute() / UNLABELLED_FOLDER
+        parts.append(TileStore.open(place).digest if (place / "tiles.parquet").exists() else "")
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _deciding(settings: EpochSettings) -> dict[str, Any]:
@@ -120,6 +130,9 @@ def _deciding(settings: EpochSettings) -> dict[str, Any]:
     chosen = settled(settings, gpu=settings.on_gpu).resolved()
     for key in _NOT_DECIDING:
         chosen.pop(key, None)
+    if chosen.get("unlabelled"):
+        # Its squares count, wherever their archive lies.
+        chosen["unlabelled"].pop("archive")
     # A setting that was left open counts with its resolved value.
     chosen["model"] |= settings.model.options
     return chosen
@@ -226,7 +239,7 @@ def saved_state(settings: EpochSettings, store: TileStore) -> dict[str, Any] | N
             f"{path}: cannot be read ({error}); give another output, or --overwrite to start afresh"
         ) from error
     if saved["identity"] != identity_of(settings, store):
-        older, now = saved.get("settings", {}), _deciding(settings)
+        older, now = {"unlabelled": None, **saved.get("settings", {})}, _deciding(settings)
         differing = [
             f"{key}: {older[key]} there, {now[key]} now" for key in now if key in older and older[key] != now[key]
         ]

@@ -83,12 +83,28 @@ class Stepper:
             cast("Any", self._runner).no_sync() if waits else contextlib.nullcontext()
         )
         with silence:
-            with autocast(self._options.precision, self._workers.kind):
-                logits = self._runner(images)
-            value = shared_value(self._loss, logits, masks, self._workers)
-            # Workers' gradients are averaged, so each worker's own is scaled up by their number.
-            scaled = self._state.scaler.scale(value * (self._workers.world / self._options.accumulate))
-            scaled.backward()
+            return self._learn(images, masks, self._loss, self._workers.world / self._options.accumulate)
+
+    def further(self, images: Tensor, target: Tensor, loss: Loss, weight: float) -> Tensor:
+        """Add the gradients of another loss to those of the step's parts.
+
+        Args:
+            images: float (n, c, y, x).
+            target: What `loss` takes.
+            loss: Without weights of its own.
+            weight: Beside the loss of the whole step, which has 1.
+
+        Returns:
+            The loss over all workers, without the weight and without gradient.
+        """
+        return self._learn(images, target, loss, self._workers.world * weight)[0]
+
+    def _learn(self, images: Tensor, target: Tensor, loss: Loss, factor: float) -> tuple[Tensor, Tensor]:
+        with autocast(self._options.precision, self._workers.kind):
+            logits = self._runner(images)
+        value = shared_value(loss, logits, target, self._workers)
+        # Workers' gradients are averaged, so each worker's own is scaled up by their number.
+        self._state.scaler.scale(value * factor).backward()
         return value.detach(), logits.detach()
 
     def finish(self) -> None:

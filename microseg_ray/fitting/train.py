@@ -20,6 +20,7 @@ from microseg_ray.files import delete_file, sole_writer, write_json, write_text
 from microseg_ray.fitting.history import read_history
 from microseg_ray.names import text
 from microseg_ray.outputs import Kind, claim, drop, settle
+from microseg_ray.quarantine import FAILURES_FILE, Failure, write_failures
 from microseg_ray.recognition import is_record
 from microseg_ray.settings import TrainSettings
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from microseg_ray.fitting.workers import Workers
     from microseg_ray.settings import PretrainSettings
     from microseg_ray.settings.epochs import EpochSettings
+    from microseg_ray.tiles.unlabelled import Drawn
 
 __all__ = ["StopFit", "TrainProgress", "Trained", "local_device", "run_fit", "taken", "train"]
 
@@ -38,6 +40,7 @@ ENTRIES = {
     "last": Kind.CHECKPOINT,
     "epochs": Kind.CHECKPOINTS,
     "events": Kind.EVENTS,
+    "unlabelled/tiles.zarr": Kind.STORE,
     **dict.fromkeys(
         (
             PROGRESS_FILE,
@@ -47,6 +50,8 @@ ENTRIES = {
             "mlflow_run",
             "weights.json",
             "curves.png",
+            "unlabelled/tiles.parquet",
+            FAILURES_FILE,
             ACCOUNTS_FILE,
         ),
         Kind.FILE,
@@ -88,7 +93,8 @@ class Trained:
         history: One mapping per epoch, as in metrics.csv.
         stopped: Why the fit ended before its last epoch; empty where it did not.
         weights: How much of `model.weights` was used, a line to print; weights.json lists all names. Empty without.
-        accounts: Tiles: seen = used + set aside + not taken.
+        accounts: Tiles: seen = used + set aside + not taken; with `unlabelled`, its files, too.
+        failures: Files of `unlabelled` that were set aside.
     """
 
     best: Path
@@ -97,6 +103,7 @@ class Trained:
     stopped: str = ""
     weights: str = ""
     accounts: tuple[Account, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
 
 class StopFit(Exception):  # noqa: N818 - a request to stop, not an error
@@ -158,6 +165,7 @@ def _train(settings: TrainSettings, report: Report, launch: Launch | None) -> Tr
         update={"overwrite": False, "output": str(output), "tiles": str(Path(settings.tiles).absolute())}
     )
     write_json(output / "settings.json", settings.resolved())
+    drawn = _draw(settings)
     if settings.workers == 0 or launch is None:
         from microseg_ray.fitting.loop import fit
         from microseg_ray.fitting.workers import Workers
@@ -168,10 +176,32 @@ def _train(settings: TrainSettings, report: Report, launch: Launch | None) -> Tr
     stopped = taken(output / END_FILE)
     delete_file(output / STOP_FILE)
     plot_training(output / "curves.png", output / "metrics.csv")
-    accounts = (tile_account(settings.tiles),)
+    accounts = (tile_account(settings.tiles), *(() if drawn is None else drawn.accounts))
     write_accounts(output / ACCOUNTS_FILE, accounts)
     settle(output, OWNER)
-    return Trained(output / "best", output / "last", read_history(output), stopped, _weights_report(output), accounts)
+    failures = () if drawn is None else drawn.failures
+    weights = _weights_report(output)
+    return Trained(output / "best", output / "last", read_history(output), stopped, weights, accounts, failures)
+
+
+def _draw(settings: TrainSettings) -> Drawn | None:
+    """The squares of `unlabelled`, drawn once for all workers; None without.
+
+    Raises:
+        SettingsError: They do not suit the tiles, or the output holds a fit with others.
+    """
+    if settings.unlabelled is None:
+        return None
+    from microseg_ray.fitting.unlabelled import Unlabelled, draw_unlabelled
+    from microseg_ray.fitting.workers import Workers
+    from microseg_ray.tiles.store import TileStore
+
+    drawn = draw_unlabelled(settings)
+    if drawn is not None:
+        write_failures(Path(settings.output) / FAILURES_FILE, drawn.failures)
+    # What is wrong is found before any worker is started.
+    Unlabelled.open(settings, TileStore.open(settings.tiles), Workers(world=max(1, settings.workers)))
+    return drawn
 
 
 def tile_account(tiles: str) -> Account:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from microseg_ray.jobs.console import DONE, StartRay, console, print_accounts, progress_bar
+from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
 
 if TYPE_CHECKING:
     from microseg_ray.settings import TrainSettings
@@ -44,8 +44,10 @@ def train(settings: TrainSettings, start: StartRay) -> int:
     if trained.stopped:
         console.print(f"ended early: {escape(trained.stopped)}")
     console.print(f"checkpoints: {escape(str(trained.best))} and {escape(str(trained.last))}")
-    print_accounts(trained.accounts)
-    return DONE
+    if settings.unlabelled is not None:
+        confident = float(trained.history[-1]["confident"] or 0)
+        console.print(f"confident pixels of micrographs without labels: {confident:.1%} in the last epoch")
+    return quarantine(list(trained.failures), trained.last.parent / "failures.csv", trained.accounts)
 
 
 def _epoch_line(row: dict[str, Any]) -> str:

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from microseg_ray.settings.status import StatusSettings
     from microseg_ray.settings.threshold import ThresholdSettings
     from microseg_ray.settings.tile import TileSettings
-    from microseg_ray.settings.train import TrainSettings
+    from microseg_ray.settings.train import TrainSettings, UnlabelledSettings
     from microseg_ray.settings.tune import TuneSettings
     from microseg_ray.settings.verify import VerifySettings
     from microseg_ray.settings.views import ViewSettings
@@ -115,6 +115,7 @@ __all__ = [
     "TileSettings",
     "TrainSettings",
     "TuneSettings",
+    "UnlabelledSettings",
     "VerifySettings",
     "ViewSettings",
     "default_color",
@@ -148,6 +149,7 @@ _MODULES = {
     "SamplingSettings": "fitting",
     "Scaling": "scaling",
     "SourceSettings": "source",
+    "UnlabelledSettings": "train",
     "ViewSettings": "views",
     "default_color": "classes",
     "load_settings": "loading",

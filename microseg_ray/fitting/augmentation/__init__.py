@@ -8,9 +8,9 @@ they are made of; the blur is kornia's.
 
 from __future__ import annotations
 
-from microseg_ray.fitting.augmentation.applying import augment
+from microseg_ray.fitting.augmentation.applying import augment, relight
 from microseg_ray.fitting.augmentation.draws import Draw, draw
 from microseg_ray.fitting.augmentation.movement import aim, move
 from microseg_ray.fitting.augmentation.symmetries import apply_symmetry
 
-__all__ = ["Draw", "aim", "apply_symmetry", "augment", "draw", "move"]
+__all__ = ["Draw", "aim", "apply_symmetry", "augment", "draw", "move", "relight"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.fitting.augmentation.draws import Draw
 
-__all__ = ["augment"]
+__all__ = ["augment", "relight"]
 
 _LEAST_BLUR = 0.1
 """Sigmas below this change nothing that a pixel could show."""
@@ -70,7 +70,7 @@ def augment(
     if _looks_change(drawn):
         if not images.is_floating_point():
             raise ValueError(f"images of {images.dtype}: scale intensities to floats before changing their brightness")
-        turned = _relit(turned, drawn)
+        turned = relight(turned, drawn)
     return turned, labels
 
 
@@ -83,8 +83,19 @@ def _looks_change(drawn: Draw) -> bool:
     )
 
 
-def _relit(images: Tensor, drawn: Draw) -> Tensor:
-    """Contrast and brightness, gamma, blur, noise, holes, inversion: as light, lens, sensor and print follow."""
+def relight(images: Tensor, drawn: Draw) -> Tensor:
+    """Contrast and brightness, gamma, blur, noise, holes, inversion: as light, lens, sensor and print follow.
+
+    Args:
+        images: float (n, c, y, x), moved already; may be changed in place.
+        drawn: Of these n images.
+
+    Example:
+        >>> from microseg_ray.fitting.augmentation.draws import draw
+        >>> from microseg_ray.settings import AugmentSettings
+        >>> relight(torch.zeros(1, 1, 1, 1), draw(0, 0, [0], AugmentSettings(invert=1, brightness=0))).item()
+        1.0
+    """
 
     def column(values: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(values).to(images.device, images.dtype)[:, None, None, None]
