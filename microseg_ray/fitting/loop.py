@@ -64,8 +64,10 @@ class _Job:
     @property
     def order(self) -> BatchOrder:
         """How the labelled tiles make batches."""
-        chosen = self.settings
-        return BatchOrder(chosen.batch, chosen.seed, chosen.steps_per_epoch, chosen.accumulate, chosen.sampling)
+        settings = self.settings
+        return BatchOrder(
+            settings.batch, settings.seed, settings.steps_per_epoch, settings.accumulate, settings.sampling
+        )
 
 
 def fit(

@@ -60,8 +60,9 @@ if TYPE_CHECKING:
     from microseg_ray.settings.status import StatusSettings
     from microseg_ray.settings.threshold import ThresholdSettings
     from microseg_ray.settings.tile import TileSettings
-    from microseg_ray.settings.train import TrainSettings, UnlabelledSettings
+    from microseg_ray.settings.train import TrainSettings
     from microseg_ray.settings.tune import TuneSettings
+    from microseg_ray.settings.unlabelled import UnlabelledSettings
     from microseg_ray.settings.verify import VerifySettings
     from microseg_ray.settings.views import ViewSettings
 
@@ -149,7 +150,7 @@ _MODULES = {
     "SamplingSettings": "fitting",
     "Scaling": "scaling",
     "SourceSettings": "source",
-    "UnlabelledSettings": "train",
+    "UnlabelledSettings": "unlabelled",
     "ViewSettings": "views",
     "default_color": "classes",
     "load_settings": "loading",

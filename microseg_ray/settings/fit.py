@@ -56,6 +56,11 @@ class FitSettings(EpochSettings):
         """Folder of the tile store that is learnt from."""
         return self.tiles
 
+    @property
+    def averaging(self) -> float | None:
+        """Decay of the averaged weights, None for none."""
+        return self.ema
+
     @model_validator(mode="after")
     def _parts_of_a_batch(self) -> Self:
         if self.batch < self.accumulate:
