@@ -83,6 +83,27 @@ class Tally:
         return f"{100 * covered.mean():.1f} | {good} | {width} | {missing}"
 
 
+SUMMARY = []
+"""A row of the table of all methods for each simulation."""
+
+
+def note(method, structure, length, fraction, micrographs, tally):
+    """Keep what one method did in one simulation, for the table of all methods."""
+    coverage, _, width, missing = tally.cells().split(" | ")
+    cells = (method, structure, length, fraction, micrographs, len(tally.covered), coverage, width, missing)
+    SUMMARY.append(" | ".join(map(str, cells)))
+
+
+def summary_table():
+    """All methods in the same columns; intervals that could not be given count as not covering."""
+    print(
+        "\n| method | structure | length px | fraction | micrographs | draws | coverage % | mean width | no interval |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in SUMMARY:
+        print(f"| {row} |")
+
+
 def sampling_table(fields, side, seed):
     print(
         "\n| structure | length px | fraction | fields | coverage % | without a reason (number) | mean width | no interval |"
@@ -97,6 +118,7 @@ def sampling_table(fields, side, seed):
                     found = sampling_error(*blocks_of(STRUCTURES[name](generator, side, length, fraction)), side=2)
                     interval = bounded_interval(found.fraction, found.variance, found.degrees_of_freedom)
                     tally.add(interval, fraction, trusted=not found.reason)
+                note("sampling", name, length, fraction, 1, tally)
                 print(f"| {name} | {length} | {fraction} | {fields} | {tally.cells()} |", flush=True)
 
 
@@ -132,7 +154,10 @@ def micrographs_table(fields, side, seed):
                 freedom = variance**2 / below if below > 0 else np.nan
                 within.add(bounded_interval(shares.mean(), variance, freedom), fraction)
             cells = [tally.cells().split(" | ") for tally in (between, within)]
-            what = f"{name}{f', places differ by {trend}' if trend else ''} | {fraction} | {count} | {fields}"
+            shown = f"{name}{f', places differ by {trend}' if trend else ''}"
+            note("micrographs", shown, length, fraction, count, between)
+            note("sampling, several fields", shown, length, fraction, count, within)
+            what = f"{shown} | {fraction} | {count} | {fields}"
             print(f"| {what} | {cells[0][0]} | {cells[0][2]} | {cells[1][0]} | {cells[1][2]} |", flush=True)
 
 
@@ -167,6 +192,9 @@ def model_table(fields, seed):
                     error = olofsson_standard_error(predicted, pooled)[1]
                     value = float((pooled / pooled.sum(axis=0) @ predicted)[1])
                     naive.add(bounded_interval(value, error**2, 1e9), truth)
+                for method in METHODS:
+                    shown = f"counts of {tests} test micrographs, {what}"
+                    note(f"model_{method}", shown, "-", 0.1 * (1 + shift), measured, tallies[method])
                 cells = [tallies[method].cells().split(" | ") for method in METHODS]
                 print(
                     f"| {tests} | {measured} | {what} | {cells[0][0]} | {cells[0][2]} | {cells[1][0]} | {cells[1][2]} | "
@@ -219,6 +247,7 @@ def combined_table(fields, side, seed):
             variance = sum(part for part, _ in parts)
             freedom = variance**2 / sum(part**2 / each for part, each in parts)
             combined.add(bounded_interval(value, variance, freedom), fraction)
+        note("combined", "grains, 10 test micrographs", length, fraction, measured, combined)
         cells = [tally.cells().split(" | ") for tally in (combined, alone)]
         print(f"| {measured} | {fields} | {cells[0][0]} | {cells[0][2]} | {cells[1][0]} | {cells[1][2]} |", flush=True)
 
@@ -256,6 +285,9 @@ def spread_table(fields, side, seed):
             alone.add(bounded_interval(sampled.value, sampled.variance, sampled.degrees_of_freedom), 0.3)
             sampled = sampled.plus(found)
             both.add(bounded_interval(sampled.value, sampled.variance, sampled.degrees_of_freedom), 0.3)
+        what = f"gaussian, {count} predictions, own error {own}, common {common}"
+        note("ensemble, tta", what, 4, 0.3, 1, spread)
+        note("combined of sampling and spread", what, 4, 0.3, 1, both)
         cells = [tally.cells().split(" | ") for tally in (spread, both, alone)]
         parts = (cells[0][0], cells[0][2], cells[1][0], cells[1][2], cells[2][0])
         print(f"| {count} | {own} | {common} | {fields} | {' | '.join(parts)} |", flush=True)
@@ -299,6 +331,7 @@ def main():
             spread_table(chosen.fields, chosen.side // 2, chosen.seed)
         else:
             combined_table(chosen.fields, chosen.side // 2, chosen.seed)
+    summary_table()
     print(f"\n{time.process_time() - started:.0f} CPU s")
 
 

@@ -179,7 +179,7 @@ def way(arguments: dict[str, Any]) -> None:
     measured(lambda: method(Path(arguments["path"])))
 
 
-def equality(side: int, scale: float, command: str) -> list[Table]:
+def equality(side: int, scale: float, most: int | None, command: str) -> list[Table]:
     """The mudrock mosaics and a generated mask, property by property beside scipy and scikit-image."""
     from benchmarks.objects_equality import PROPERTIES, Compared, cells, compare
 
@@ -191,8 +191,7 @@ def equality(side: int, scale: float, command: str) -> list[Table]:
     if side:
         square = pattern(scale)
         mask = np.concatenate([mask_row(square, row, side) for row in range(-(-side // TILE))])[:side]
-        values = np.random.default_rng(1).integers(0, 256, (side, side), np.uint8)
-        done[f"generated, {side} x {side} px"] = compare(mask, values, CLASSES, TILE)
+        done[f"generated, {side} x {side} px"] = compare(mask, None, CLASSES, TILE, most)
     table = Table("objects", command, ("property", "compared with", *done))
     table.rows.append(("objects", "", *(str(each.objects) for each in done.values())))
     table.rows += [
@@ -229,6 +228,9 @@ def run(arguments: list[str]) -> list[Table]:
     parser.add_argument(
         "--equal", type=int, default=4096, help="side of the generated mask of `equality`; 0: mosaics only"
     )
+    parser.add_argument(
+        "--most", type=int, help="objects of a class of that mask that scikit-image measures, spread evenly"
+    )
     parser.add_argument("--only", choices=["equality", "peers", "memory"])
     chosen = parser.parse_args(arguments)
     tables = []
@@ -242,7 +244,7 @@ def run(arguments: list[str]) -> list[Table]:
         if chosen.only in {None, "memory"}:
             tables.append(_memory(chosen, command, folder))
     if chosen.only in {None, "equality"}:
-        tables += equality(chosen.equal, chosen.scale, command)
+        tables += equality(chosen.equal, chosen.scale, chosen.most, command)
     return tables
 
 

@@ -80,13 +80,13 @@ class Compared:
 
 
 def compare(
-    mask: NDArray[np.uint8], intensity: NDArray[np.uint8], classes: int, block: int, limit: int | None = None
+    mask: NDArray[np.uint8], intensity: NDArray[np.uint8] | None, classes: int, block: int, limit: int | None = None
 ) -> Compared:
     """Measure all objects of a mask in blocks, and by scipy and scikit-image as a whole.
 
     Args:
         mask: (y, x) class indices.
-        intensity: (y, x) of the micrograph.
+        intensity: (y, x) of the micrograph; None: scipy takes 8 bytes a pixel and more for them.
         classes: How many classes there are.
         block: Side of a block in pixels.
         limit: scikit-image's properties of so many objects of each class, spread evenly; None for all.
@@ -97,7 +97,11 @@ def compare(
 
     began = cpu_seconds()
     found = find_objects(
-        mask.shape, lambda box: mask[box.slices], ObjectRule(8, block=block), None, lambda box: intensity[box.slices]
+        mask.shape,
+        lambda box: mask[box.slices],
+        ObjectRule(8, block=block),
+        None,
+        None if intensity is None else lambda box: intensity[box.slices],
     )
     done = Compared(len(found))
     done.ours, began = cpu_seconds() - began, cpu_seconds()
@@ -121,7 +125,7 @@ def _whole_mask(
     found: Objects,
     own: NDArray[np.int64],
     labels: NDArray[np.int32],
-    intensity: NDArray[np.uint8],
+    intensity: NDArray[np.uint8] | None,
     slices: list[tuple[slice, slice]],
 ) -> None:
     """What scipy has for all labels at once."""
@@ -142,7 +146,7 @@ def _whole_mask(
     if count > 1:
         nearest = KDTree(centroids).query(centroids, k=2)[0][:, 1]
         done.add("nearest neighbour distance", found.px.nearest_neighbour[own], nearest)
-    if found.intensities is not None:
+    if found.intensities is not None and intensity is not None:
         done.add("mean intensity", found.intensities.mean[own], ndimage.mean(intensity, labels, numbers))
         done.add("SD of intensity", found.intensities.sd[own], ndimage.standard_deviation(intensity, labels, numbers))
 

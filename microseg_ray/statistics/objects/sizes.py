@@ -56,8 +56,9 @@ class ClassRow:
 
     Means and quantiles are of the equivalent diameter, in `unit`, with the border correction; None without an object inside.
     `density_per_mm2` is the corrected number of objects for each square millimetre of the frame, `density_per_mpx` for each
-    10^6 px. `frame_measured_share` is the share of the frame's pixels that were measured: below 1 the correction is
-    approximate. `connectivity` and `min_pixels` say which objects were looked for.
+    10^6 px; None where there are objects and all touch the border. `frame_measured_share` is the share of the frame's pixels
+    that were measured: below 1 the correction is approximate. `connectivity` and `min_pixels` say which objects were looked
+    for.
     """
 
     micrograph: str
@@ -224,6 +225,7 @@ def class_rows(
         weight, diameter, area = weights[own], sizes.equivalent_diameter[own], sizes.area[own]
         near = sizes.nearest_neighbour[own]
         total = float(weight.sum())
+        known = total > 0 or not len(weight)  # Objects that all touch the border have a density, but it is not known.
         rows.append(
             ClassRow(
                 micrograph=micrograph,
@@ -232,8 +234,8 @@ def class_rows(
                 object_count=int(own.sum()),
                 inside_count=int(np.count_nonzero(weight)),
                 corrected_count=total,
-                density_per_mpx=total / frame * 1e6 if frame else None,
-                density_per_mm2=total / square if square else None,
+                density_per_mpx=total / frame * 1e6 if frame and known else None,
+                density_per_mm2=total / square if square and known else None,
                 frame_measured_share=objects.measured / frame if frame else None,
                 unit=unit,
                 mean_diameter=float((weight * diameter).sum() / total) if total else None,
