@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import UNREADABLE, StoreError
+from microseg_ray.files import place
 from microseg_ray.names import text
 from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Collection, Iterable, Mapping
 
+    from microseg_ray.files import Where
     from microseg_ray.quarantine import Failure
 
 __all__ = ["ACCOUNTS_FILE", "Account", "NotTaken", "counted", "file_account", "read_accounts", "write_accounts"]
@@ -130,7 +130,7 @@ def file_account(
     return Account(quantity, len(names) + sum(not_taken.values()), len(done & names), len(set_aside & names), not_taken)
 
 
-def write_accounts(path: str | os.PathLike[str], accounts: Iterable[Account]) -> None:
+def write_accounts(path: Where, accounts: Iterable[Account]) -> None:
     """Write accounting.csv, a line for each quantity; whole or not at all.
 
     Example:
@@ -144,7 +144,7 @@ def write_accounts(path: str | os.PathLike[str], accounts: Iterable[Account]) ->
     write_csv(path, _COLUMNS, lines)
 
 
-def read_accounts(path: str | os.PathLike[str]) -> list[Account]:
+def read_accounts(path: Where) -> list[Account]:
     """Read what `write_accounts` wrote; nothing where there is no such file.
 
     Raises:
@@ -157,9 +157,9 @@ def read_accounts(path: str | os.PathLike[str]) -> list[Account]:
         ...     print(*read_accounts(f"{folder}/accounting.csv"))
         files: 5 seen = 1 used + 1 set aside + 3 not taken (2 hidden; 2; 1 no image)
     """
-    if not Path(path).is_file():
+    if not place(path).is_file():
         return []
-    with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
+    with place(path).open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
         try:
             return [
                 Account(

@@ -15,6 +15,7 @@ __all__ = [
     "FencedError",
     "InputError",
     "MicrosegError",
+    "ObjectStoreError",
     "RunMismatchError",
     "RuntimeUnfitError",
     "SettingsError",
@@ -75,6 +76,10 @@ class SettingsError(MicrosegError, ValueError):
 
 class StoreError(MicrosegError, ValueError):
     """A store on disk is damaged, or an incomplete write to it was refused."""
+
+
+class ObjectStoreError(MicrosegError, OSError):
+    """An object store cannot be reached, or refuses; no input is to blame, so that a job stops and can be resumed."""
 
 
 class CheckpointError(MicrosegError, ValueError):

@@ -3,6 +3,9 @@
 A job that is killed may leave a worker behind that still computes. The lock of the folder goes with the job, so the next job
 can begin, and a late write of the older worker would fall into its results. Each job therefore raises the epoch, and each write
 of a worker compares it under a shared lock, so that the comparison and the write are one step.
+
+In an object store the epoch is that of the lock, which each write reads before it begins and after it is done. There the two are
+no one step: a job that takes a lock over waits for a while before it writes (docs/decisions/0167-object-storage.md).
 """
 
 from __future__ import annotations
@@ -16,10 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import FencedError, RunMismatchError
-from microseg_ray.files import EPOCH_FILE, sync
+from microseg_ray.files import EPOCH_FILE, ObjectPath, place, sync
+from microseg_ray.files.lease import held_epoch, read_lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from microseg_ray.files import Where
 
 try:
     import fcntl
@@ -39,7 +45,7 @@ class Fence:
     """What a worker needs to write into a folder while its job lives; can be pickled.
 
     Attributes:
-        folder: The output folder.
+        folder: The output folder, or its address in an object store.
         epoch: The job's own mark.
 
     Example:
@@ -60,7 +66,7 @@ class Fence:
     epoch: str
 
     @classmethod
-    def raised(cls, folder: str | os.PathLike[str], wait: float = WAIT_SECONDS) -> Fence:
+    def raised(cls, folder: Where, wait: float = WAIT_SECONDS) -> Fence:
         """Begin a new epoch: from now on no worker of an older job can write; call it inside `sole_writer`.
 
         Args:
@@ -70,7 +76,10 @@ class Fence:
         Raises:
             RunMismatchError: An older worker does not end its write.
         """
-        own = cls(os.path.abspath(folder), uuid.uuid4().hex)  # noqa: PTH100
+        found = place(folder)
+        if isinstance(found, ObjectPath):
+            return cls(str(found), held_epoch(found))
+        own = cls(os.path.abspath(found), uuid.uuid4().hex)  # noqa: PTH100
         with Path(own.folder, EPOCH_FILE).open("a+b", buffering=0) as file:
             if not _locked(file.fileno(), wait):
                 raise RunMismatchError(
@@ -89,7 +98,14 @@ class Fence:
 
         Raises:
             FencedError: The job is over: another one has begun to write here.
+            ObjectStoreError: The object store cannot be reached.
         """
+        found = place(self.folder)
+        if isinstance(found, ObjectPath):
+            self._require_own(found)
+            yield
+            self._require_own(found)
+            return
         try:
             handle = os.open(Path(self.folder, EPOCH_FILE), os.O_RDONLY)
         except FileNotFoundError as error:
@@ -102,6 +118,11 @@ class Fence:
             yield
         finally:
             os.close(handle)
+
+    def _require_own(self, folder: ObjectPath) -> None:
+        record, _ = read_lease(folder)
+        if record is None or record.free or record.epoch != self.epoch:
+            raise _refusal(self.folder)
 
 
 def _refusal(folder: str) -> FencedError:

@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import UNREADABLE, RunMismatchError
-from microseg_ray.files import BOOKS, delete_empty_folder, delete_file, delete_folder, is_partial, write_json
+from microseg_ray.files import (
+    BOOKS,
+    ObjectPath,
+    children,
+    delete_empty_folder,
+    delete_file,
+    delete_folder,
+    is_partial,
+    name_below,
+    place,
+    write_json,
+)
 from microseg_ray.recognition import Kind, foreign_to, is_empty, is_record, is_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from microseg_ray.files import Place, Where
 
 __all__ = [
     "MANIFEST",
@@ -41,7 +54,7 @@ _ABOUT = "Entries that microseg_ray created here. It replaces and deletes nothin
 _REPLACED_WHOLE = frozenset({Kind.FILE, Kind.CHECKPOINT, Kind.STORE, Kind.LINKED})
 
 
-def claim(folder: str | os.PathLike[str], job: str, entries: Mapping[str, Kind], *, proven: bool = False) -> None:
+def claim(folder: Where, job: str, entries: Mapping[str, Kind], *, proven: bool = False) -> None:
     """Record what a job is about to create in a folder, or refuse.
 
     Args:
@@ -54,6 +67,7 @@ def claim(folder: str | os.PathLike[str], job: str, entries: Mapping[str, Kind],
         RunMismatchError: An entry exists that is not ours, or is another job's, or lies behind a link.
 
     Example:
+        >>> from pathlib import Path
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as place:
         ...     claim(place, "evaluate", {"metrics.json": Kind.FILE})
@@ -63,7 +77,7 @@ def claim(folder: str | os.PathLike[str], job: str, entries: Mapping[str, Kind],
             ...
         microseg_ray.errors.RunMismatchError: .../notes.txt: exists and is not known as an output of the job tile; ...
     """
-    folder = Path(folder).absolute()
+    folder = place(folder).absolute()
     known = check(folder, job, entries, proven=proven)
     added = {name: {"kind": str(kind), "job": job} for name, kind in entries.items()}
     if any(known.get(name) != entry for name, entry in added.items()):
@@ -71,9 +85,7 @@ def claim(folder: str | os.PathLike[str], job: str, entries: Mapping[str, Kind],
         _write(folder, {**known, **added})
 
 
-def check(
-    folder: str | os.PathLike[str], job: str, entries: Mapping[str, Kind], *, proven: bool = False
-) -> dict[str, dict[str, str]]:
+def check(folder: Where, job: str, entries: Mapping[str, Kind], *, proven: bool = False) -> dict[str, dict[str, str]]:
     """What `claim` checks, without recording anything.
 
     Returns:
@@ -86,13 +98,13 @@ def check(
         >>> check("/nowhere", "tile", {"tiles.parquet": Kind.FILE})
         {}
     """
-    folder = Path(folder).absolute()
+    folder = place(folder).absolute()
     known = _read(folder)
     _require_inside(entries)
     for name, kind in entries.items():
         path = folder / name
         _refuse_links(folder, path)
-        if not os.path.lexists(path):
+        if not _is_there(path):
             continue
         entry = known.get(name)
         if entry is not None and entry["job"] != job and kind is Kind.FILE:
@@ -104,14 +116,14 @@ def check(
     return known
 
 
-def refuse(path: Path, job: str) -> RunMismatchError:
+def refuse(path: Place, job: str) -> RunMismatchError:
     """The error for something that is not ours."""
     return RunMismatchError(
         f"{path}: exists and is not known as an output of the job {job}; nothing was changed; give another output folder"
     )
 
 
-def drop(folder: str | os.PathLike[str], job: str, names: Iterable[str] | None = None) -> None:
+def drop(folder: Where, job: str, names: Iterable[str] | None = None) -> None:
     """Delete entries of a job, all or none.
 
     Args:
@@ -123,6 +135,7 @@ def drop(folder: str | os.PathLike[str], job: str, names: Iterable[str] | None =
         RunMismatchError: Something else lies in one of them; nothing is deleted then.
 
     Example:
+        >>> from pathlib import Path
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as place:
         ...     claim(place, "evaluate", {"metrics.json": Kind.FILE})
@@ -132,11 +145,11 @@ def drop(folder: str | os.PathLike[str], job: str, names: Iterable[str] | None =
         ...     sorted(path.name for path in Path(place).iterdir())
         ['.microseg.json', 'notes.txt']
     """
-    folder = Path(folder).absolute()
+    folder = place(folder).absolute()
     wanted = None if names is None else tuple(names)
-    found: list[tuple[Path, Kind]] = []
+    found: list[tuple[Place, Kind]] = []
     for name, entry in _read(folder).items():
-        if entry["job"] != job or not os.path.lexists(folder / name):
+        if entry["job"] != job or not _is_there(folder / name):
             continue
         if wanted is None or any(PurePosixPath(name).is_relative_to(each) for each in wanted):
             found.append((folder / name, Kind(entry["kind"])))
@@ -154,12 +167,13 @@ def drop(folder: str | os.PathLike[str], job: str, names: Iterable[str] | None =
                 break
 
 
-def settle(folder: str | os.PathLike[str], job: str) -> None:
+def settle(folder: Where, job: str) -> None:
     """Forget what a job claimed and did not create, so that a file put there later is not taken for the job's.
 
     Call it when the job is done.
 
     Example:
+        >>> from pathlib import Path
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as place:
         ...     claim(place, "evaluate", {"curves.png": Kind.FILE})
@@ -169,27 +183,28 @@ def settle(folder: str | os.PathLike[str], job: str) -> None:
         ...     Path(place, "curves.png").exists()
         True
     """
-    folder = Path(folder).absolute()
+    folder = place(folder).absolute()
     known = _read(folder)
-    kept = {name: entry for name, entry in known.items() if entry["job"] != job or os.path.lexists(folder / name)}
+    kept = {name: entry for name, entry in known.items() if entry["job"] != job or _is_there(folder / name)}
     if kept != known:
         _write(folder, kept)
 
 
-def has_manifest(folder: str | os.PathLike[str]) -> bool:
+def has_manifest(folder: Where) -> bool:
     """Whether jobs of ours wrote into a folder.
 
     Example:
         >>> has_manifest("/nowhere")
         False
     """
-    return (Path(folder) / MANIFEST).is_file()
+    return (place(folder) / MANIFEST).is_file()
 
 
-def foreign_in(folder: str | os.PathLike[str]) -> list[Path]:
+def foreign_in(folder: Where) -> list[Place]:
     """Everything in a folder that no manifest proves, its folders' own manifests included; sorted.
 
     Example:
+        >>> from pathlib import Path
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as place:
         ...     claim(place, "evaluate", {"metrics.json": Kind.FILE})
@@ -198,29 +213,29 @@ def foreign_in(folder: str | os.PathLike[str]) -> list[Path]:
         ...     [path.name for path in foreign_in(place)]
         ['notes.txt']
     """
-    folder = Path(folder).absolute()
+    folder = place(folder).absolute()
     known = _read(folder)
-    found: list[Path] = []
+    found: list[Place] = []
 
-    def look(path: Path) -> None:
-        name = path.relative_to(folder).as_posix()
+    def look(path: Place) -> None:
+        name = name_below(path, folder)
         if name in known:
             found.extend(foreign_to(path, Kind(known[name]["kind"])))
         elif path.is_dir() and not path.is_symlink():
             if has_manifest(path):
                 found.extend(foreign_in(path))
                 return
-            for inner in sorted(path.iterdir()):
+            for inner in children(path):
                 look(inner)
         elif name not in {MANIFEST, *BOOKS} and not is_partial(path.name):
             found.append(path)
 
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in children(folder):
         look(path)
     return found
 
 
-def outputs_in(folder: str | os.PathLike[str]) -> frozenset[str]:
+def outputs_in(folder: Where) -> frozenset[str]:
     """What jobs wrote into a folder, by its manifest, but for micrographs: simulated ones, and regions that divide cut.
 
     Example:
@@ -230,7 +245,7 @@ def outputs_in(folder: str | os.PathLike[str]) -> frozenset[str]:
         ...     outputs_in(place)
         frozenset({'masks/a.png'})
     """
-    folder = Path(folder)
+    folder = place(folder)
     try:
         known = _read(folder)
     except RunMismatchError:
@@ -247,7 +262,7 @@ def outputs_in(folder: str | os.PathLike[str]) -> frozenset[str]:
     return frozenset(names)
 
 
-def require_store(path: str | os.PathLike[str]) -> None:
+def require_store(path: Where) -> None:
     """Refuse to replace a folder that is not a store of ours.
 
     Raises:
@@ -256,13 +271,19 @@ def require_store(path: str | os.PathLike[str]) -> None:
     Example:
         >>> require_store("/nowhere")
     """
-    if os.path.lexists(path) and not is_store(path):
-        raise refuse(Path(path), "that writes this store")
+    if _is_there(path) and not is_store(path):
+        raise refuse(place(path), "that writes this store")
 
 
-def _read(folder: Path) -> dict[str, dict[str, str]]:
+def _is_there(path: Where) -> bool:
+    """Whether something is there, a broken link included."""
+    found = place(path)
+    return found.exists() if isinstance(found, ObjectPath) else os.path.lexists(found)
+
+
+def _read(folder: Place) -> dict[str, dict[str, str]]:
     path = folder / MANIFEST
-    if not os.path.lexists(path):
+    if not _is_there(path):
         return {}
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -277,7 +298,7 @@ def _read(folder: Path) -> dict[str, dict[str, str]]:
     return known
 
 
-def _write(folder: Path, entries: Mapping[str, Mapping[str, str]]) -> None:
+def _write(folder: Place, entries: Mapping[str, Mapping[str, str]]) -> None:
     write_json(folder / MANIFEST, {"format": _FORMAT, "about": _ABOUT, "entries": entries}, sort_keys=True)
 
 
@@ -288,9 +309,11 @@ def _require_inside(names: Iterable[str]) -> None:
             raise ValueError(f"{name!r} is no path inside the folder")
 
 
-def _refuse_links(folder: Path, path: Path) -> None:
+def _refuse_links(folder: Place, path: Place) -> None:
+    if isinstance(path, ObjectPath):
+        return
     for parent in path.parents:
         if parent == folder:
             return
-        if parent.is_symlink() or (os.path.lexists(parent) and not parent.is_dir()):
+        if parent.is_symlink() or (_is_there(parent) and not parent.is_dir()):
             raise RunMismatchError(f"{parent}: no folder of ours; nothing was changed; give another output folder")

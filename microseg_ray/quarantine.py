@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import errno
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import UNREADABLE, StoreError
+from microseg_ray.files import place
 from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable
+
+    from microseg_ray.files import Place, Where
 
 __all__ = ["FAILURES_FILE", "Failure", "is_full", "read_failures", "stop_if_full", "write_failures"]
 
@@ -40,10 +41,11 @@ class Failure:
     reason: str
 
 
-def write_failures(path: str | os.PathLike[str], failures: Iterable[Failure]) -> None:
+def write_failures(path: Where, failures: Iterable[Failure]) -> None:
     """Write the inputs that were set aside as CSV with the columns path, stage, reason, sorted; whole or not at all.
 
     Example:
+        >>> from pathlib import Path
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_failures(f"{folder}/failures.csv", [Failure("a, b.tif", "read", "truncated")])
@@ -53,7 +55,7 @@ def write_failures(path: str | os.PathLike[str], failures: Iterable[Failure]) ->
     write_csv(path, ("path", "stage", "reason"), (astuple(failure) for failure in sorted(failures)))
 
 
-def read_failures(path: str | os.PathLike[str]) -> list[Failure]:
+def read_failures(path: Where) -> list[Failure]:
     """What `write_failures` wrote; empty where there is no such file.
 
     Raises:
@@ -66,9 +68,9 @@ def read_failures(path: str | os.PathLike[str]) -> list[Failure]:
         ...     read_failures(f"{folder}/failures.csv")
         [Failure(path='a, b.tif', stage='read', reason='truncated')]
     """
-    if not Path(path).exists():
+    if not place(path).exists():
         return []
-    with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
+    with place(path).open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
         try:
             return [Failure(**row) for row in csv.DictReader(handle)]
         except UNREADABLE as error:
@@ -91,7 +93,7 @@ def _full_cause(error: BaseException) -> OSError | None:
     return next((each for each in causes if isinstance(each, OSError) and each.errno in _FULL), None)
 
 
-def stop_if_full(error: BaseException, output: Path) -> None:
+def stop_if_full(error: BaseException, output: Place) -> None:
     """Raise where a disk is full, which would fail every input that follows and is the fault of none.
 
     Args:

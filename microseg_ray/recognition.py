@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import RunMismatchError
-from microseg_ray.files import is_partial
+from microseg_ray.files import ObjectPath, is_partial, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from microseg_ray.files import Place, Where
 
 __all__ = [
     "Kind",
@@ -53,7 +55,7 @@ class Kind(enum.StrEnum):
     SCRATCH = "scratch"
 
 
-def foreign_to(path: Path, kind: Kind) -> list[Path]:
+def foreign_to(path: Place, kind: Kind) -> list[Place]:
     """What in an entry its kind does not explain."""
     if path.is_symlink() or path.is_dir() == (kind is Kind.FILE):
         return [path]
@@ -61,7 +63,7 @@ def foreign_to(path: Path, kind: Kind) -> list[Path]:
     return [] if inner is None else [*inner(path)]
 
 
-def is_record(path: str | os.PathLike[str], *keys: str) -> bool:
+def is_record(path: Where, *keys: str) -> bool:
     """Whether a file is a JSON object with these keys: how outputs of versions without a manifest are known.
 
     Example:
@@ -69,13 +71,13 @@ def is_record(path: str | os.PathLike[str], *keys: str) -> bool:
         False
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(place(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(document, dict) and set(keys) <= set(document)
 
 
-def read_record(path: str | os.PathLike[str], *keys: str) -> dict[str, Any] | None:
+def read_record(path: Where, *keys: str) -> dict[str, Any] | None:
     """What an output was made from, as its job recorded it.
 
     Args:
@@ -91,7 +93,7 @@ def read_record(path: str | os.PathLike[str], *keys: str) -> dict[str, Any] | No
     Example:
         >>> read_record("/nowhere/export.json", "run")
     """
-    path = Path(path)
+    path = place(path)
     if not path.exists():
         return None
     try:
@@ -106,7 +108,7 @@ def read_record(path: str | os.PathLike[str], *keys: str) -> dict[str, Any] | No
     )
 
 
-def is_ours(path: str | os.PathLike[str]) -> bool:
+def is_ours(path: Where) -> bool:
     """Whether a zarr folder has the mark of our stores: masks of a run, or a tile store.
 
     Example:
@@ -114,46 +116,46 @@ def is_ours(path: str | os.PathLike[str]) -> bool:
         False
     """
     try:
-        found = json.loads((Path(path) / "zarr.json").read_text(encoding="utf-8"))
+        found = json.loads((place(path) / "zarr.json").read_text(encoding="utf-8"))
         return "microseg" in found.get("attributes", {})
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return False
 
 
-def is_store(path: str | os.PathLike[str]) -> bool:
+def is_store(path: Where) -> bool:
     """Whether a folder is a zarr store of ours with nothing else in it.
 
     Example:
         >>> is_store("/nowhere")
         False
     """
-    path = Path(path)
-    return is_only_zarr(path) and _is_marked(path)
+    found = place(path)
+    return is_only_zarr(found) and _is_marked(found)
 
 
-def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+def is_checkpoint(path: Where) -> bool:
     """Whether a folder holds the files of a checkpoint, or nothing, and nothing else.
 
     Example:
         >>> is_checkpoint("/nowhere")
         False
     """
-    path = Path(path)
-    return path.is_dir() and not foreign_to(path, Kind.CHECKPOINT)
+    found = place(path)
+    return found.is_dir() and not foreign_to(found, Kind.CHECKPOINT)
 
 
-def is_only_zarr(path: str | os.PathLike[str]) -> bool:
+def is_only_zarr(path: Where) -> bool:
     """Whether a folder holds what zarr writes and nothing else.
 
     Example:
         >>> is_only_zarr("/nowhere")
         False
     """
-    path = Path(path)
-    return path.is_dir() and not path.is_symlink() and not [*_foreign_in_store(path)]
+    found = place(path)
+    return found.is_dir() and not found.is_symlink() and not [*_foreign_in_store(found)]
 
 
-def is_empty(path: Path) -> bool:
+def is_empty(path: Place) -> bool:
     """Whether a path is a folder with nothing in it.
 
     Example:
@@ -163,35 +165,45 @@ def is_empty(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
-def _foreign_in_checkpoint(path: Path) -> Iterator[Path]:
+def _foreign_in_checkpoint(path: Place) -> Iterator[Place]:
     return (each for each in path.iterdir() if each.name not in _CHECKPOINT and not is_partial(each.name))
 
 
-def _foreign_in_checkpoints(path: Path) -> Iterator[Path]:
+def _foreign_in_checkpoints(path: Place) -> Iterator[Place]:
     return (each for each in path.iterdir() if not is_checkpoint(each) and not is_partial(each.name))
 
 
-def _foreign_in_events(path: Path) -> Iterator[Path]:
+def _foreign_in_events(path: Place) -> Iterator[Place]:
     return (each for each in path.iterdir() if not each.name.startswith("events.out.tfevents."))
 
 
-def _foreign_in_store(path: Path) -> Iterator[Path]:
+def _foreign_in_store(path: Place) -> Iterator[Place]:
+    if isinstance(path, ObjectPath):
+        for each in path.below():
+            found = ObjectPath(path.bucket, each["path"])
+            if not _is_of_zarr(found.name, found.relative_to(path).parts[:-1]):
+                yield found
+        return
     for parent, folders, files in os.walk(path):
         yield from (Path(parent, name) for name in folders if Path(parent, name).is_symlink())
         inner = Path(parent).relative_to(path).parts
         for name in files:
-            chunk = "c" in inner and name.isdigit()
-            # zarr's own unfinished writes end in `.partial`.
-            known = name == "zarr.json" or chunk or name == "c" or name.endswith(".partial") or is_partial(name)
-            if not known or Path(parent, name).is_symlink():
+            if not _is_of_zarr(name, inner) or Path(parent, name).is_symlink():
                 yield Path(parent, name)
 
 
-def _foreign_in_linked(path: Path) -> Iterator[Path]:
+def _foreign_in_linked(path: Place) -> Iterator[Place]:
     return (each for each in _foreign_in_store(path) if not (each.is_symlink() and each.name.isdigit()))
 
 
-def _is_marked(path: Path) -> bool:
+def _is_of_zarr(name: str, inner: tuple[str, ...]) -> bool:
+    """Whether zarr writes a file of this name into a folder of a store."""
+    chunk = "c" in inner and name.isdigit()
+    # zarr's own unfinished writes end in `.partial`.
+    return name == "zarr.json" or chunk or name == "c" or name.endswith(".partial") or is_partial(name)
+
+
+def _is_marked(path: Place) -> bool:
     """Our stores have the attribute `microseg`; a damaged one, or one whose creation was killed, may have none."""
     try:
         found = json.loads((path / "zarr.json").read_text(encoding="utf-8")).get("attributes", {})
@@ -202,8 +214,11 @@ def _is_marked(path: Path) -> bool:
     return not found or "microseg" in found
 
 
-def _foreign_in_scratch(path: Path) -> Iterator[Path]:
+def _foreign_in_scratch(path: Place) -> Iterator[Place]:
     """Ray's files have no fixed list of names, so what people keep is looked for."""
+    if isinstance(path, ObjectPath):
+        yield path  # Ray works in folders only
+        return
     for parent, folders, files in os.walk(path):
         yield from (Path(parent, name) for name in folders if Path(parent, name).is_symlink())
         for name in files:
@@ -211,7 +226,7 @@ def _foreign_in_scratch(path: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def _foreign_in_stores(path: Path) -> Iterator[Path]:
+def _foreign_in_stores(path: Place) -> Iterator[Place]:
     for each in path.iterdir():
         if each.is_symlink():
             yield each
@@ -225,7 +240,7 @@ def _foreign_in_stores(path: Path) -> Iterator[Path]:
             yield each
 
 
-_IN_KIND: Mapping[Kind, Callable[[Path], Iterator[Path]]] = {
+_IN_KIND: Mapping[Kind, Callable[[Place], Iterator[Place]]] = {
     Kind.CHECKPOINT: _foreign_in_checkpoint,
     Kind.CHECKPOINTS: _foreign_in_checkpoints,
     Kind.STORE: _foreign_in_store,

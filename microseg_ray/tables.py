@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.files import whole
+from microseg_ray.files import place, whole
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Sequence
+
+    from microseg_ray.files import Where
 
 __all__ = ["read_parquet", "write_arrow_csv", "write_csv", "write_parquet"]
 
 
 def write_csv(
-    path: str | os.PathLike[str],
+    path: Where,
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     *,
@@ -32,6 +32,7 @@ def write_csv(
         line_end: End of a line.
 
     Example:
+        >>> from pathlib import Path
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_csv(f"{folder}/a.csv", ("name", "count"), [("a, b", 1)])
@@ -52,10 +53,11 @@ def write_csv(
             line.truncate()
 
 
-def write_arrow_csv(path: str | os.PathLike[str], table: Any) -> None:
+def write_arrow_csv(path: Where, table: Any) -> None:
     r"""Write an Arrow table as CSV with quotes around every text, whole or not at all.
 
     Example:
+        >>> from pathlib import Path
         >>> import pyarrow as pa, tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_arrow_csv(f"{folder}/a.csv", pa.table({"name": ["a"], "count": [1]}))
@@ -69,7 +71,7 @@ def write_arrow_csv(path: str | os.PathLike[str], table: Any) -> None:
         pyarrow.csv.write_csv(table, file)
 
 
-def write_parquet(path: str | os.PathLike[str], table: Any) -> None:
+def write_parquet(path: Where, table: Any) -> None:
     """Write an Arrow table as Parquet, whole or not at all.
 
     Example:
@@ -85,7 +87,7 @@ def write_parquet(path: str | os.PathLike[str], table: Any) -> None:
         pyarrow.parquet.write_table(table, file)
 
 
-def read_parquet(path: str | os.PathLike[str]) -> Any:
+def read_parquet(path: Where) -> Any:
     """An Arrow table from a Parquet file, by its content alone: Arrow would make a column of a folder named `a=b`.
 
     Example:
@@ -97,5 +99,5 @@ def read_parquet(path: str | os.PathLike[str]) -> Any:
     """
     import pyarrow.parquet
 
-    with Path(path).open("rb") as file:
+    with place(path).open("rb") as file:
         return pyarrow.parquet.read_table(file)

@@ -14,6 +14,7 @@ import zarr
 
 from microseg_ray.catalog import Catalog, CatalogRow, build_catalog
 from microseg_ray.errors import InputError, SettingsError
+from microseg_ray.files import local_folder
 from microseg_ray.models.ensemble import describe, folders
 from microseg_ray.quarantine import Failure
 from microseg_ray.runs.folder import Run
@@ -161,7 +162,7 @@ def given_pair(row: CatalogRow, run: Run | None) -> Pair | None:
 
     if run is None:
         return Pair(row.name, row.image, predict)
-    name = where.relative_to(run.folder / "masks").as_posix().removesuffix(".zarr")
+    name = where.relative_to(local_folder(run.folder, "evaluate") / "masks").as_posix().removesuffix(".zarr")
     image = Path(str(run.document["archive"])) / name
     return Pair(row.name, row.image, predict, (lambda: open_micrograph(image)) if image.exists() else None)
 
@@ -232,7 +233,8 @@ def _rows_of_run(settings: EvaluateSettings, run: Run) -> Catalog:
         key = row.image.stem.removesuffix(settings.mask_suffix)
         found = beside.get((Path(row.name).parent, key)) or anywhere.get(key, [])
         if len(found) == 1:
-            paired.append(CatalogRow(row.name, row.image, run.store_path(found[0]), row.group, row.split))
+            mask = local_folder(run.store_path(found[0]), "evaluate")
+            paired.append(CatalogRow(row.name, row.image, mask, row.group, row.split))
         elif settings.split in {None, row.split}:
             reason = f"two masks fit: {found[0]} and {found[1]}" if found else "no mask for it"
             truths.failures.append(Failure(str(row.image), "evaluate", f"in the run {run.folder}: {reason}"))

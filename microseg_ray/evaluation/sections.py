@@ -15,11 +15,11 @@ from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
 
+    from microseg_ray.files import Place
     from microseg_ray.runs.folder import Run
     from microseg_ray.settings import ClassSpec
 
@@ -169,7 +169,7 @@ class RunSections:
     percent: Mapping[str, tuple[str, ...]]
     counts: Mapping[str, tuple[int, ...]]
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Place) -> None:
         """Write sections.csv and percentages.csv, each atomically."""
         columns = ("micrograph", *(field.name for field in fields(SectionRow)))
         listed = ((name, *asdict(row).values()) for name, rows in self.rows.items() for row in rows)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from microseg_ray.files import Where
+
 
 __all__ = ["new_figure", "plot_confusion", "plot_training", "save_figure"]
 
@@ -154,7 +156,7 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Figure, path: Where) -> None:
     """Write a figure as PNG, atomically; equal figures give equal bytes."""
     with whole(path) as partial:
         # Without matplotlib's version in the metadata, the bytes depend on the numbers alone.

@@ -10,10 +10,11 @@ from microseg_ray.names import text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from microseg_ray.files import Place
 
 __all__ = ["label_of", "plot_correlation", "plot_intervals", "plot_sizes", "save_both"]
 
@@ -36,7 +37,7 @@ def label_of(name: str) -> str:
     return f" {shown}" if shown.startswith("_") else shown
 
 
-def save_both(figure: Figure, stem: Path) -> tuple[Path, Path]:
+def save_both(figure: Figure, stem: Place) -> tuple[Place, Place]:
     """Write STEM.png and STEM.svg; equal figures give equal bytes."""
     import matplotlib as mpl
 
@@ -48,7 +49,7 @@ def save_both(figure: Figure, stem: Path) -> tuple[Path, Path]:
     return png, svg
 
 
-def plot_intervals(stem: Path, rows: Sequence[Mapping[str, Any]], said: str = "") -> tuple[Path, Path]:
+def plot_intervals(stem: Place, rows: Sequence[Mapping[str, Any]], said: str = "") -> tuple[Place, Place]:
     """Area fractions with 95 % intervals, a part of the plot for each class; a cross where the segmented fraction is another.
 
     Args:
@@ -94,7 +95,7 @@ def _bar(axes: Axes, place: int, row: Mapping[str, Any]) -> None:
     axes.errorbar(value, place, xerr=ends, fmt="o", markersize=4, capsize=3, linewidth=1.2, color="C0")
 
 
-def plot_sizes(stem: Path, rows: Sequence[Mapping[str, Any]], said: str = "") -> tuple[Path, Path]:
+def plot_sizes(stem: Place, rows: Sequence[Mapping[str, Any]], said: str = "") -> tuple[Place, Place]:
     """Size distributions by number and by area, a line for each class; a row of plots for each unit.
 
     Args:
@@ -127,7 +128,7 @@ def _sizes(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
             axes.stairs([row[key] for row in own], edges, label=label_of(name), linewidth=1.4, linestyle=style)
 
 
-def plot_correlation(stem: Path, rows: Sequence[Mapping[str, Any]], said: str = "") -> tuple[Path, Path]:
+def plot_correlation(stem: Place, rows: Sequence[Mapping[str, Any]], said: str = "") -> tuple[Place, Place]:
     """Normalised covariance against the lag, a part of the plot for each class and a line for each direction.
 
     Args:

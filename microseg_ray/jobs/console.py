@@ -15,9 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from microseg_ray.names import text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from microseg_ray.accounts import Account
+    from microseg_ray.files import Place
     from microseg_ray.quarantine import Failure
 
 __all__ = [
@@ -143,7 +142,7 @@ def progress_bar() -> Iterator[Bar]:
         yield Bar(bar)
 
 
-def quarantine(failures: Sequence[Failure], where: Path, accounts: Sequence[Account] = ()) -> int:
+def quarantine(failures: Sequence[Failure], where: Place, accounts: Sequence[Account] = ()) -> int:
     """Name what was set aside, and say what became of everything that was met; the exit code."""
     if failures:
         _print_failures(failures, where)
@@ -157,7 +156,7 @@ def print_accounts(accounts: Sequence[Account]) -> None:
         console.print(str(each), markup=False, style="red" if each.unaccounted else None, soft_wrap=True)
 
 
-def _print_failures(failures: Sequence[Failure], where: Path) -> None:
+def _print_failures(failures: Sequence[Failure], where: Place) -> None:
     console.print(f"[yellow]{len(failures)} quarantined[/], listed in {escape(str(where))}:")
     for failure in failures[:SHOWN_FAILURES]:
         console.print(f"  {escape(text(failure.path))} ({escape(failure.stage)}): {escape(failure.reason)}")

@@ -31,6 +31,7 @@ from microseg_ray.settings import (
 
 if TYPE_CHECKING:
     from microseg_ray.evaluation.result import Evaluation
+    from microseg_ray.files import Place
     from microseg_ray.runs.segment import Segmented
 
 __all__ = ["Demonstrated", "demo", "demonstrate"]
@@ -55,7 +56,7 @@ class Demonstrated:
     segmented: Segmented
     evaluation: Evaluation
     truth: dict[tuple[str, str], float]
-    page: Path
+    page: Place
 
 
 def demo(settings: DemoSettings, start: StartRay) -> int:

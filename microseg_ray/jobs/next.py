@@ -22,6 +22,7 @@ _SHOWN = 10
 def next(settings: NextSettings, _start: StartRay) -> int:  # noqa: A001 - jobs are named as on the command line
     """Rank the places of a run, write them and print the first; exit code 3 where a micrograph was left out."""
     from microseg_ray.accounts import Account
+    from microseg_ray.files import local_folder
     from microseg_ray.quarantine import write_failures
     from microseg_ray.report.labelling.places import NEXT_FAILURES, Search, find_places, write_places
     from microseg_ray.report.labelling.rounds import Rounds
@@ -29,7 +30,11 @@ def next(settings: NextSettings, _start: StartRay) -> int:  # noqa: A001 - jobs 
     from microseg_ray.runs.folder import Run
 
     run = Run.open(settings.run)
-    folder = run.folder / "labels" if settings.labels is None else Path(settings.labels).expanduser().absolute()
+    folder = (
+        local_folder(run.folder, "next") / "labels"
+        if settings.labels is None
+        else Path(settings.labels).expanduser().absolute()
+    )
     labels = Labels(folder, run.classes)
     search = Search(settings.count, settings.side, settings.shards)
     with progress_bar() as bar:

@@ -123,6 +123,7 @@ def print_forecast(cost: Forecast) -> None:
     engine = cost.plan.engine
     reason = f" ({cost.plan.reason})" if cost.plan.reason else ""
     table = Table("plan", "", show_header=False)
+    free = "" if cost.free_bytes is None else f", {cost.free_bytes / 1e9:.1f} GB free"
     for name, value in (
         (
             "micrographs",
@@ -147,7 +148,7 @@ def print_forecast(cost: Forecast) -> None:
         ("halo tax", f"{cost.halo_tax:.2f} pixels computed for each pixel kept"),
         ("seams", f"{cost.plan.verdict}{reason or ' up to kernel rounding'}"),
         ("memory", f"{cost.worker_bytes / 1024**3:.2f} GiB per worker, projected peak"),
-        ("disk", f"at most {cost.disk_bytes / 1e9:.3f} GB, {cost.free_bytes / 1e9:.1f} GB free"),
+        ("disk", f"at most {cost.disk_bytes / 1e9:.3f} GB{free}"),
     ):
         table.add_row(name, escape(value))
     console.print(table)

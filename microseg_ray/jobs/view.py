@@ -33,6 +33,7 @@ def view(settings: ViewJobSettings, _start: StartRay) -> int:
     except ImportError as error:
         raise SettingsError(f"view: {error.name} is missing; install 'microseg_ray[viewer]'") from error
     del starlette, uvicorn
+    from microseg_ray.files import local_folder
     from microseg_ray.report.labelling.rounds import Rounds
     from microseg_ray.report.labelling.routes import loop_routes
     from microseg_ray.report.labelling.work import Work
@@ -53,7 +54,9 @@ def view(settings: ViewJobSettings, _start: StartRay) -> int:
     routes = label_routes(state, labels, settings.who or _user())
     with contextlib.ExitStack() as open_things, bound_socket(settings.port) as found:
         if labels is not None and rounds is not None and subject.run is not None:
-            work = open_things.enter_context(contextlib.closing(Work(subject.run.folder, labels.folder)))
+            work = open_things.enter_context(
+                contextlib.closing(Work(local_folder(subject.run.folder, "view"), labels.folder))
+            )
             routes += loop_routes(state, labels.folder, rounds, work)
         page = address(found, state.token)
         console.print(f"{len(subject.names)} micrographs: {escape(page)}", soft_wrap=True)

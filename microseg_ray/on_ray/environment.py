@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from microseg_ray.files.objects import shared_environment
+
 __all__ = ["worker_environment"]
 
 # By default glibc maps and unmaps every large tensor: 200,000 page faults and 1.7 s of system time per 512 px tile on
@@ -26,4 +28,4 @@ def worker_environment(threads: int) -> dict[str, str]:
         >>> worker_environment(2)["OMP_NUM_THREADS"]
         '2'
     """
-    return {**_ALLOCATOR, "OMP_NUM_THREADS": str(threads)}
+    return {**_ALLOCATOR, **shared_environment(), "OMP_NUM_THREADS": str(threads)}

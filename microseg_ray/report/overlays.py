@@ -22,8 +22,8 @@ from microseg_ray.runs.store.masks import MaskStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
+    from microseg_ray.files import Place
     from microseg_ray.runs.folder import Run
 
 __all__ = ["Overlays", "draw_overlays"]
@@ -38,7 +38,7 @@ class Overlays:
         left_out: Reason by micrograph.
     """
 
-    written: tuple[Path, ...]
+    written: tuple[Place, ...]
     left_out: Mapping[str, str]
 
 
@@ -54,7 +54,7 @@ def draw_overlays(run: Run, count: int) -> Overlays:
     stores = {name: MaskStore.open(run.store_path(name)) for name in run.names()}
     names = [name for name, store in stores.items() if store.finished]
     count = min(count, len(names))
-    written: list[Path] = []
+    written: list[Place] = []
     left_out: dict[str, str] = {}
     long = [name for name in names if not fits(name, ".png")]
     left_out |= dict.fromkeys(long, "its name leaves no room for a suffix; give the micrograph a shorter one")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from microseg_ray.files import Where
     from microseg_ray.report.methods import Methods
     from microseg_ray.report.provenance import Step
 
@@ -242,7 +243,7 @@ def _template() -> jinja2.Template:
     return environment.from_string(source)
 
 
-def write_run_report(page: Path, report: RunReport) -> None:
+def write_run_report(page: Where, report: RunReport) -> None:
     """Write the page of a run as one self-contained HTML file.
 
     Args:

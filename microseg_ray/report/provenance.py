@@ -16,6 +16,7 @@ from microseg_ray.runs.folder import LOG_FILES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from microseg_ray.files import Place
     from microseg_ray.runs.folder import Run
 
 __all__ = ["Step", "provenance_of"]
@@ -85,7 +86,7 @@ def _masks(run: Run) -> Step:
     return Step("Masks and tables", f"machine {hosts}" if hosts else "", "; ".join(means), when)
 
 
-def _sessions(folder: Path) -> Iterator[dict[str, Any]]:
+def _sessions(folder: Place) -> Iterator[dict[str, Any]]:
     """The first and last lines of sessions, the older log first."""
     for name in reversed(LOG_FILES):
         path = folder / name
@@ -102,10 +103,12 @@ def _sessions(folder: Path) -> Iterator[dict[str, Any]]:
                         continue
 
 
-def _labels(folder: Path) -> list[Step]:
+def _labels(folder: Place) -> list[Step]:
     """What people painted: strokes and micrographs by person."""
     people: dict[str, list[Any]] = {}
-    for path in sorted((folder / "records").rglob("*.jsonl")) if (folder / "records").is_dir() else ():
+    # Labels are painted in a folder of this machine.
+    records = folder / "records"
+    for path in sorted(records.rglob("*.jsonl")) if isinstance(records, Path) and records.is_dir() else ():
         with path.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 try:
@@ -121,7 +124,7 @@ def _labels(folder: Path) -> list[Step]:
     return steps
 
 
-def _time(path: Path) -> str:
+def _time(path: Place) -> str:
     """When a file was written."""
     try:
         return f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%d %H:%M:%S} UTC"

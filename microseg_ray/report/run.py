@@ -28,9 +28,9 @@ from microseg_ray.tables import read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from microseg_ray.accounts import Account
+    from microseg_ray.files import Place, Where
     from microseg_ray.settings import ClassSpec
 
 __all__ = ["Shown", "report_run"]
@@ -59,12 +59,12 @@ class Shown:
 
 
 def report_run(
-    folder: str | Path,
+    folder: Where,
     truth: Mapping[tuple[str, str], float] | None = None,
     *,
     title: str = "",
     shown: Shown | None = None,
-) -> Path:
+) -> Place:
     """Write RUN/report.html: identity, areas, quarantined inputs, overlays, the least certain places; and RUN/thumbnails.
 
     Args:

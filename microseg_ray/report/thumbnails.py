@@ -16,14 +16,15 @@ from microseg_ray.outputs import Kind, drop
 from microseg_ray.runs.folder import OWNER
 from microseg_ray.runs.store.glance import glance
 from microseg_ray.runs.store.pyramid import level_shapes
+from microseg_ray.runs.store.where import zarr_place
 from microseg_ray.settings import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from microseg_ray.files import Place
     from microseg_ray.runs.folder import Run
 
 __all__ = ["FOLDER", "SIDE", "write_thumbnails"]
@@ -72,12 +73,12 @@ def write_thumbnails(run: Run, names: Sequence[str]) -> dict[str, tuple[str, int
     return found
 
 
-def _small(path: Path) -> NDArray[np.uint8]:
+def _small(path: Place) -> NDArray[np.uint8]:
     """Every n-th pixel of the coarsest level of a mask, its longer side at most `SIDE`."""
     found = glance(path)
     if not found.finished:
         raise StoreError(f"{path}: not finished")
     level = len(level_shapes(found.shape)) - 1
-    mask = np.asarray(zarr.open_array(path / str(level), mode="r")[:])
+    mask = np.asarray(zarr.open_array(zarr_place(path / str(level)), mode="r")[:])
     step = -(-max(mask.shape) // SIDE)
     return mask[step // 2 :: step, step // 2 :: step]

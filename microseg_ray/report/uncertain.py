@@ -16,6 +16,7 @@ from microseg_ray.report.doubt import UNKNOWN, window_sums
 from microseg_ray.runs.opening import open_of_run
 from microseg_ray.runs.store.glance import glance
 from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.runs.store.where import zarr_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -159,7 +160,7 @@ def _spread(windows: Iterable[tuple[float, str, Box]], count: int) -> list[tuple
 
 
 def _reader(run: Run, name: str, kind: str) -> Callable[[Box], NDArray[np.uint8]]:
-    array = zarr.open_array(run.store_path(name) / kind, mode="r")
+    array = zarr.open_array(zarr_place(run.store_path(name) / kind), mode="r")
     return lambda box: np.asarray(array[box.slices])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from microseg_ray.errors import SettingsError
-from microseg_ray.files import write_json
+from microseg_ray.files import place, write_json
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.sources import ScaleRule
@@ -47,7 +47,7 @@ def keep_calibration(settings: S) -> tuple[S, str]:
     Args:
         settings: The settings of `segment` or `plan`.
     """
-    path = Path(settings.output) / "run.json"
+    path = place(settings.output) / "run.json"
     if settings.overwrite or not path.exists() or any(calibration_record(settings).values()):
         return settings, ""
     kept = Run.open(settings.output).document.get("calibration", {})

@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from microseg_ray.errors import MicrosegError, StoreError
-from microseg_ray.files import delete_folder
+from microseg_ray.files import ObjectPath, delete_folder
 from microseg_ray.outputs import require_store
 from microseg_ray.quarantine import Failure
 from microseg_ray.runs.queue import TaskQueue
@@ -37,8 +37,8 @@ from microseg_ray.sources.scale.provenance import OPTION, pixel_size_mark
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
-    from pathlib import Path
 
+    from microseg_ray.files import Place
     from microseg_ray.runs.bands import Division
     from microseg_ray.runs.config import WorkerConfig
     from microseg_ray.runs.folder import Run
@@ -250,7 +250,7 @@ def work(
             _drop(run.store_path(name))
 
 
-def _drop(path: Path) -> None:
+def _drop(path: Place) -> None:
     """Delete the mask of a file that has changed: its first shards are of one image and its last ones may be of another.
 
     No worker writes to it any more. The same command would make it anew in any case, because it is bound to the older file.
@@ -291,8 +291,11 @@ def _taken(pending: Pending) -> Iterator[Task]:
 
 def any_masks(run: Run) -> bool:
     """Whether there is a mask at all: where there is none, no micrograph is complete."""
+    masks = run.folder / "masks"
+    if isinstance(masks, ObjectPath):
+        return masks.is_dir()
     try:
-        with os.scandir(run.folder / "masks") as entries:
+        with os.scandir(masks) as entries:
             return next(entries, None) is not None
     except OSError:
         return False

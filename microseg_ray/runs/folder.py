@@ -20,13 +20,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.errors import UNREADABLE, MicrosegError, RunMismatchError, StoreError
-from microseg_ray.files import sole_writer, write_json
+from microseg_ray.files import ObjectPath, place, sole_writer, write_json
 from microseg_ray.outputs import Kind, claim, drop, has_manifest
 from microseg_ray.quarantine import FAILURES_FILE, Failure, read_failures, write_failures
 from microseg_ray.recognition import is_record
@@ -42,6 +42,8 @@ from microseg_ray.versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from microseg_ray.files import Place, Where
 
 __all__ = ["FORMAT_VERSION", "OBJECT_TABLES", "Run"]
 
@@ -65,25 +67,27 @@ OWNER = "run"
 AREAS_FILE = "areas.parquet"
 LOG_FILES = ("logs/segment.jsonl", "logs/segment.1.jsonl")
 """The log of `segment`, and the one before it."""
+_LISTINGS = 16
+"""Listings of an object store at a time."""
 TABLES = ("areas.csv", AREAS_FILE, FAILURES_FILE, ACCOUNTS_FILE)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. Make it with `create`, read it with `open`."""
+    """One run, in a folder or in an object store. Make it with `create`, read it with `open`."""
 
-    folder: Path
+    folder: Place
     identity: RunIdentity
     document: Mapping[str, Any]
 
     @classmethod
-    def at(cls, folder: str | os.PathLike[str], identity: RunIdentity, *, overwrite: bool = False) -> Run:
+    def at(cls, folder: Where, identity: RunIdentity, *, overwrite: bool = False) -> Run:
         """The run of this identity in a folder that may be empty; nothing is written.
 
         Raises:
             RunMismatchError: The folder holds results of another model or of other settings.
         """
-        folder = Path(folder).absolute()
+        folder = place(folder).absolute()
         if (folder / "run.json").exists():
             older = cls.open(folder)
             differing = older.identity.differences(identity)
@@ -101,7 +105,7 @@ class Run:
     @classmethod
     def create(
         cls,
-        folder: str | os.PathLike[str],
+        folder: Where,
         identity: RunIdentity,
         record: Mapping[str, Any],
         *,
@@ -138,13 +142,13 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Run:
+    def open(cls, folder: Where) -> Run:
         """Read an existing run.
 
         Raises:
             StoreError: There is no run, or its run.json is damaged.
         """
-        folder = Path(folder).absolute()
+        folder = place(folder).absolute()
         try:
             document = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             identity = RunIdentity(document["identity"]["model_digest"], document["identity"]["pixels"])
@@ -177,11 +181,11 @@ class Run:
         """The model's classes."""
         return tuple(ClassSpec(**item) for item in self.document["classes"])
 
-    def store_path(self, name: str) -> Path:
+    def store_path(self, name: str) -> Place:
         """Where the mask of a micrograph lies, given its path below the archive.
 
         Example:
-            >>> run = Run(Path("/r"), RunIdentity("", {}), {})
+            >>> run = Run(place("/r"), RunIdentity("", {}), {})
             >>> str(run.store_path("2019/a.tif"))
             '/r/masks/2019/a.tif.zarr'
         """
@@ -189,6 +193,8 @@ class Run:
 
     def names(self) -> list[str]:
         """Micrographs that have a mask store, finished or not, sorted."""
+        if isinstance(self.folder, ObjectPath):
+            return sorted(_object_names(self.folder / "masks"))
         root = os.fspath(self.folder / "masks")
         found = []
         for parent, folders, _ in os.walk(root):
@@ -344,6 +350,23 @@ class Run:
                 f"{self.folder / AREAS_FILE}: damaged ({error}); run measure again, which makes it anew"
             ) from error
         return rows
+
+
+def _object_names(root: ObjectPath) -> Iterator[str]:
+    """Mask stores below an address: a listing for each folder, and one for each mask, many at a time."""
+    left = [root]
+    with ThreadPoolExecutor(_LISTINGS) as pool:
+        while left:
+            inner = [each for found in pool.map(lambda folder: list(folder.iterdir()), left) for each in found]
+            stores = [each for each in inner if each.suffix == ".zarr"]
+            have_counts = list(pool.map(lambda store: (store / "counts").is_dir(), stores))
+            yield from (
+                str(store.relative_to(root)).removesuffix(".zarr")
+                for store, has in zip(stores, have_counts, strict=True)
+                if has
+            )
+            masks = {store for store, has in zip(stores, have_counts, strict=True) if has}
+            left = [each for each in inner if each not in masks]
 
 
 def _versions_advice(differing: list[str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import StoreError
+from microseg_ray.files import ObjectPath
 from microseg_ray.runs.bands import Division, band_tax
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.runs.worker import OPEN_MICROGRAPHS
@@ -14,9 +15,9 @@ from microseg_ray.stitching import engine_grid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from microseg_ray.accounts import Account
+    from microseg_ray.files import Place
     from microseg_ray.quarantine import Failure
     from microseg_ray.runs.plan import RunPlan
     from microseg_ray.runs.tasks import Prepared
@@ -44,7 +45,7 @@ class Forecast:
         halo_tax: Pixels computed for each pixel kept.
         worker_bytes: Projected peak memory of one worker.
         disk_bytes: Bytes that the missing shards take on disk, at most.
-        free_bytes: Bytes free there.
+        free_bytes: Bytes free there; None in an object store, which does not say.
         failures: Inputs that will be quarantined.
         rescaled: Micrographs that are resampled to the model's pixel size.
         info_bars: Micrographs whose info bar is left out.
@@ -62,7 +63,7 @@ class Forecast:
     halo_tax: float
     worker_bytes: int
     disk_bytes: int
-    free_bytes: int
+    free_bytes: int | None
     failures: tuple[Failure, ...]
     rescaled: int
     info_bars: int
@@ -70,14 +71,14 @@ class Forecast:
     plan: RunPlan
     accounts: tuple[Account, ...] = ()
 
-    def refuse_full_disk(self, folder: Path) -> None:
+    def refuse_full_disk(self, folder: Place) -> None:
         """Stop before the first shard where the result cannot fit.
 
         Raises:
             StoreError: Less is free than even compressed results take.
         """
         shrunk = 1 if self.plan.engine.extra == "probabilities" else MASK_COMPRESSION
-        if self.disk_bytes // shrunk > self.free_bytes:
+        if self.free_bytes is not None and self.disk_bytes // shrunk > self.free_bytes:
             raise StoreError(
                 f"{folder}: the results take up to {self.disk_bytes / 1e9:.1f} GB and {self.free_bytes / 1e9:.1f} GB are free; "
                 "free some space, give another output, or set extra: none"
@@ -89,7 +90,7 @@ def forecast(
     complete: int,
     failures: Sequence[Failure],
     plan: RunPlan,
-    folder: Path,
+    folder: Place,
     classes: int,
     workers: int = 1,
 ) -> Forecast:
@@ -119,7 +120,6 @@ def forecast(
         seen += tax * pixels
         kept += pixels
         disk += pixels * (PYRAMID + extra)
-    where = next(parent for parent in (folder, *folder.parents) if parent.exists())
     decoded = OPEN_MICROGRAPHS * max((found.decoded_bytes for found in prepared.values()), default=0)
     return Forecast(
         micrographs=len(prepared) + complete + len(failures),
@@ -131,13 +131,20 @@ def forecast(
         halo_tax=seen / kept if kept else 1.0,
         worker_bytes=plan.worker_bytes + decoded,
         disk_bytes=int(disk),
-        free_bytes=shutil.disk_usage(where).free,
+        free_bytes=_free_bytes(folder),
         failures=tuple(failures),
         rescaled=sum(found.view.file_shape is not None for found in prepared.values()),
         info_bars=sum(found.view.info_bar > 0 for found in prepared.values()),
         notes=_notes(prepared),
         plan=plan,
     )
+
+
+def _free_bytes(folder: Place) -> int | None:
+    """Bytes free where a folder is or will be; None where nobody says."""
+    if isinstance(folder, ObjectPath):
+        return None
+    return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
 
 
 def _units(shape: tuple[int, int], plan: RunPlan, workers: int, micrographs: int) -> tuple[int, float]:

@@ -20,23 +20,25 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from microseg_ray.files import rotate
+from microseg_ray.files import ObjectPath, rotate
 from microseg_ray.names import text
 from microseg_ray.runs.folder import LOG_FILES
 from microseg_ray.runs.tasks import BandTask, FinishTask, PrepareTask, ShardTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
+    from microseg_ray.files import Place
     from microseg_ray.runs.drive import Executor, Pending
     from microseg_ray.runs.tasks import Outcome
 
 __all__ = ["Patience", "RunLog", "Watched", "watched"]
 
 MOST_BYTES = 1 << 24
+SENT_SECONDS = 30.0
+"""How often a log in an object store is sent."""
 _REMEMBERED = 200
 _FEWEST = 20
 
@@ -54,6 +56,39 @@ class Patience:
     factor: float = 5.0
     slow: float = 10.0
     stuck: float = 120.0
+
+
+class _Sent:
+    """A log in an object store, to which nothing can be appended: it is sent whole, every half minute and at its end.
+
+    Args:
+        path: The object.
+    """
+
+    def __init__(self, path: ObjectPath) -> None:
+        self._path = path
+        try:
+            self._text = path.read_text()
+        except FileNotFoundError:
+            self._text = ""
+        self._sent = time.monotonic()
+
+    def write(self, line: str) -> None:
+        self._text += line
+
+    def flush(self) -> None:
+        if time.monotonic() - self._sent > SENT_SECONDS:
+            self._send()
+
+    def tell(self) -> int:
+        return len(self._text)
+
+    def close(self) -> None:
+        self._send()
+
+    def _send(self) -> None:
+        self._sent = time.monotonic()
+        self._path.write(self._text.encode())
 
 
 class RunLog:
@@ -74,12 +109,15 @@ class RunLog:
         ('begin', 3)
     """
 
-    def __init__(self, folder: Path, most: int = MOST_BYTES) -> None:
+    def __init__(self, folder: Place, most: int = MOST_BYTES) -> None:
         self._run, self._most = text(str(folder)), most
         self._path, self._older = (folder / name for name in LOG_FILES)
         self._lock = threading.Lock()
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._opened()
+
+    def _opened(self) -> IO[str] | _Sent:
+        return _Sent(self._path) if isinstance(self._path, ObjectPath) else self._path.open("a", encoding="utf-8")
 
     def write(self, event: str, **fields: Any) -> None:
         """Append a line. A disk that is full stops the run at its next shard, not here."""
@@ -91,7 +129,7 @@ class RunLog:
             if self._file.tell() > self._most:
                 self._file.close()
                 rotate(self._path, self._older)
-                self._file = self._path.open("a", encoding="utf-8")
+                self._file = self._opened()
 
     def close(self) -> None:
         """Close the file."""
@@ -178,7 +216,7 @@ class Watched:
 
 @contextlib.contextmanager
 def watched(
-    folder: Path, executor: Callable[[], Executor], warn: Callable[[str], None], patience: Patience | None = None
+    folder: Place, executor: Callable[[], Executor], warn: Callable[[str], None], patience: Patience | None = None
 ) -> Iterator[tuple[RunLog, Callable[[], Executor]]]:
     """The log of a session, and the executor whose outcomes go into it.
 

@@ -20,10 +20,10 @@ from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from microseg_ray.files import Place
     from microseg_ray.geometry import Box
     from microseg_ray.runs.folder import Run
     from microseg_ray.runs.pixels_read import Report
@@ -207,6 +207,6 @@ def _write_labels(reading: _Reading, objects: Objects, rule: ObjectRule) -> None
     )
 
 
-def _write(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
+def _write(path: Place, kind: type[Any], rows: Iterable[Any]) -> None:
     columns = [each.name for each in fields(kind)]
     write_csv(path, columns, ((text(row.micrograph), *astuple(row)[1:]) for row in rows))

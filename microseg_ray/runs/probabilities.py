@@ -15,13 +15,14 @@ import zarr
 
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, file_account, write_accounts
 from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError, StoreError
-from microseg_ray.files import sole_writer, whole, whole_folder, write_json
+from microseg_ray.files import lies_in, sole_writer, whole, whole_folder, write_json
 from microseg_ray.outputs import Kind, claim, settle
 from microseg_ray.quarantine import Failure, stop_if_full, write_failures
 from microseg_ray.recognition import is_only_zarr, is_record, read_record
 from microseg_ray.runs.derived.threshold import class_of_run
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.runs.store.where import zarr_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,7 +76,7 @@ def write_probabilities(
     names = [spec.name for spec in run.classes] if settings.class_name is None else [settings.class_name]
     wanted = [class_of_run(name, run, "probabilities") for name in names]
     output = Path(settings.output).absolute()
-    if output.resolve().is_relative_to(run.folder.resolve() / "masks"):
+    if lies_in(output.resolve(), run.folder.resolve() / "masks"):
         raise SettingsError(f"probabilities.output: {output} lies in the run's masks; give another folder")
     done = WrittenMaps(output)
     with sole_writer(output):
@@ -142,7 +143,7 @@ def _write_one(run: Run, name: str, wanted: list[int], stem: Path, settings: Pro
     store = MaskStore.open(run.store_path(name))
     if not store.finished or store.missing():
         raise StoreError("it is not finished in the run; run segment there again first")
-    stored = cast("zarr.Array[Any]", zarr.open_group(store.path, mode="r")["probabilities"])
+    stored = cast("zarr.Array[Any]", zarr.open_group(zarr_place(store.path), mode="r")["probabilities"])
     kind = settings.format
     if kind == "auto":
         kind = "csv" if store.spec.shape[0] * store.spec.shape[1] <= settings.csv_pixels else "zarr"

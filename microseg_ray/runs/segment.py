@@ -213,10 +213,11 @@ def segment(
             work(run, ledger, progress, watched_executor, report, division)
             # An input that broke after an earlier run still has that run's mask, which is not measured any more.
             failed = {failure.path for failure in ledger.failures}
-            dropped = run.drop_outdated()
             ledger.failures.sort()
             names = [item.name for item in job.inputs if item.name not in failed]
-            areas, accounts = run.write_tables(names, ledger.failures, ledger.measured)
+            with config.writing():
+                dropped = run.drop_outdated()
+                areas, accounts = run.write_tables(names, ledger.failures, ledger.measured)
     run = Run.open(run.folder)
     return Segmented(run, job.plan, ledger, areas, run.document["seams"], kept, dropped, accounts)
 

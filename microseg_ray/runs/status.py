@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from microseg_ray.errors import UNREADABLE
-from microseg_ray.files import LOCK_FILE
+from microseg_ray.files import LOCK_FILE, ObjectPath
+from microseg_ray.files.lease import LEASE_SECONDS, read_lease
 from microseg_ray.names import text
 from microseg_ray.quarantine import Failure
 from microseg_ray.runs.folder import LOG_FILES, Run
@@ -23,6 +24,8 @@ from microseg_ray.runs.waiting import not_begun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from microseg_ray.files import Place
 
 __all__ = ["RunStatus", "run_status"]
 
@@ -109,7 +112,7 @@ def run_status(folder: str | os.PathLike[str], now: float | None = None) -> RunS
         _add(sums, run.store_path(name))
     failed = {failure.path for failure in failures}
     later = not_begun(run, {*names, *failed})
-    writer, pid = _writer(run.folder / LOCK_FILE)
+    writer, pid = _writer(run.folder / LOCK_FILE, now)
     last = max(sums.times, default=None)
     session = sorted(each for each in sums.times if each >= began)
     rate = None
@@ -135,7 +138,7 @@ def run_status(folder: str | os.PathLike[str], now: float | None = None) -> RunS
     )
 
 
-def _logged(folder: Path) -> list[Failure]:
+def _logged(folder: Place) -> list[Failure]:
     """What a session set aside that has not come to its end, by its log: failures.csv is written at the end."""
     found: list[Failure] = []
     for name in reversed(LOG_FILES):
@@ -153,7 +156,7 @@ def _logged(folder: Path) -> list[Failure]:
     return found
 
 
-def _add(sums: _Sums, store: Path) -> None:
+def _add(sums: _Sums, store: Place) -> None:
     """The shards of one mask, by the names and times of its files: opening each array would take a hundred times as long."""
     try:
         attributes = json.loads((store / "zarr.json").read_text(encoding="utf-8"))["attributes"]
@@ -169,8 +172,11 @@ def _add(sums: _Sums, store: Path) -> None:
     sums.times += times
 
 
-def _times(folder: Path) -> Iterator[float]:
+def _times(folder: Place) -> Iterator[float]:
     """When each chunk below a folder was written; unfinished ones have names that are no numbers."""
+    if isinstance(folder, ObjectPath):
+        yield from (each["last_modified"].timestamp() for each in folder.below())
+        return
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -183,8 +189,10 @@ def _times(folder: Path) -> Iterator[float]:
         return
 
 
-def _writer(lock: Path) -> tuple[Writer, int | None]:
+def _writer(lock: Place, now: float) -> tuple[Writer, int | None]:
     """Who holds a lock, by the kernel's list: taking it to see would stop a job that begins in that moment."""
+    if isinstance(lock, ObjectPath):
+        return _leaseholder(lock, now)
     try:
         found = lock.stat()
         lines = _LOCKS.read_text(encoding="ascii").splitlines()
@@ -201,3 +209,11 @@ def _writer(lock: Path) -> tuple[Writer, int | None]:
         if int(inode) == wanted[2] and (int(major, 16), int(minor, 16)) == wanted[:2]:
             return "writing", int(fields[4]) if int(fields[4]) > 0 else None
     return "none", None
+
+
+def _leaseholder(lock: ObjectPath, now: float) -> tuple[Writer, int | None]:
+    """Who writes into a folder of an object store, on whichever machine: the lock is written anew every few seconds."""
+    record, _ = read_lease(lock.parent)
+    if record is None or record.free or now - lock.stat().st_mtime > LEASE_SECONDS:
+        return "none", None
+    return "writing", int(record.owner.rpartition(":")[2])

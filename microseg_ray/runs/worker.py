@@ -6,7 +6,6 @@ more than the task that caused it.
 
 from __future__ import annotations
 
-import os
 import threading
 import traceback
 from collections import OrderedDict
@@ -21,9 +20,11 @@ from microseg_ray.errors import (
     FencedError,
     InputError,
     MicrosegError,
+    ObjectStoreError,
     StalledInputError,
     StoreError,
 )
+from microseg_ray.files import place
 from microseg_ray.models.memory import release_memory
 from microseg_ray.names import require_room
 from microseg_ray.quarantine import is_full
@@ -97,7 +98,7 @@ class ArchiveWorker:
         """Do one task; every failure comes back as a row."""
         try:
             return self._step(task)
-        except (CheckpointError, FencedError) as error:
+        except (CheckpointError, FencedError, ObjectStoreError) as error:
             return Outcome(task, ok=False, reason=str(error), fatal=True)
         except Exception as error:  # noqa: BLE001 - whatever a library raises on one input must not cost the others
             return self._failed(task, error)
@@ -353,7 +354,8 @@ def _calibrated(store: MaskStore, calibration: Calibration) -> bool:
 
 def reusable_store(path: str, spec: MaskSpec, identity: Mapping[str, Any]) -> MaskStore | None:
     """The store of an earlier try, if its results are those that this run would make."""
-    if not os.path.exists(path):  # noqa: PTH110 - asked of every micrograph of an archive
+    found = place(path)
+    if not found.exists():
         return None
     try:
         store = MaskStore.open(path)

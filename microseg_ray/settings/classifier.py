@@ -22,6 +22,7 @@ class ClassifierJobSettings(DataFields):
     """`classifier`: a folder of micrographs per class -> a checkpoint that classifies whole micrographs."""
 
     job: ClassVar[str] = "classifier"
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"model.weights"})
     images: str | None = Field(default=None, description="folder with a sub-folder of micrographs per class")
     image_suffix: str = Field(default="", description="end of a micrograph's stem that is not part of its key")
     group: str | None = Field(default=None, description="regular expression; micrographs of one group stay together")

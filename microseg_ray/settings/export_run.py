@@ -33,6 +33,7 @@ class ExportRunSettings(JobSettings):
     """
 
     job: ClassVar[str] = "export-run"
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"run"})
     run: str = Field(description="run folder")
     output: str = Field(description="folder for tiff/NAME.ome.tif, geojson/NAME.geojson and so on")
     format: Annotated[tuple[ExportFormat, ...], BeforeValidator(_listed)] = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -19,6 +19,7 @@ Weight = Annotated[float, Field(ge=0)]
 class FitSettings(EpochSettings):
     """What decides how a model is fitted, wherever it runs."""
 
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"model.weights"})
     tiles: str = Field(description="tile store that the tile job wrote")
     crop: int | None = Field(
         default=None, ge=8, le=8192, description="train on crops of this many pixels out of larger tiles"

@@ -27,6 +27,7 @@ class MeasureSettings(SectionFields, DataFields):
     """
 
     job: ClassVar[str] = "measure"
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"run"})
     run: str
     pixel_size_um: PixelSize = None
     group: str | None = Field(

@@ -21,6 +21,7 @@ class PostprocessSettings(JobSettings):
     """
 
     job: ClassVar[str] = "postprocess"
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"run", "output"})
     run: str = Field(description="run folder whose masks are read; it is not changed")
     output: str = Field(description="folder of the new run")
     min_speck: int = Field(

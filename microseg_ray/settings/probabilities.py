@@ -15,6 +15,7 @@ class ProbabilitiesSettings(JobSettings):
     """`probabilities`: a run that kept them -> a probability map per micrograph and class, as files for other programs."""
 
     job: ClassVar[str] = "probabilities"
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"run"})
     run: str = Field(description="run folder, segmented with extra: probabilities")
     class_name: str | None = Field(default=None, description="only this class; default: a map for each")
     output: str = Field(description="folder for maps/NAME_CLASS.csv and failures.csv")

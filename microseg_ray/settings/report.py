@@ -15,6 +15,7 @@ class ReportSettings(JobSettings):
     """`report`: the HTML page of a run."""
 
     job: ClassVar[str] = "report"
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"run"})
     run: str = Field(description="run folder")
     panels: int = Field(
         default=12, ge=0, le=1000, description="micrographs shown with their masks, those first whose areas differ most"

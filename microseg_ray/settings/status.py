@@ -19,6 +19,7 @@ class StatusSettings(JobSettings):
 
     job: ClassVar[str] = "status"
     leading: ClassVar[str | None] = "run"
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"run"})
     run: str = Field(description="run folder")
     # `json` itself is a method of pydantic's models.
     as_json: bool = Field(

@@ -21,6 +21,7 @@ class ViewJobSettings(JobSettings):
 
     job: ClassVar[str] = "view"
     leading: ClassVar[str | None] = "run"
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"run"})
     run: str = Field(description="run folder, or an archive: a folder, glob, file or URL of micrographs")
     truth: str | None = Field(default=None, description="folder of true masks with the names of the micrographs")
     labels: str | None = Field(

@@ -9,10 +9,14 @@ import shutil
 import stat
 import tempfile
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from microseg_ray.errors import InputError
+from microseg_ray.files import ObjectPath
+from microseg_ray.files.objects import client_options, is_object_url, require_credentials, retries
 
 if TYPE_CHECKING:
     import os
@@ -76,6 +80,8 @@ def filesystem(url: str) -> tuple[Any, str]:
 
     Raises:
         InputError: The protocol is unknown, or its package is not installed.
+        StoreError: An address of an object store that cannot be used.
+        ObjectStoreError: There are no credentials for it.
 
     Example:
         >>> filesystem("ftpx://a")
@@ -85,6 +91,10 @@ def filesystem(url: str) -> tuple[Any, str]:
     """
     from fsspec.core import url_to_fs
 
+    if is_object_url(url):
+        ObjectPath.of(url)
+        if _register_objects():
+            require_credentials(url)
     try:
         opened, inner = url_to_fs(url)
     except (ImportError, ValueError) as error:
@@ -92,6 +102,26 @@ def filesystem(url: str) -> tuple[Any, str]:
             url, f"the address cannot be used ({error})", "install what it names, or copy the files here"
         ) from error
     return opened, str(inner)
+
+
+@cache
+def _register_objects() -> bool:
+    """Read s3:// by the library that writes it, where it is there: one environment, one way to try again."""
+    if find_spec("obstore") is None:
+        return False
+    import fsspec
+    from obstore.fsspec import FsspecStore
+
+    class Objects(FsspecStore):
+        """Without a listing that is kept, and with our patience."""
+
+        protocol = "s3"
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__("s3", *args, client_options=client_options(), retry_config=retries(), **options)
+
+    fsspec.register_implementation("s3", Objects, clobber=True)
+    return True
 
 
 def open_binary(where: str) -> BinaryIO:

@@ -15,11 +15,11 @@ from microseg_ray.statistics.rows import write_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from microseg_ray.files import Place
     from microseg_ray.settings import ClassSpec
 
 __all__ = ["AREA_SCHEMA", "AreaRow", "AreaTable", "Measured", "area_rows", "write_areas"]
@@ -118,7 +118,7 @@ class AreaTable(Sequence[AreaRow]):
         (2, 'b', True)
     """
 
-    path: Path
+    path: Place
 
     def __len__(self) -> int:
         """Rows of the table."""
@@ -196,7 +196,7 @@ def _cells(row: AreaRow) -> dict[str, Any]:
     return {name: getattr(row, name) for name in AREA_SCHEMA.names}
 
 
-def write_areas(folder: Path, rows: Iterable[AreaRow]) -> None:
+def write_areas(folder: Place, rows: Iterable[AreaRow]) -> None:
     """Write areas.csv and areas.parquet, both or neither.
 
     Args:

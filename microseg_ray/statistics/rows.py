@@ -17,7 +17,8 @@ from microseg_ray.names import in_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
+
+    from microseg_ray.files import Place
 
 __all__ = ["BATCH_ROWS", "schema_of", "table_pair", "write_cells", "write_rows"]
 
@@ -48,7 +49,7 @@ def schema_of(row: type[Any]) -> Any:
     return pa.schema(found)
 
 
-def write_rows(folder: Path, name: str, row: type[Any], rows: Iterable[Any]) -> None:
+def write_rows(folder: Place, name: str, row: type[Any], rows: Iterable[Any]) -> None:
     """Write NAME.csv and NAME.parquet, both or neither, a batch at a time.
 
     Args:
@@ -60,7 +61,7 @@ def write_rows(folder: Path, name: str, row: type[Any], rows: Iterable[Any]) -> 
     write_cells(folder, name, schema_of(row), map(asdict, rows))
 
 
-def write_cells(folder: Path, name: str, schema: Any, rows: Iterable[dict[str, Any]]) -> None:
+def write_cells(folder: Place, name: str, schema: Any, rows: Iterable[dict[str, Any]]) -> None:
     """Write NAME.csv and NAME.parquet, both or neither, a batch at a time.
 
     Args:
@@ -80,7 +81,7 @@ def write_cells(folder: Path, name: str, schema: Any, rows: Iterable[dict[str, A
 
 
 @contextmanager
-def table_pair(folder: Path, name: str, schema: Any, group_rows: int | None = None) -> Iterator[Callable[[Any], None]]:
+def table_pair(folder: Place, name: str, schema: Any, group_rows: int | None = None) -> Iterator[Callable[[Any], None]]:
     """NAME.csv and NAME.parquet, both or neither.
 
     Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.figures.statistics import plot_correlation, plot_intervals, plot_sizes
-from microseg_ray.files import write_text
+from microseg_ray.files import name_below, write_text
 from microseg_ray.outputs import Kind
 from microseg_ray.report.exports.paper import PARTS, latex, markdown, paper_tables, place_name, shown_intervals
 from microseg_ray.report.exports.reading import Published, rows_of
@@ -14,8 +14,7 @@ from microseg_ray.report.exports.workbook import write_workbook
 from microseg_ray.runs.store.glance import glance
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from microseg_ray.files import Place
     from microseg_ray.runs.folder import Run
 
 __all__ = ["PLOTS", "Exports", "published", "write_exports"]
@@ -81,7 +80,7 @@ def _plots(run: Run, said: Published) -> list[str]:
     shown: list[dict[str, Any]] = [{**row, "name": place_name(row)} for row in shown_intervals(intervals)]
     sizes = rows_of(folder, "object_sizes", lambda row: not row["micrograph"])
     curves = rows_of(folder, "correlation", lambda row: row["scope"] == "archive")
-    written: list[Path] = []
+    written: list[Place] = []
     for name, draw, rows in (
         ("intervals", plot_intervals, shown),
         ("sizes", plot_sizes, sizes),
@@ -91,4 +90,4 @@ def _plots(run: Run, said: Published) -> list[str]:
             run.claim({f"plots/{name}.{kind}": Kind.FILE for kind in ("png", "svg")})
             (folder / "plots").mkdir(exist_ok=True)
             written += draw(folder / "plots" / name, rows, said.partial)
-    return [path.relative_to(folder).as_posix() for path in written]
+    return [name_below(path, folder) for path in written]

@@ -14,7 +14,8 @@ from microseg_ray.statistics.rows import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+    from microseg_ray.files import Place
 
 __all__ = ["TABLES", "Published", "batches", "rows_of", "table_path"]
 
@@ -48,7 +49,7 @@ class Published:
         set_aside: Inputs that were quarantined.
     """
 
-    folder: Path
+    folder: Place
     model_digest: str
     unfinished: int
     set_aside: int
@@ -64,13 +65,13 @@ class Published:
         return "; ".join(said)
 
 
-def table_path(folder: Path, name: str) -> Path | None:
+def table_path(folder: Place, name: str) -> Place | None:
     """The file of a table, None where it was not made."""
     found = (folder / f"{name}.{kind}" for kind in ("parquet", "csv"))
     return next((path for path in found if path.is_file()), None)
 
 
-def batches(path: Path) -> Iterator[Any]:
+def batches(path: Place) -> Iterator[Any]:
     """Arrow record batches of a table, of bounded size."""
     if path.suffix == ".parquet":
         with path.open("rb") as file:
@@ -83,7 +84,9 @@ def batches(path: Path) -> Iterator[Any]:
         )
 
 
-def rows_of(folder: Path, name: str, wanted: Callable[[dict[str, Any]], bool] = lambda _: True) -> list[dict[str, Any]]:
+def rows_of(
+    folder: Place, name: str, wanted: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> list[dict[str, Any]]:
     """Chosen rows of a table; none where it was not made.
 
     Example:
@@ -97,13 +100,13 @@ def rows_of(folder: Path, name: str, wanted: Callable[[dict[str, Any]], bool] = 
     return [row for batch in batches(path) for row in batch.to_pylist() if wanted(row)]
 
 
-def csv_columns(path: Path) -> list[str]:
+def csv_columns(path: Place) -> list[str]:
     """The head of a CSV."""
     with path.open(encoding="utf-8", newline="") as file:
         return next(csv.reader(file), [])
 
 
-def columns_of(path: Path) -> list[str]:
+def columns_of(path: Place) -> list[str]:
     """The columns of a table that hold a value in some row: an empty column says nothing in a sheet."""
     if path.suffix == ".csv":
         return csv_columns(path)
@@ -120,7 +123,7 @@ def columns_of(path: Path) -> list[str]:
     return [name for name in names if held[name]]
 
 
-def rows_in(path: Path) -> int:
+def rows_in(path: Place) -> int:
     """Rows of a table."""
     if path.suffix == ".parquet":
         with path.open("rb") as file:

@@ -19,7 +19,8 @@ from microseg_ray.report.exports.reading import TABLES, Published, batches, colu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from microseg_ray.files import Place
 
 __all__ = ["SHEET_ROWS", "write_workbook"]
 
@@ -43,7 +44,7 @@ _SAID_ELSEWHERE = frozenset({"model_digest", "pixel_size_um_y", "pixel_size_um_x
 """Columns of each object that the sheet `areas` or `about` has once."""
 
 
-def write_workbook(path: Path, published: Published, most_rows: int = SHEET_ROWS) -> list[str]:
+def write_workbook(path: Place, published: Published, most_rows: int = SHEET_ROWS) -> list[str]:
     """Write a sheet for each table that there is, and a sheet `about` in front.
 
     Args:
@@ -96,13 +97,13 @@ def write_workbook(path: Path, published: Published, most_rows: int = SHEET_ROWS
     return notes
 
 
-def _fill(sheet: Any, table: Path, columns: list[str], limit: int) -> None:
+def _fill(sheet: Any, table: Place, columns: list[str], limit: int) -> None:
     for row, cells in enumerate(islice(_in_order(table, columns), limit), 1):
         for column, value in enumerate(cells):
             _write(sheet, row, column, value)
 
 
-def _in_order(table: Path, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+def _in_order(table: Place, columns: list[str]) -> Iterator[tuple[Any, ...]]:
     """The rows, those of groups and of all micrographs first: a sheet that is cut off still has them."""
     key, own = _SUMMARIES.get(table.stem, ("", frozenset[str]()))
     for first in (True, False) if key else (False,):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
-from microseg_ray.files import sole_writer, write_json
+from microseg_ray.files import local_folder, sole_writer, write_json
 from microseg_ray.names import text
 from microseg_ray.outputs import Kind, claim
 from microseg_ray.quarantine import Failure
@@ -69,7 +69,11 @@ def learn(settings: LearnSettings, report: Callable[[str, int, int, str], None] 
         MicrosegError: The process that started this one has ended.
     """
     run = Run.open(settings.run)
-    folder = run.folder / "labels" if settings.labels is None else Path(settings.labels).expanduser().absolute()
+    folder = (
+        local_folder(run.folder, "learn") / "labels"
+        if settings.labels is None
+        else Path(settings.labels).expanduser().absolute()
+    )
     labels, rounds = Labels(folder, run.classes), Rounds(folder)
     given = settings.micrographs
     names = _wanted(run, labels, (given,) if isinstance(given, str) else given)

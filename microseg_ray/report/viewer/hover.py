@@ -12,9 +12,10 @@ from microseg_ray.names import text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from microseg_ray.files import Place
 
 __all__ = ["ObjectRows", "object_at", "read_objects"]
 
@@ -41,7 +42,7 @@ class ObjectRows:
     pixels: NDArray[np.int64]
 
 
-def read_objects(folder: Path, name: str) -> ObjectRows | None:
+def read_objects(folder: Place, name: str) -> ObjectRows | None:
     """The objects of a micrograph; None where `microseg measure` did not measure objects.
 
     Args:

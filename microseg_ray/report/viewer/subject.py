@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import InputError, StoreError
+from microseg_ray.files import local_folder, place
+from microseg_ray.files.objects import is_object_url
 from microseg_ray.runs.folder import Run
 from microseg_ray.settings import SourceSettings
 from microseg_ray.sources import member_path, root_of, survey_inputs
@@ -79,6 +81,8 @@ def open_subject(where: str) -> Subject:
             ...
         microseg_ray.errors.InputError: /nowhere: neither a run nor an archive (no such file or folder); check the path
     """
+    if is_object_url(where) and (place(where) / "run.json").is_file():
+        local_folder(where, "view")
     folder = Path(where).expanduser()
     if not is_url(where) and (folder / "run.json").exists():
         run = Run.open(folder)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import SettingsError, StoreError
+from microseg_ray.files import lies_in
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.runs.worker import reusable_store
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from microseg_ray.files import Place
     from microseg_ray.runs.folder import Run
 
 __all__ = ["PARENT_KEYS", "open_masks", "parent_record", "refuse_harm"]
@@ -32,7 +32,7 @@ PARENT_KEYS = (
 """Keys of run.json that a run made from another takes over."""
 
 
-def refuse_harm(parent: Run, output: Path, job: str) -> None:
+def refuse_harm(parent: Run, output: Place, job: str) -> None:
     """Refuse an output that is the run that is read, or lies in it, or around it.
 
     Args:
@@ -44,7 +44,7 @@ def refuse_harm(parent: Run, output: Path, job: str) -> None:
         SettingsError: Writing there would harm the parent.
     """
     own, there = output.resolve(), parent.folder.resolve()
-    if own == there or own.is_relative_to(there / "masks") or there.is_relative_to(own / "masks"):
+    if own == there or lies_in(own, there / "masks") or lies_in(there, own / "masks"):
         raise SettingsError(
             f"{job}.output: {output} is, or lies in, the run that is read; give another folder, results are never mixed"
         )

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 from dask.base import compute
 
-from microseg_ray.errors import SettingsError, StoreError
+from microseg_ray.errors import ObjectStoreError, SettingsError, StoreError
 from microseg_ray.fence import Fence
-from microseg_ray.files import sole_writer
+from microseg_ray.files import place, sole_writer
 from microseg_ray.geometry import Box
 from microseg_ray.quarantine import Failure, stop_if_full
 from microseg_ray.runs.derived.base import open_masks, parent_record, refuse_harm
@@ -87,7 +86,7 @@ def postprocess(
         RunMismatchError: The output holds another run, or a job is writing there.
     """
     parent = Run.open(settings.run)
-    output = Path(settings.output).absolute()
+    output = place(settings.output).absolute()
     _refuse_postprocessed(parent)
     refuse_harm(parent, output, "postprocess")
     steps = Steps(settings.min_speck, settings.min_hole, settings.majority)
@@ -118,6 +117,8 @@ def postprocess(
                     report(so_far + own, total)
                 item.finish()
                 done.computed += len(item.missing)
+            except ObjectStoreError:
+                raise
             except Exception as error:  # noqa: BLE001 - what one mask raises must not cost the others
                 stop_if_full(error, output)
                 done.failures.append(Failure(item.name, "postprocess", f"{type(error).__name__}: {error}"))

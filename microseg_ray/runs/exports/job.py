@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, file_account, write_accounts
 from microseg_ray.errors import InputError, MicrosegError, RunMismatchError, SettingsError
 from microseg_ray.figures.pictures import class_palette
-from microseg_ray.files import sole_writer, whole, whole_folder, write_json
+from microseg_ray.files import lies_in, sole_writer, whole, whole_folder, write_json
 from microseg_ray.names import require_room, text
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.quarantine import FAILURES_FILE, Failure, stop_if_full, write_failures
@@ -99,7 +99,7 @@ def export_run(settings: ExportRunSettings, report: Callable[[int, int], None] =
     """
     run = Run.open(settings.run)
     output = Path(settings.output).absolute()
-    if output.resolve().is_relative_to(run.folder.resolve() / "masks"):
+    if lies_in(output.resolve(), run.folder.resolve() / "masks"):
         raise SettingsError(f"export-run.output: {output} lies in the run's masks; give another folder")
     _require_libraries(settings)
     with sole_writer(output):

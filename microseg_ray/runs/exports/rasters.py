@@ -14,6 +14,7 @@ from microseg_ray.errors import InputError
 from microseg_ray.figures.pictures import class_palette
 from microseg_ray.names import text
 from microseg_ray.runs.store.pyramid import level_shapes
+from microseg_ray.runs.store.where import zarr_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ def write_tiff(path: Path, store: MaskStore, measured: Measured) -> None:
     size = measured.pixel_size_um
     name = text(measured.micrograph)
     colormap = class_palette(store.spec.classes).T.astype(np.uint16) * 257
-    group = zarr.open_group(store.path, mode="r")
+    group = zarr.open_group(zarr_place(store.path), mode="r")
     shapes = level_shapes(store.spec.shape)
     metadata: dict[str, Any] = {
         "axes": "YX",

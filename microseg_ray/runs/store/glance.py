@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import UNREADABLE, StoreError
+from microseg_ray.files import place
 
 if TYPE_CHECKING:
-    import os
+    from microseg_ray.files import Where
 
 __all__ = ["Glance", "glance"]
 
@@ -30,7 +30,7 @@ class Glance:
     finished: bool
 
 
-def glance(path: str | os.PathLike[str]) -> Glance:
+def glance(path: Where) -> Glance:
     """Read the attributes of a mask store. `MaskStore.open` takes ten times as long, because it opens the arrays as well.
 
     Raises:
@@ -43,7 +43,7 @@ def glance(path: str | os.PathLike[str]) -> Glance:
         microseg_ray.errors.StoreError: /nowhere: no mask store is here, or it is damaged (...); `verify` says more
     """
     try:
-        attributes = json.loads(Path(path, "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        attributes = json.loads((place(path) / "zarr.json").read_text(encoding="utf-8"))["attributes"]
         height, width = attributes["microseg"]["shape"]
         return Glance((int(height), int(width)), str(attributes["microseg"]["extra"]), "ome" in attributes)
     except (OSError, *UNREADABLE) as error:

@@ -19,26 +19,26 @@ from __future__ import annotations
 
 import contextlib
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import zarr
 
 from microseg_ray.errors import UNREADABLE, StoreError
-from microseg_ray.files import delete_file, delete_folder, sync
+from microseg_ray.files import ObjectPath, delete_file, delete_folder, place, sync
 from microseg_ray.outputs import require_store
 from microseg_ray.runs.store.pyramid import build_pyramid, label_metadata, level_shapes, stale_levels
 from microseg_ray.runs.store.spec import NOT_DONE, MaskSpec, create_ledger, create_pixels
+from microseg_ray.runs.store.where import zarr_place
 from microseg_ray.settings import ClassSpec
 from microseg_ray.statistics.counts import SPREADS, count_classes
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
+    from microseg_ray.files import Place, Where
     from microseg_ray.geometry import Box
     from microseg_ray.statistics.counts import SpreadKind, Spreads
 
@@ -71,11 +71,11 @@ class MaskStore:
         self._record = dict(record)
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], spec: MaskSpec, identity: Mapping[str, Any]) -> MaskStore:
+    def create(cls, path: Where, spec: MaskSpec, identity: Mapping[str, Any]) -> MaskStore:
         """Make an empty store, in place of any older one.
 
         Args:
-            path: Folder, its name ending in `.zarr`.
+            path: Folder or its address, its name ending in `.zarr`.
             spec: Shape, classes and sharding.
             identity: What the result is bound to (model digest, settings that change pixels, fingerprint of the input).
         """
@@ -88,10 +88,10 @@ class MaskStore:
             "classes": [item.model_dump() for item in spec.classes],
             **({"spreads": dict(spec.spreads)} if spec.spreads else {}),
         }
-        if Path(path).exists():
+        if place(path).exists():
             require_store(path)
             delete_folder(path)
-        group = zarr.create_group(path)
+        group = zarr.create_group(zarr_place(path))
         create_pixels(group, "0", spec.shape, spec)
         create_ledger(group, "counts", spec, ())
         for kind, count in spec.spreads:
@@ -105,7 +105,7 @@ class MaskStore:
         return cls(path, group, spec, record)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> MaskStore:
+    def open(cls, path: Where) -> MaskStore:
         """Open a store that `create` made.
 
         Raises:
@@ -113,7 +113,7 @@ class MaskStore:
         """
         path = str(path)
         try:
-            group = zarr.open_group(path, mode="r+")
+            group = zarr.open_group(zarr_place(path), mode="r+")
             record = cast("dict[str, Any]", group.attrs["microseg"])
             height, width = record["shape"]
             spec = MaskSpec(
@@ -145,7 +145,7 @@ class MaskStore:
     @property
     def finished(self) -> bool:
         """Whether pyramid and OME metadata were written, after the last shard; read from disk."""
-        return "ome" in zarr.open_group(self.path, mode="r").attrs
+        return "ome" in zarr.open_group(zarr_place(self.path), mode="r").attrs
 
     @cached_property
     def mask(self) -> zarr.Array[Any]:
@@ -191,12 +191,17 @@ class MaskStore:
         counted: NDArray[np.bool_] = np.all(self.counts >= 0, axis=-1)
         for found in self.spreads.values():
             counted &= np.all(found >= 0, axis=(-2, -1))
-        arrays = self._outputs()
-        return [
-            shard
-            for shard in self._shards()
-            if not (counted[shard] and all(_holds_a_shard(self._file(array, shard)) for array in arrays))
-        ]
+        held = [self._held(array) for array in self._outputs()]
+        return [shard for shard in self._shards() if not (counted[shard] and all(holds(shard) for holds in held))]
+
+    def _held(self, array: zarr.Array[Any]) -> Callable[[tuple[int, int]], bool]:
+        """Tells of a shard whether its file can hold one, at least its index: zarr reads an empty file as one never written."""
+        folder = place(self.path) / array.basename
+        if not isinstance(folder, ObjectPath):
+            return lambda shard: _holds_a_shard(self._file(array, shard))
+        # One listing in place of a request for each shard.
+        sizes: dict[Place, int] = {ObjectPath(folder.bucket, each["path"]): each["size"] for each in folder.below()}
+        return lambda shard: sizes.get(self._file(array, shard), 0) >= _INDEX_BYTES
 
     def _begun(self) -> bool:
         """Whether the ledger has an entry at all."""
@@ -329,10 +334,11 @@ class MaskStore:
             raise StoreError(
                 f"{self.path}: shards {damaged} are damaged on disk ({error}); run the same command again to compute them anew"
             ) from error
-        for partial in Path(self.path).rglob("*.partial"):
+        folder = place(self.path)
+        for partial in () if isinstance(folder, ObjectPath) else folder.rglob("*.partial"):
             delete_file(partial)  # left by killed writers; no process writes here any more
         self._record = {**self._record, "note": dict(note)}
-        ome = label_metadata(Path(self.path).stem, self.spec, levels, pixel_size_um)
+        ome = label_metadata(place(self.path).stem, self.spec, levels, pixel_size_um)
         self._group.attrs.put({"microseg": self._record, "ome": ome})
 
     def recalibrate(
@@ -352,7 +358,7 @@ class MaskStore:
             raise StoreError(f"{self.path}: not finished yet; run segment again with --pixel_size_um")
         note = {**self.note, "pixel_size_um": list(pixel_size_um), "pixel_size_source": source, **(more or {})}
         self._record = {**self._record, "note": note}
-        ome = label_metadata(Path(self.path).stem, self.spec, level_shapes(self.spec.shape), pixel_size_um)
+        ome = label_metadata(place(self.path).stem, self.spec, level_shapes(self.spec.shape), pixel_size_um)
         self._group.attrs.put({"microseg": self._record, "ome": ome})
 
     @property
@@ -371,22 +377,23 @@ class MaskStore:
     def _outputs(self) -> list[zarr.Array[Any]]:
         return [self.mask] if self.spec.extra == "none" else [self.mask, self._array(self.spec.extra)]
 
-    def _file(self, array: zarr.Array[Any], shard: tuple[int, int]) -> Path:
+    def _file(self, array: zarr.Array[Any], shard: tuple[int, int]) -> Place:
         """Where zarr keeps the mask's, an extra output's or the ledger's part of one shard."""
         ledger = array.basename in {"counts", *SPREADS}
         key = (*shard, *(0 for _ in array.shape[2:])) if ledger else (*(0 for _ in array.shape[:-2]), *shard)
-        return Path(self.path) / array.basename / array.metadata.encode_chunk_key(key)
+        return place(self.path) / array.basename / array.metadata.encode_chunk_key(key)
 
     def _flush(self, array: zarr.Array[Any], shard: tuple[int, int]) -> None:
         """Push a shard to the disk itself, so that a power cut cannot leave counts without their pixels."""
         file = self._file(array, shard)
+        if isinstance(file, ObjectPath):
+            return
         folders = [folder for folder in file.parents if folder.is_relative_to(self.path)]
         for target in (file, *folders):
             sync(target)
 
 
-def _holds_a_shard(file: Path) -> bool:
-    """Whether a file can hold a shard, at least its index: zarr reads an empty file as one that was never written."""
+def _holds_a_shard(file: Place) -> bool:
     try:
         return file.stat().st_size >= _INDEX_BYTES
     except OSError:

@@ -14,18 +14,20 @@ from microseg_ray.geometry import Box, ceil_to
 from microseg_ray.outputs import require_store
 from microseg_ray.runs.store.pyramid import label_axes, level_shapes
 from microseg_ray.runs.store.spec import CHUNK
+from microseg_ray.runs.store.where import zarr_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from microseg_ray.files import Place
 
 __all__ = ["write_labels"]
 
 
 def write_labels(
-    path: Path,
+    path: Place,
     shape: tuple[int, int],
     blocks: Iterable[tuple[Box, NDArray[np.uint32]]],
     pixel_size_um: tuple[float, float] | None,
@@ -45,7 +47,7 @@ def write_labels(
     if path.exists():
         require_store(path)
         delete_folder(path)
-    group = zarr.create_group(str(path))
+    group = zarr.create_group(zarr_place(path))
     group.attrs.put({"microseg": dict(note)})
     shapes = level_shapes(shape)
     levels = [_level(group, str(index), each) for index, each in enumerate(shapes)]

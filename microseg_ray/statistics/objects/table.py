@@ -15,10 +15,10 @@ from microseg_ray.statistics.rows import table_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from microseg_ray.files import Place
     from microseg_ray.settings import ClassSpec
     from microseg_ray.statistics.areas import Measured
     from microseg_ray.statistics.objects.finding import Objects
@@ -115,7 +115,7 @@ def object_rows(measured: Measured, objects: Objects, classes: Sequence[ClassSpe
 
 
 @contextmanager
-def objects_tables(folder: Path) -> Iterator[Callable[[Any], None]]:
+def objects_tables(folder: Place) -> Iterator[Callable[[Any], None]]:
     """Write objects.csv and objects.parquet, both or neither.
 
     Args:

@@ -2,6 +2,7 @@
 
 Every file and folder of an output is written under a temporary name beside its target, synced to the disk and then
 renamed. A killed process leaves the older file or the new one, never a part, and at most a `.microseg-*.partial` beside it.
+An object of an object store is written in a temporary folder of this machine and then sent, which the store does whole or not.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import RunMismatchError, StoreError
+from microseg_ray.files.lease import leased
+from microseg_ray.files.objects import ObjectPath
+from microseg_ray.files.places import LOCK_FILE, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from microseg_ray.files.places import Place, Where
+
 __all__ = [
-    "BOOKS",
-    "EPOCH_FILE",
-    "LOCK_FILE",
     "delete_empty_folder",
     "delete_file",
     "delete_folder",
@@ -38,12 +42,6 @@ __all__ = [
     "write_json",
     "write_text",
 ]
-
-LOCK_FILE = ".lock"
-EPOCH_FILE = ".epoch"
-"""Whose turn it is to write into a folder; see `microseg_ray.fence`."""
-BOOKS = frozenset({LOCK_FILE, EPOCH_FILE})
-"""Files that say who writes into a folder, and that are no result."""
 
 _PARTIAL = re.compile(r"\.microseg-[0-9a-f]{32}\.(partial|old)(\.\w{1,16})?")
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
@@ -67,7 +65,7 @@ def is_partial(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def whole(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
+def whole(path: Where, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path that becomes `path` when the block ends, and that is deleted when the block raises.
 
     Args:
@@ -75,7 +73,7 @@ def whole(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Pat
         durable: Sync to the disk before the rename. Off: only for files that nobody needs after a power cut.
 
     Yields:
-        The path to write to, in the target's folder and with its suffix.
+        The path to write to, with the target's suffix; in its folder, or in a temporary one for an object.
 
     Raises:
         StoreError: The target is a folder.
@@ -88,7 +86,13 @@ def whole(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Pat
         ...     [(file.name, file.read_text()) for file in Path(folder).iterdir()]
         [('a.txt', 'done')]
     """
-    target = Path(path)
+    target = place(path)
+    if isinstance(target, ObjectPath):
+        with tempfile.TemporaryDirectory(prefix="microseg-") as folder:
+            kept = _temporary(Path(folder, target.name))
+            yield kept
+            target.write(kept)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
         raise StoreError(f"{target}: a folder is where a file is to be written; give another output folder")
@@ -157,14 +161,18 @@ def whole_folder(path: str | os.PathLike[str], may_replace: Callable[[Path], boo
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def sync(path: str | os.PathLike[str]) -> None:
+def sync(path: Where) -> None:
     """Push a file or the entries of a folder from the cache to the disk, where the operating system can.
+
+    An object store has none: what it has accepted, it keeps.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     sync(folder)
     """
+    if isinstance(path, ObjectPath):
+        return
     folder = Path(path).is_dir()
     if folder and os.name == "nt":
         return  # Windows cannot open a folder.
@@ -178,7 +186,7 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.close(handle)
 
 
-def write_text(path: str | os.PathLike[str], text: str, *, errors: str = "strict", durable: bool = True) -> None:
+def write_text(path: Where, text: str, *, errors: str = "strict", durable: bool = True) -> None:
     r"""Write UTF-8 text, whole or not at all.
 
     Args:
@@ -199,7 +207,7 @@ def write_text(path: str | os.PathLike[str], text: str, *, errors: str = "strict
 
 
 def write_json(
-    path: str | os.PathLike[str],
+    path: Where,
     document: object,
     *,
     sort_keys: bool = False,
@@ -245,21 +253,26 @@ def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None
     Path(source).rename(target)
 
 
-def rotate(path: str | os.PathLike[str], older: str | os.PathLike[str]) -> None:
+def rotate(path: Place, older: Place) -> None:
     """Rename a log over the one before it, which the caller wrote, too.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_text(f"{folder}/a.jsonl", "")
-        ...     rotate(f"{folder}/a.jsonl", f"{folder}/a.1.jsonl")
+        ...     rotate(Path(folder, "a.jsonl"), Path(folder, "a.1.jsonl"))
         ...     [path.name for path in Path(folder).iterdir()]
         ['a.1.jsonl']
     """
-    os.replace(path, older)  # noqa: PTH105
+    if isinstance(path, ObjectPath):
+        if isinstance(older, ObjectPath):
+            older.write(path.read_bytes())
+        path.unlink(missing_ok=True)
+    elif isinstance(older, Path):
+        path.replace(older)
 
 
-def delete_file(path: str | os.PathLike[str]) -> None:
+def delete_file(path: Where) -> None:
     """Delete a file that the caller wrote itself, if it is there.
 
     Where a user could have put a file of his own, go through `microseg_ray.outputs`.
@@ -267,20 +280,23 @@ def delete_file(path: str | os.PathLike[str]) -> None:
     Example:
         >>> delete_file("/nowhere/at/all")
     """
-    Path(path).unlink(missing_ok=True)
+    place(path).unlink(missing_ok=True)
 
 
-def delete_folder(path: str | os.PathLike[str]) -> None:
+def delete_folder(path: Where) -> None:
     """Delete a folder that the caller wrote itself, if it is there; a link is left alone.
 
     Example:
         >>> delete_folder("/nowhere/at/all")
     """
-    if Path(path).is_dir() and not Path(path).is_symlink():
-        shutil.rmtree(path)
+    found = place(path)
+    if isinstance(found, ObjectPath):
+        found.delete_below()
+    elif found.is_dir() and not found.is_symlink():
+        shutil.rmtree(found)
 
 
-def delete_empty_folder(path: str | os.PathLike[str]) -> bool:
+def delete_empty_folder(path: Where) -> bool:
     """Delete a folder if nothing is in it; whether it is gone.
 
     Example:
@@ -290,16 +306,21 @@ def delete_empty_folder(path: str | os.PathLike[str]) -> bool:
         ...     delete_empty_folder(f"{folder}/a")
         False
     """
+    found = place(path)
+    if isinstance(found, ObjectPath):
+        return not found.is_dir()
     try:
-        Path(path).rmdir()
+        found.rmdir()
     except OSError:
         return False
     return True
 
 
 @contextlib.contextmanager
-def sole_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
+def sole_writer(folder: Where) -> Iterator[None]:
     """Keep a second job out of a folder, which is made if need be. The lock ends with the process, however that ends.
+
+    In an object store it is a lease, which ends some time after a process that was killed (`microseg_ray.files.lease`).
 
     Raises:
         RunMismatchError: Another job is writing there.
@@ -313,9 +334,14 @@ def sole_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
             ...
         microseg_ray.errors.RunMismatchError: ...: another job is writing here; wait for it, or give another output
     """
+    target = place(folder)
+    if isinstance(target, ObjectPath):
+        with leased(target):
+            yield
+        return
     from filelock import FileLock, Timeout
 
-    folder = Path(folder).absolute()
+    folder = target.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     # A lock that is only a file outlives a killed process, so it is never taken in place of a real one.
     lock = FileLock(folder / LOCK_FILE, timeout=0, fallback_to_soft=False)

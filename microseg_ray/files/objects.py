@@ -1,0 +1,423 @@
+"""Objects of an S3 store, by the part of `pathlib.Path` that jobs use: names, reading, listing, deleting.
+
+Credentials and the address of the store come from the environment alone (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
+`AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_SKIP_SIGNATURE`), so that no settings, log or message can hold them. Each request is
+repeated with growing pauses where the server fails (5xx, `SlowDown`), the connection breaks or an answer does not come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import PurePosixPath
+from platform import node
+from typing import IO, TYPE_CHECKING, Any
+
+from microseg_ray.errors import ObjectStoreError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from obstore.store import ClientConfig, RetryConfig, S3Store
+
+__all__ = [
+    "SCHEME",
+    "ObjectPath",
+    "client_options",
+    "is_object_url",
+    "reaching",
+    "require_credentials",
+    "retries",
+    "shared_environment",
+]
+
+SCHEME = "s3://"
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_TRIES = 10
+_FIRST_PAUSE, _LONGEST_PAUSE, _PATIENCE = timedelta(milliseconds=100), timedelta(seconds=5), timedelta(seconds=90)
+_ANSWER = timedelta(seconds=20)
+"""Time for one request; a stall longer than this is given up and tried again."""
+_IDENTITY = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+_SHARED = ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SKIP_SIGNATURE", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST")
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+
+def is_object_url(where: object) -> bool:
+    """Whether this is the address of an object store that outputs can be written to.
+
+    Example:
+        >>> is_object_url("s3://bucket/run"), is_object_url("/data/run"), is_object_url("https://host/run")
+        (True, False, False)
+    """
+    return str(where).lower().startswith(SCHEME)
+
+
+@dataclass(frozen=True)
+class _Stat:
+    st_size: int
+    st_mtime: float
+
+
+@dataclass(frozen=True, order=True)
+class ObjectPath:
+    """The name of an object, or of a folder: what begins with it and a slash. Nothing is asked of the store to make one.
+
+    Attributes:
+        bucket: The bucket.
+        key: Parts with slashes between them; empty for the bucket itself.
+
+    Example:
+        >>> path = ObjectPath.of("s3://bucket/run/") / "masks" / "a.tif.zarr"
+        >>> str(path), path.name, path.stem, path.suffix, str(path.parent)
+        ('s3://bucket/run/masks/a.tif.zarr', 'a.tif.zarr', 'a.tif', '.zarr', 's3://bucket/run/masks')
+    """
+
+    bucket: str
+    key: str = ""
+
+    @classmethod
+    def of(cls, url: str) -> ObjectPath:
+        """The object of an address.
+
+        Raises:
+            StoreError: It names no bucket, or holds credentials, or `..`.
+
+        Example:
+            >>> ObjectPath.of("s3://key:secret@bucket/a")
+            Traceback (most recent call last):
+                ...
+            microseg_ray.errors.StoreError: s3://...@bucket: an address must not hold credentials; ...
+        """
+        bucket, _, key = url[len(SCHEME) :].partition("/")
+        if "@" in bucket:
+            # The message must not repeat them.
+            raise StoreError(
+                f"{SCHEME}...@{bucket.rpartition('@')[2]}: an address must not hold credentials; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY in the environment"
+            )
+        parts = [part for part in key.split("/") if part not in {"", "."}]
+        if _BUCKET.fullmatch(bucket) is None or ".." in parts or not is_object_url(url):
+            raise StoreError(f"{url}: no address of an object store; give s3://BUCKET/FOLDER, without '..'")
+        return cls(bucket, "/".join(parts))
+
+    def __str__(self) -> str:
+        """The address."""
+        return f"{SCHEME}{self.bucket}" + (f"/{self.key}" if self.key else "")
+
+    def __truediv__(self, name: str | PurePosixPath) -> ObjectPath:
+        """What has this name below."""
+        inner = "/".join(part for part in str(name).split("/") if part not in {"", "."})
+        return ObjectPath(self.bucket, f"{self.key}/{inner}" if self.key and inner else self.key or inner)
+
+    @property
+    def _pure(self) -> PurePosixPath:
+        return PurePosixPath("/" + self.key)
+
+    @property
+    def name(self) -> str:
+        """The last part of the key; of a bucket its own name."""
+        return self._pure.name or self.bucket
+
+    @property
+    def stem(self) -> str:
+        """The name without its last suffix."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        """The last suffix of the name."""
+        return self._pure.suffix
+
+    @property
+    def parent(self) -> ObjectPath:
+        """The folder that this lies in; a bucket lies in itself."""
+        return ObjectPath(self.bucket, str(self._pure.parent).strip("/"))
+
+    @property
+    def parents(self) -> tuple[ObjectPath, ...]:
+        """All folders that this lies in, the innermost first, the bucket last."""
+        return tuple(ObjectPath(self.bucket, str(each).strip("/")) for each in self._pure.parents)
+
+    def with_name(self, name: str) -> ObjectPath:
+        """What has another name in the same folder."""
+        return self.parent / name
+
+    def relative_to(self, folder: ObjectPath) -> PurePosixPath:
+        """The name below a folder.
+
+        Raises:
+            ValueError: It does not lie there.
+        """
+        if not self.is_relative_to(folder):
+            raise ValueError(f"{self} does not lie in {folder}")
+        return PurePosixPath(self.key[len(folder.key) :].lstrip("/"))
+
+    def is_relative_to(self, folder: object) -> bool:
+        """Whether it lies in a folder, or is that folder."""
+        if not isinstance(folder, ObjectPath) or folder.bucket != self.bucket:
+            return False
+        return not folder.key or self.key == folder.key or self.key.startswith(f"{folder.key}/")
+
+    def absolute(self) -> ObjectPath:
+        """Itself."""
+        return self
+
+    def resolve(self) -> ObjectPath:
+        """Itself."""
+        return self
+
+    def is_symlink(self) -> bool:
+        """Object stores have no links."""
+        return False
+
+    def mkdir(self, *, parents: bool = True, exist_ok: bool = True) -> None:
+        """Do nothing: a folder is there as soon as an object lies in it."""
+
+    def exists(self) -> bool:
+        """Whether there is such an object, or an object below."""
+        return self.is_file() or self.is_dir()
+
+    def is_file(self) -> bool:
+        """Whether there is such an object."""
+        try:
+            self.stat()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_dir(self) -> bool:
+        """Whether there is an object below."""
+        return any(self.below())
+
+    def stat(self) -> _Stat:
+        """Size in bytes, and seconds since the epoch of the last change by the store's clock.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        if not self.key:
+            raise FileNotFoundError(str(self))
+        with reaching(self):
+            found = self.client.head(self.key)
+        return _Stat(found["size"], found["last_modified"].timestamp())
+
+    def read_bytes(self) -> bytes:
+        """The content.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        return self.read_version()[0]
+
+    def read_version(self) -> tuple[bytes, str]:
+        """The content and its entity tag.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        if not self.key:
+            raise FileNotFoundError(str(self))
+        with reaching(self):
+            answer = self.client.get(self.key)
+            return answer.bytes().to_bytes(), str(answer.meta["e_tag"])
+
+    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The content as text."""
+        return self.read_bytes().decode(encoding, errors)
+
+    def open(
+        self, mode: str = "r", *, encoding: str = "utf-8", errors: str = "strict", newline: str | None = None
+    ) -> IO[Any]:
+        """Open for reading; the object is fetched whole.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        if mode not in {"r", "rb"}:
+            raise ValueError(f"{self}: objects are written whole, not opened for writing")
+        content = io.BytesIO(self.read_bytes())
+        return content if mode == "rb" else io.TextIOWrapper(content, encoding=encoding, errors=errors, newline=newline)
+
+    def below(self) -> Iterator[Mapping[str, Any]]:
+        """All objects below, as obstore describes them (path, size, last_modified, e_tag), a page of a thousand at a time."""
+        with reaching(self):
+            for page in self.client.list(f"{self.key}/" if self.key else None):
+                yield from page
+
+    def iterdir(self) -> Iterator[ObjectPath]:
+        """Objects and folders in this folder, sorted."""
+        with reaching(self):
+            found = self.client.list_with_delimiter(f"{self.key}/" if self.key else None)
+        keys = [*(each["path"] for each in found["objects"]), *found["common_prefixes"]]
+        return iter(sorted(ObjectPath(self.bucket, key.strip("/")) for key in keys))
+
+    def unlink(self, *, missing_ok: bool = False) -> None:
+        """Delete the object.
+
+        Raises:
+            FileNotFoundError: There is no such object, unless that is fine.
+        """
+        if not missing_ok:
+            self.stat()
+        with reaching(self):
+            self.client.delete(self.key)
+
+    def delete_below(self) -> None:
+        """Delete all objects below."""
+        keys: list[str] = [each["path"] for each in self.below()]
+        with reaching(self):
+            if keys:
+                self.client.delete(keys)
+
+    def write(self, content: bytes | Path) -> None:
+        """Write the object, in place of an older one: readers see all of it or nothing.
+
+        Args:
+            content: Bytes, or a file whose bytes are taken.
+        """
+        with reaching(self, writing=True):
+            self.client.put(self.key, content)
+
+    def write_if(self, content: bytes, tag: str | None) -> str | None:
+        """Write the object if it is still as it was.
+
+        Args:
+            content: The bytes.
+            tag: The entity tag that it has; None: there is no such object.
+
+        Returns:
+            The new entity tag; None where the object is another one now, and nothing was written.
+        """
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        with reaching(self, writing=True):
+            try:
+                done = self.client.put(
+                    self.key, content, mode="create" if tag is None else {"e_tag": tag}, use_multipart=False
+                )
+            except (AlreadyExistsError, PreconditionError):
+                return None
+        return str(done["e_tag"])
+
+    @property
+    def client(self) -> S3Store:
+        """What sends the requests: one for each bucket in a process."""
+        return _client(self.bucket, tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+
+
+@lru_cache(maxsize=16)
+def _client(bucket: str, _environment: Sequence[tuple[str, str]]) -> S3Store:
+    """Made anew where the environment is another one."""
+    try:
+        from obstore.store import S3Store
+    except ImportError as error:
+        raise StoreError(
+            f"{SCHEME}{bucket}: object stores need the package obstore; install 'microseg_ray[objects]'"
+        ) from error
+    require_credentials(f"{SCHEME}{bucket}")
+    return S3Store(bucket, client_options=client_options(), retry_config=retries())
+
+
+def require_credentials(where: str) -> None:
+    """Refuse to ask the metadata service of an Amazon machine, for minutes, where the store is not Amazon's.
+
+    Args:
+        where: The address, for the message.
+
+    Raises:
+        ObjectStoreError: The environment names a store and has no credentials for it.
+    """
+    anonymous = os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in {"1", "true", "yes", "y", "on"}
+    own = any(os.environ.get(name) for name in _ENDPOINTS)
+    if own and not anonymous and not any(os.environ.get(name) for name in _IDENTITY):
+        raise ObjectStoreError(
+            f"{where}: the environment of this process on the node {node()} has no credentials for the store that "
+            "AWS_ENDPOINT_URL names; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY on all nodes before Ray starts there, or "
+            "AWS_SKIP_SIGNATURE=true to read without"
+        )
+
+
+def shared_environment() -> dict[str, str]:
+    """What processes on other nodes are told of the store: everything but credentials.
+
+    Example:
+        >>> all("KEY" not in name for name in shared_environment())
+        True
+    """
+    found = {name: os.environ[name] for name in (*_ENDPOINTS, *_SHARED) if os.environ.get(name)}
+    return {name: value for name, value in found.items() if "@" not in value}
+
+
+def client_options() -> ClientConfig:
+    """How long a request may take, and whether it may go unencrypted: where the endpoint that the user gave begins with http://.
+
+    Example:
+        >>> sorted(client_options())
+        ['allow_http', 'connect_timeout', 'timeout']
+    """
+    endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+    return {
+        "allow_http": endpoint.lower().startswith("http://"),
+        "timeout": _ANSWER,
+        "connect_timeout": timedelta(seconds=5),
+    }
+
+
+def retries() -> RetryConfig:
+    """How often and how long a request is tried.
+
+    Example:
+        >>> retries()["max_retries"]
+        10
+    """
+    return {
+        "max_retries": _TRIES,
+        "backoff": {"init_backoff": _FIRST_PAUSE, "max_backoff": _LONGEST_PAUSE, "base": 2},
+        "retry_timeout": _PATIENCE,
+    }
+
+
+@contextlib.contextmanager
+def reaching(path: object, *, writing: bool = False) -> Iterator[None]:
+    """Give errors of the client a place and advice.
+
+    Args:
+        path: The object, for the message.
+        writing: The object need not be there: what is missing is the bucket.
+
+    Raises:
+        ObjectStoreError: The store cannot be reached, refuses, or has no such bucket.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if not writing:
+            raise FileNotFoundError(str(path)) from None
+        raise ObjectStoreError(
+            f"{path}: there is no such bucket; make it, or correct the address or AWS_ENDPOINT_URL"
+        ) from error
+    except Exception as error:
+        from obstore.exceptions import BaseError
+
+        if not isinstance(error, BaseError):
+            raise
+        # The lines after the first repeat it in the words of the library.
+        said = str(error).split("\n\nDebug source", 1)[0]
+        code = re.search(r"<Code>(\w+)</Code>", said)
+        head = said.splitlines()[0].split(": <", 1)[0][:300]
+        reason = f"{head}{f' ({code[1]})' if code else ''}"
+        raise ObjectStoreError(
+            f"{path}: the object store did not do what was asked ({reason}); check the address, the network, and "
+            "AWS_ENDPOINT_URL, AWS_REGION and the credentials in the environment"
+        ) from None
