@@ -159,7 +159,9 @@ def _places(run: Run) -> list[Path]:
     """Beside the run, beside its checkpoints, and one folder above these, as `evaluate` and the configs have it."""
     given = run.document["checkpoint"]
     parents = [Path(place).parent for place in ([given] if isinstance(given, str) else given)]
-    above = [run.folder.parent, *parents, *(parent.parent for parent in parents)]
+    # Evaluations lie in folders; beside a run in an object store there is none.
+    beside = [run.folder.parent] if isinstance(run.folder, Path) else []
+    above = [*beside, *parents, *(parent.parent for parent in parents)]
     return list(dict.fromkeys((place / _FOLDER).absolute() for place in above))
 
 
@@ -187,6 +189,8 @@ def _test(found: Confusions, source: str) -> ModelTest:
 def _source(run: Run, folder: Path) -> str:
     """An evaluation as the tables name it: from the run's folder where both lie together, so that they may be moved."""
     folder = folder.absolute()
+    if not isinstance(run.folder, Path):
+        return text(str(folder))
     near = folder.is_relative_to(run.folder.parent) or folder.is_relative_to(run.folder.parent.parent)
     return text(os.path.relpath(folder, run.folder) if near else str(folder))
 
