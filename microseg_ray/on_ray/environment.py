@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from microseg_ray.files.objects import shared_environment
+from microseg_ray.files.client import shared_environment
 
 __all__ = ["worker_environment"]
 

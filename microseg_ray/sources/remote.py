@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from microseg_ray.errors import InputError
 from microseg_ray.files import ObjectPath
-from microseg_ray.files.objects import client_options, is_object_url, require_credentials, retries
+from microseg_ray.files.client import client_options, require_credentials, retries
+from microseg_ray.files.objects import is_object_url
 
 if TYPE_CHECKING:
     import os

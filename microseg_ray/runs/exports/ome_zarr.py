@@ -21,11 +21,13 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from microseg_ray.errors import UNREADABLE, InputError
+from microseg_ray.files.objects import is_object_url
 from microseg_ray.geometry import Box, ceil_to
 from microseg_ray.names import text
 from microseg_ray.runs.opening import open_of_run, require_unchanged
 from microseg_ray.runs.store.pyramid import halved, label_axes, label_metadata, level_shapes
 from microseg_ray.runs.store.spec import CHUNK, create_pixels
+from microseg_ray.runs.store.where import zarr_place
 from microseg_ray.sources import member_path
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def copy_image(folder: Path, run: Run, store: MaskStore, measured: Measured) -> 
         document["omero"] = {"channels": _channels(np.asarray(levels[-1][...]))}
     group.attrs.put({**group.attrs.asdict(), "ome": document})
     labels = _label_group(group, store, measured, len(shapes))
-    source = zarr.open_group(store.path, mode="r")
+    source = zarr.open_group(zarr_place(store.path), mode="r")
     for number, shape in enumerate(shapes):
         finer, level = _array(source, str(number)), create_pixels(labels, str(number), shape, store.spec)
         for box in _boxes(shape, store.spec.shard):
@@ -115,6 +117,8 @@ def link_image(folder: Path, place: Path, run: Run, store: MaskStore, measured: 
 
 def _linkable(path: str, store: MaskStore) -> tuple[dict[str, Any], Any, list[dict[str, Any]]]:
     """The first multiscale, `omero` and the levels of an image that can be linked."""
+    if is_object_url(store.path):
+        raise InputError(path, "its mask lies in an object store, and links are those of a file system", _COPY)
     if not Path(path).is_dir():
         reason = "is no OME-Zarr on a local disk, and an OME-Zarr cannot refer to pixels of another format"
         raise InputError(path, reason, _COPY)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from zarr.storage import ObjectStore
 
 from microseg_ray.files import ObjectPath, place
-from microseg_ray.files.objects import reaching
+from microseg_ray.files.client import reaching
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
