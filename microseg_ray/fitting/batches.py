@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from microseg_ray.fitting.augmentation import aim, augment, draw
+from microseg_ray.fitting.augmentation import aim, augment, draw, paste_objects
 from microseg_ray.models.scaling import model_input
 
 if TYPE_CHECKING:
@@ -62,12 +62,14 @@ class Preparation:
         augmentation: Ranges of the augmentation.
         crop: Side of the crops in pixels; None takes whole tiles.
         channels_last: Memory layout of the images.
+        counts: int64 (tile, class) of the split, for `copy_paste`; None where there are no labels.
     """
 
     seed: int
     augmentation: AugmentSettings
     crop: int | None = None
     channels_last: bool = True
+    counts: NDArray[np.int64] | None = None
 
 
 def prepared(data: Tiles, batch: Batch, how: Preparation, epoch: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,6 +83,17 @@ def prepared(data: Tiles, batch: Batch, how: Preparation, epoch: int, device: st
         device: Where the pixels are changed.
     """
     images, masks, _ = data.read(batch.places, device)
+    if how.augmentation.copy_paste and how.counts is not None:
+        keys = [
+            (how.seed, epoch, tile, turn)
+            for tile, turn in zip(data.rows[batch.places].tolist(), batch.turns.tolist(), strict=True)
+        ]
+
+        def read(place: int) -> tuple[torch.Tensor, torch.Tensor]:
+            given, labels, _ = data.read(np.array([place]), device)
+            return given[0], labels[0]
+
+        paste_objects(images, masks, keys, how.counts, how.augmentation.copy_paste, read)
     side = how.crop or images.shape[-1]
     drawn = draw(how.seed, epoch, data.rows[batch.places], how.augmentation, batch.turns, side)
     # A tile that was drawn for a class is no use if the crop misses it.

@@ -213,7 +213,7 @@ def _prepared_steps(
 ) -> Iterator[tuple[int, int, Iterator[tuple[tuple[torch.Tensor, torch.Tensor], float]]]]:
     """Yield each step, the number of steps, and its parts with the seconds that were waited for each."""
     settings, workers = job.settings, job.workers
-    how = Preparation(settings.seed, settings.augmentation, settings.crop, settings.channels_last)
+    how = Preparation(settings.seed, settings.augmentation, settings.crop, settings.channels_last, job.counts)
     steps = batches_of(job.order, len(job.train.rows), state.epoch, workers, job.counts)
     prepare = partial(prepared, job.train, how=how, epoch=state.epoch, device=workers.device)
     with closing(prepared_ahead(prepare, [batch for parts in steps for batch in parts])) as coming:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from microseg_ray.settings.base import Frozen
 
@@ -121,6 +121,17 @@ class AugmentSettings(Frozen):
     chance: float = Field(
         default=1.0, gt=0, le=1, description="share of tiles that each change is applied to; the symmetries always are"
     )
+    copy_paste: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of tiles that get an object of a rare class from another tile; train, tune",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Fits are bound to this: what is not used must not change what they are bound to.
+        return {key: value for key, value in handler(self).items() if key != "copy_paste" or value}
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -55,6 +55,12 @@ class PretrainSettings(EpochSettings):
         return str(Path(self.output) / CROPS_FOLDER)
 
     @model_validator(mode="after")
+    def _needs_no_labels(self) -> Self:
+        if self.augmentation.copy_paste:
+            raise ValueError("augment.copy_paste: there are no labels that would tell objects; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _two_blocks_at_least(self) -> Self:
         if 2 * self.masking.block > self.tile:
             raise ValueError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from microseg_ray.fitting.augmentation.applying import augment, relight
 from microseg_ray.fitting.augmentation.draws import Draw, draw
 from microseg_ray.fitting.augmentation.movement import aim, move
+from microseg_ray.fitting.augmentation.pasting import paste_objects
 from microseg_ray.fitting.augmentation.symmetries import apply_symmetry
 
-__all__ = ["Draw", "aim", "apply_symmetry", "augment", "draw", "move", "relight"]
+__all__ = ["Draw", "aim", "apply_symmetry", "augment", "draw", "move", "paste_objects", "relight"]
