@@ -53,6 +53,7 @@ class Plan:
     side: int
     radius: float
     rate: float
+    hold: float
 
 
 def stroke_within(truth: Mask, box: Box, value: int, radius: float, seed: int) -> tuple[tuple[float, float], ...]:
@@ -141,7 +142,7 @@ class Loop:
         began = time.monotonic()
         given = {
             "run": str(self.run.folder), "minutes": 60.0, "max_steps": plan.steps, "micrographs": tuple(self.truths),
-            "learning_rate": plan.rate, "seed": seed, "threads": 1,
+            "learning_rate": plan.rate, "hold": plan.hold, "seed": seed, "threads": 1,
         }  # fmt: skip
         learn(settings_from(LearnSettings, given))
         return time.monotonic() - began
@@ -264,10 +265,13 @@ def run(arguments: list[str]) -> list[Table]:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--side", type=int, default=128, help="of a place in px")
     parser.add_argument("--radius", type=float, default=2.5, help="of the brush in px")
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
+    parser.add_argument("--rate", type=float, default=5e-4, help="learning rate")
+    parser.add_argument(
+        "--hold", type=float, default=4.0, help="weight of what the model said before where nothing is labelled"
+    )
     parser.add_argument("--size", type=int, default=512, help="of the simulated micrographs")
     given = parser.parse_args(arguments)
-    plan = Plan(given.rounds, given.places, given.steps, given.side, given.radius, given.rate)
+    plan = Plan(given.rounds, given.places, given.steps, given.side, given.radius, given.rate, given.hold)
     with tempfile.TemporaryDirectory() as folder:
         place, truths = prepared(given, Path(folder))
         command = shlex.join(["python", "-m", "benchmarks", "loop", *arguments])

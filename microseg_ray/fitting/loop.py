@@ -23,7 +23,7 @@ from microseg_ray.fitting.history import EpochReport
 from microseg_ray.fitting.precision import precision_of, settled
 from microseg_ray.fitting.sampling import BatchOrder, batches_of
 from microseg_ray.fitting.schedules import learning_rate
-from microseg_ray.fitting.setup import card_of, check_fit, compiled, fresh, loss_of, start_weights
+from microseg_ray.fitting.setup import card_of, check_fit, compiled, first_model, fresh, loss_of, start_weights
 from microseg_ray.fitting.state import Fit, go_on, identity_of, save_checkpoints, save_state, saved_state
 from microseg_ray.fitting.stepping import StepOptions, Stepper, Tally, autocast
 from microseg_ray.fitting.synced_norm import freeze_norms, synchronise
@@ -116,8 +116,9 @@ def fit(
         on_step,
         Unlabelled.open(settings, store, workers),
     )
-    options = StepOptions(precision_of(settings), settings.accumulate, settings.clip)
-    stepper = Stepper(state, _runner(state.model, settings, workers), job.loss, options, workers)
+    options = StepOptions(precision_of(settings), settings.accumulate, settings.clip, settings.hold)
+    held_to = first_model(settings, store, workers) if settings.hold else None
+    stepper = Stepper(state, _runner(state.model, settings, workers), job.loss, options, workers, held_to)
     while state.epoch < settings.epochs and not state.progress.stopped:
         row, judged = _epoch(state, stepper, job)
         back = state.progress.update(row.score)

@@ -34,7 +34,17 @@ if TYPE_CHECKING:
     from microseg_ray.settings import EarlyStoppingSettings, LossSettings, OptimizerSettings, TrainSettings
     from microseg_ray.settings.epochs import EpochSettings
 
-__all__ = ["card_of", "check_fit", "compiled", "fresh", "fresh_fit", "loss_of", "optimizer_of", "start_weights"]
+__all__ = [
+    "card_of",
+    "check_fit",
+    "compiled",
+    "first_model",
+    "fresh",
+    "fresh_fit",
+    "loss_of",
+    "optimizer_of",
+    "start_weights",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -161,6 +171,14 @@ def fresh_fit(
         Progress(settings.optimizer, early_stopping),
         torch.amp.GradScaler(workers.kind, enabled=settings.precision == "fp16"),
     )
+
+
+def first_model(settings: TrainSettings, store: TileStore, workers: Workers) -> nn.Module:
+    """The model of `model.weights` as it was before the first step, frozen; also in a fit that goes on."""
+    chosen = settings.model
+    model: nn.Module = build_model(chosen.name, store.spec.channels, len(store.spec.classes), chosen.options)
+    load_weights(model, str(chosen.weights))
+    return model.to(workers.device).eval().requires_grad_(False)
 
 
 def optimizer_of(model: nn.Module, chosen: OptimizerSettings) -> torch.optim.Optimizer:

@@ -133,6 +133,9 @@ def _deciding(settings: EpochSettings) -> dict[str, Any]:
     if chosen.get("unlabelled"):
         # Its squares count, wherever their archive lies.
         chosen["unlabelled"].pop("archive")
+    if not chosen.get("hold"):
+        # Fits of versions without it go on.
+        chosen.pop("hold", None)
     # A setting that was left open counts with its resolved value.
     chosen["model"] |= settings.model.options
     return chosen

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from microseg_ray.fitting.state import Fit
     from microseg_ray.fitting.workers import Workers
 
-__all__ = ["StepOptions", "Stepper", "Tally", "autocast"]
+__all__ = ["StepOptions", "Stepper", "Tally", "autocast", "divergence"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,13 @@ class StepOptions:
         precision: Of the forward pass.
         accumulate: Parts of a step.
         clip: Largest norm of the gradients, or None.
+        hold: Weight of the divergence from the first model on unlabelled pixels.
     """
 
     precision: Precision = "bf16"
     accumulate: int = 1
     clip: float | None = None
+    hold: float = 0.0
 
 
 def autocast(precision: Precision, kind: str) -> torch.autocast:
@@ -57,11 +59,21 @@ class Stepper:
         loss: On the same device.
         options: Precision, parts of a step, clipping.
         workers: This worker among the others.
+        first: The model that it is held to, frozen; needed where `options.hold` is not 0.
     """
 
-    def __init__(self, state: Fit, runner: nn.Module, loss: Loss, options: StepOptions, workers: Workers) -> None:
+    def __init__(
+        self,
+        state: Fit,
+        runner: nn.Module,
+        loss: Loss,
+        options: StepOptions,
+        workers: Workers,
+        first: nn.Module | None = None,
+    ) -> None:
         self._state = state
         self._runner = runner
+        self._first = first
         self._loss = loss
         self._options = options
         self._workers = workers
@@ -83,7 +95,7 @@ class Stepper:
             cast("Any", self._runner).no_sync() if waits else contextlib.nullcontext()
         )
         with silence:
-            return self._learn(images, masks, self._loss, self._workers.world / self._options.accumulate)
+            return self._learn(images, masks, self._loss, self._workers.world / self._options.accumulate, held=True)
 
     def further(self, images: Tensor, target: Tensor, loss: Loss, weight: float) -> Tensor:
         """Add the gradients of another loss to those of the step's parts.
@@ -99,12 +111,19 @@ class Stepper:
         """
         return self._learn(images, target, loss, self._workers.world * weight)[0]
 
-    def _learn(self, images: Tensor, target: Tensor, loss: Loss, factor: float) -> tuple[Tensor, Tensor]:
+    def _learn(
+        self, images: Tensor, target: Tensor, loss: Loss, factor: float, *, held: bool = False
+    ) -> tuple[Tensor, Tensor]:
         with autocast(self._options.precision, self._workers.kind):
             logits = self._runner(images)
         value = shared_value(loss, logits, target, self._workers)
         # Workers' gradients are averaged, so each worker's own is scaled up by their number.
-        self._state.scaler.scale(value * factor).backward()
+        slope = value * factor
+        if held and self._first is not None:
+            with torch.no_grad(), autocast(self._options.precision, self._workers.kind):
+                before = self._first(images)
+            slope = slope + self._options.hold / self._options.accumulate * divergence(before, logits, target)
+        self._state.scaler.scale(slope).backward()
         return value.detach(), logits.detach()
 
     def finish(self) -> None:
@@ -117,6 +136,31 @@ class Stepper:
         state.scaler.update()
         if state.averaged is not None:
             state.averaged.update(state.model)
+
+
+def divergence(before: Tensor, after: Tensor, masks: Tensor) -> Tensor:
+    """The mean Kullback-Leibler divergence of a model from an older one, over the pixels without a label.
+
+    Learning without forgetting (Li and Hoiem 2016): what the older model says of the rest is a soft label.
+
+    Args:
+        before: Logits of the older model, (n, K, y, x).
+        after: Logits of the model that is trained, of the same shape.
+        masks: Class indices (n, y, x); `IGNORE_INDEX` where there is no label.
+
+    Returns:
+        A scalar; 0 where every pixel has a label.
+
+    Example:
+        >>> masks = torch.tensor([[[0, 255]]], dtype=torch.uint8)
+        >>> before, after = torch.zeros(1, 2, 1, 2), torch.tensor([[[[9.0, 0]], [[0, 0]]]])
+        >>> float(divergence(before, after, masks))
+        0.0
+    """
+    old, new = (nn.functional.log_softmax(each.float(), 1) for each in (before, after))
+    free = masks == IGNORE_INDEX
+    found = nn.functional.kl_div(new, old, reduction="none", log_target=True).sum(1)
+    return (found * free).sum() / free.sum().clamp(min=1)
 
 
 def shared_value(loss: Loss, logits: Tensor, masks: Tensor, workers: Workers) -> Tensor:

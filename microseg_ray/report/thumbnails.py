@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import zarr
 from PIL import Image
 
 from microseg_ray.errors import MicrosegError, StoreError
@@ -15,8 +14,8 @@ from microseg_ray.names import text
 from microseg_ray.outputs import Kind, drop
 from microseg_ray.runs.folder import OWNER
 from microseg_ray.runs.store.glance import glance
+from microseg_ray.runs.store.one_shard import read_array
 from microseg_ray.runs.store.pyramid import level_shapes
-from microseg_ray.runs.store.where import zarr_place
 from microseg_ray.settings import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -79,6 +78,6 @@ def _small(path: Place) -> NDArray[np.uint8]:
     if not found.finished:
         raise StoreError(f"{path}: not finished")
     level = len(level_shapes(found.shape)) - 1
-    mask = np.asarray(zarr.open_array(zarr_place(path / str(level)), mode="r")[:])
+    mask = read_array(path / str(level))
     step = -(-max(mask.shape) // SIDE)
     return mask[step // 2 :: step, step // 2 :: step]

@@ -36,6 +36,11 @@ class FitSettings(EpochSettings):
     freeze_batch_norm: bool | Literal["encoder"] = Field(
         default=False, description="batch norms keep their weights and statistics: all of them, or those of the encoder"
     )
+    hold: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the divergence from model.weights on unlabelled pixels: keeps what few labels do not show",
+    )
     compile: bool = Field(default=False, description="torch.compile, where it works here")
     select: str = Field(
         default="mean_iou", description="what makes an epoch the best: mean_iou, loss, pixel_accuracy or iou_CLASS"
@@ -66,4 +71,12 @@ class FitSettings(EpochSettings):
     def _parts_of_a_batch(self) -> Self:
         if self.batch < self.accumulate:
             raise ValueError(f"accumulate: {self.accumulate} parts of a batch of {self.batch} tiles; raise batch")
+        return self
+
+    @model_validator(mode="after")
+    def _held_to_weights(self) -> Self:
+        if self.hold and self.model.weights is None:
+            raise ValueError(
+                f"hold: {self.hold} holds a fit to its first weights; give model.weights, or leave hold out"
+            )
         return self

@@ -39,6 +39,11 @@ class LearnSettings(JobSettings):
     tile: int = Field(default=256, ge=32, le=4096, description="side of the training tiles in px")
     batch: int = Field(default=4, ge=1, le=4096, description="tiles of a step")
     learning_rate: float = Field(default=5e-4, gt=0)
+    hold: float = Field(
+        default=4.0,
+        ge=0,
+        description="weight of what the model said before where nothing is labelled; 0: only the labels count",
+    )
     threads: Threads | None = None
     seed: Seed = 0
     parent: int | None = Field(

@@ -1,10 +1,13 @@
 """The simulated person of the benchmark paints what the truth says."""
 
+import argparse
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.loop import random_places, stroke_within
+from benchmarks.loop import WAYS, Plan, play, prepared, random_places, stroke_within
 from microseg_ray.geometry import Box
 from microseg_ray.report.viewer.strokes import Stroke
 
@@ -37,3 +40,16 @@ def test_random_places_lie_inside_and_are_repeatable():
     for name, box in found:
         assert box.shape == (32, 32)
         assert box.intersection(Box.of_shape(truths[name].shape)) == box
+
+
+@pytest.mark.slow
+def test_few_strokes_do_not_make_the_masks_worse(tmp_path):
+    """A round of simulated strokes at the defaults, on simulated micrographs, from a poor model; both ways of choosing places."""
+    given = argparse.Namespace(run=None, truth=None, size=384)
+    run, truths = prepared(given, tmp_path)
+    plan = Plan(rounds=1, places=4, steps=30, side=96, radius=2.5, rate=5e-4, hold=4.0)
+    changes = []
+    for way in WAYS:
+        before, after = (row[3] for row in play(run, truths, plan, way, 0))
+        changes.append(after - before)
+    assert min(changes) > -0.02, changes

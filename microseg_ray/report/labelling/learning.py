@@ -242,10 +242,16 @@ class _Round:
         from microseg_ray.models.growing import write_grown_weights
 
         settings, card = self._settings, read_card(start)
-        weights = start
+        weights, hold = start, settings.hold
         if len(card.classes) != len(self._labels.classes):
             weights = str(self._rounds.place(self._number) / "start.safetensors")
             write_grown_weights(start, len(self._labels.classes), Path(weights), settings.seed)
+            # Of a class that was added the model before says nothing but chance.
+            hold = 0.0
+            if settings.hold:
+                self._notes.append(
+                    "a class was added, so this round is not held to the masks before: look at them closely"
+                )
         return {
             "tiles": str(self._rounds.folder / "tiles"),
             "output": str(self._rounds.place(self._number) / "model"),
@@ -256,6 +262,8 @@ class _Round:
             "optimizer": {"learning_rate": settings.learning_rate, "schedule": "constant", "warmup": 0.0},
             # Statistics of a few tiles would replace those of the whole training.
             "freeze_batch_norm": True,
+            # Strokes show the classes in other shares than the micrographs have, and would shift all the rest.
+            "hold": hold,
             "ema": 0.9,
             "clip": 5.0,
             "sampling": {"kind": "class_area"},

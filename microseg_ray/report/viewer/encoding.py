@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from microseg_ray.report.doubt import stored_doubt
 from microseg_ray.settings import IGNORE_INDEX, default_color
 
 if TYPE_CHECKING:
@@ -102,8 +103,7 @@ def map_png(values: NDArray[np.uint8], *, low_is_bad: bool) -> bytes:
         values: (y, x), 0 to 254; 255 is not measured.
         low_is_bad: Small values are uncertain (margin), else large ones (entropy).
     """
-    doubt = np.arange(255) / 254
-    doubt = 1 - doubt if low_is_bad else doubt
+    doubt = stored_doubt(np.arange(255, dtype=np.uint8), "margin" if low_is_bad else "entropy")
     colors = np.zeros((256, 4), np.uint8)
     colors[:255, 0] = 255
     colors[:255, 1] = np.rint(230 * (1 - doubt))

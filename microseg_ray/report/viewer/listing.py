@@ -189,10 +189,11 @@ def _rows(
     if table is None:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool)
     rows = np.array([place.get(each, -1) for each in table[name].to_pylist()], np.int64)
-    index = np.asarray(table["class_index"], np.int64)
+    index = np.array(table["class_index"].to_pylist(), np.int64)
     keep = (rows >= 0) & (index >= 0) & (index < classes)
     return rows[keep], index[keep], keep
 
 
 def _column(table: Any, name: str) -> NDArray[np.float64]:
-    return np.asarray(table[name].to_numpy(), np.float64)
+    # Arrow's own conversion to numpy imports pandas, which takes longer than all the rest; None becomes NaN.
+    return np.array(table[name].to_pylist(), np.float64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from yaozarrs import v05
 
 from microseg_ray.errors import UNREADABLE
 from microseg_ray.geometry import Box, ceil_to
@@ -199,6 +198,9 @@ def label_axes(name: str, levels: int, pixel_size_um: tuple[float, float] | None
         levels: How many levels there are.
         pixel_size_um: As for `label_metadata`.
     """
+    # A tenth of the start of a program that may never write a mask.
+    from yaozarrs import v05
+
     unit = None if pixel_size_um is None else "micrometer"
     size = pixel_size_um or (1.0, 1.0)
     image = v05.Image(
