@@ -31,6 +31,7 @@ SUITE = (
     "loop",
     "fuzz",
     "soak",
+    "simulate",
 )
 """Modules with a `run(arguments) -> tables`."""
 SCRIPTS = {

@@ -39,6 +39,8 @@ START_TRIES = 3
 GROUP_SECONDS = 0.1
 """Seconds that a worker is to take for the headers that it is given in one call."""
 MOST_GROUPED = 64
+MOST_COLLECTED = 64
+"""Results that are collected before workers get new tasks; meanwhile each has its second call."""
 
 
 @dataclass
@@ -142,12 +144,13 @@ class ActorPool:
                 if not (running or pending or self._suspects):
                     return
                 starting = {slot.ready: slot for slot in self._slots if not slot.up}
-                ready, _ = ray.wait([*running, *starting], num_returns=1, timeout=1.0)
-                if ready and ready[0] in starting:
-                    self._mark_started(starting[ready[0]])
-                    started()
-                elif ready:
-                    yield from self._collect(ready[0], running[ready[0]])
+                for reference in _ready([*running, *starting]):
+                    if reference in starting:
+                        self._mark_started(starting[reference])
+                        started()
+                    # Of a worker that was found dead just now, nothing is in flight any more.
+                    elif reference in running[reference].tasks:
+                        yield from self._collect(reference, running[reference])
                 busy = [slot for slot in self._slots if slot.tasks]
                 self._metrics.waiting(sum(len(slot.tasks) for slot in busy), [slot.since for slot in busy])
                 yield from self._check_stalled()
@@ -254,6 +257,18 @@ class ActorPool:
                 yield Outcome(task, ok=False, reason=f"given up after {self._attempts[task]} tries: {reason}")
             else:
                 self._suspects.append(task)
+
+
+def _ready(references: list[Any]) -> list[Any]:
+    """What is ready, at most `MOST_COLLECTED`; empty after a second without any.
+
+    A look at all calls takes time that grows with the workers, so what it finds is collected before the next one.
+    """
+    first, _ = ray.wait(references, num_returns=1, timeout=1.0)
+    if not first:
+        return []
+    ready: list[Any] = ray.wait(references, num_returns=min(len(references), MOST_COLLECTED), timeout=0)[0]
+    return ready
 
 
 def shards_of(task: Task, side: int) -> int:
