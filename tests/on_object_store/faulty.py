@@ -92,6 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         inner.request(self.command, self.path, body, dict(self.headers))
         answer = inner.getresponse()
         content = answer.read()
+        inner.close()
         if kind == "lost answer":
             # The store has done what was asked, and the client does not learn of it.
             self.close_connection = True

@@ -48,6 +48,7 @@ def faulty(server, bucket, monkeypatch):
     yield start
     for proxy in running:
         proxy.shutdown()
+        proxy.server_close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
