@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import shutil
 import stat
@@ -20,7 +21,6 @@ from microseg_ray.files.client import client_options, require_credentials, retri
 from microseg_ray.files.objects import is_object_url
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _LOCAL = re.compile(r"(?:file|local)://", re.IGNORECASE)
 _BLOCK = 1 << 20  # bytes that a request fetches at least: about a tile of a micrograph
+_KEPT_BLOCKS = 16  # of a file in an object store
 _MAX_WHOLE = 8 << 30  # bytes of a file that a server only hands out whole
 _VERSION_KEYS = ("ETag", "etag", "e_tag", "md5Hash", "Content-MD5", "version_id", "LastModified", "last_modified",
                  "Last-Modified", "mtime", "created")  # fmt: skip
@@ -92,12 +93,14 @@ def filesystem(url: str) -> tuple[Any, str]:
     """
     from fsspec.core import url_to_fs
 
+    options = {}
     if is_object_url(url):
         ObjectPath.of(url)
         if _register_objects():
             require_credentials(url)
+            options["environment"] = hash(tuple(sorted(os.environ.items())))
     try:
-        opened, inner = url_to_fs(url)
+        opened, inner = url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         raise InputError(
             url, f"the address cannot be used ({error})", "install what it names, or copy the files here"
@@ -111,15 +114,28 @@ def _register_objects() -> bool:
     if find_spec("obstore") is None:
         return False
     import fsspec
+    from fsspec.spec import AbstractBufferedFile
     from obstore.fsspec import FsspecStore
+
+    class Ranged(AbstractBufferedFile):  # type: ignore[misc]
+        """A file by blocks that are kept: the library's own asks for each tile of a TIFF by itself."""
+
+        def _fetch_range(self, start: int, end: int) -> bytes:
+            return cast("bytes", self.fs.cat_file(self.path, start=start, end=end))
 
     class Objects(FsspecStore):
         """Without a listing that is kept, and with our patience."""
 
         protocol = "s3"
 
-        def __init__(self, *args: Any, **options: Any) -> None:
+        def __init__(self, *args: Any, environment: int = 0, **options: Any) -> None:
+            # fsspec keeps file systems by their arguments: another environment is another one.
+            del environment
             super().__init__("s3", *args, client_options=client_options(), retry_config=retries(), **options)
+
+        def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:  # type: ignore[override]
+            cache = {"cache_type": "blockcache", "cache_options": {"maxblocks": _KEPT_BLOCKS}}
+            return Ranged(self, path, mode, block_size=_BLOCK, **cache)
 
     fsspec.register_implementation("s3", Objects, clobber=True)
     return True

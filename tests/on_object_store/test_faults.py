@@ -9,15 +9,18 @@ import sys
 import time
 from datetime import timedelta
 
+import numpy as np
 import pytest
 
 from microseg_ray.errors import ObjectStoreError, StoreError
 from microseg_ray.files import ObjectPath, client
 from microseg_ray.files.lease import read_lease
+from microseg_ray.geometry import Box
 from microseg_ray.on_ray.actors import segment
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import SegmentSettings
+from microseg_ray.sources import open_micrograph
 from tests.on_object_store.faulty import KINDS, Faults, FaultyProxy
 
 
@@ -158,3 +161,13 @@ def test_a_killed_job_is_resumed_with_the_same_bytes(
     assert {name for name in local if local[name] != remote[name]} == {"run.json"}
     for text in (second.stdout, second.stderr, (tmp_path / "first.txt").read_text()):
         assert secret not in text
+
+
+def test_a_tiled_micrograph_is_read_in_blocks_and_not_tile_by_tile(archive, bucket, faulty, sent):
+    sent(archive, bucket / "in")
+    faults = faulty(Faults(share=0.0))
+    with open_micrograph(str(bucket / "in" / "large.tif")) as there, open_micrograph(archive / "large.tif") as here:
+        box = Box(0, 0, *here.info.shape)
+        assert np.array_equal(there.read(box), here.read(box))
+    tiles = 10 * 11
+    assert faults.requests < tiles / 10

@@ -113,7 +113,7 @@ class MaskStore:
         """
         path = str(path)
         try:
-            group = zarr.open_group(zarr_place(path), mode="r+")
+            group = zarr.open_group(zarr_place(path), mode="r+", zarr_format=3)
             record = cast("dict[str, Any]", group.attrs["microseg"])
             height, width = record["shape"]
             spec = MaskSpec(
@@ -145,7 +145,7 @@ class MaskStore:
     @property
     def finished(self) -> bool:
         """Whether pyramid and OME metadata were written, after the last shard; read from disk."""
-        return "ome" in zarr.open_group(zarr_place(self.path), mode="r").attrs
+        return "ome" in zarr.open_group(zarr_place(self.path), mode="r", zarr_format=3).attrs
 
     @cached_property
     def mask(self) -> zarr.Array[Any]:
