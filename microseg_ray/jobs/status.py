@@ -58,7 +58,8 @@ def _writer(found: RunStatus) -> str:
     if found.writer == "writing":
         who = "a job" if found.writer_pid is None else f"process {found.writer_pid}"
         slow = found.last_commit is not None and found.last_commit > _STALE_SECONDS and not found.complete
-        return f"writer: {who} of this machine" + (", but nothing was committed for a while" if slow else "")
+        where = "this machine" if found.writer_host is None else f"the machine {found.writer_host}"
+        return f"writer: {who} of {where}" + (", but nothing was committed for a while" if slow else "")
     if found.writer == "unknown":
         return "writer: this system does not say who holds the run's lock"
     if found.complete:

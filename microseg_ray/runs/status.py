@@ -51,6 +51,7 @@ class RunStatus:
         writer: `writing`: a process of this machine holds the run's lock. `none`: no process of this machine does; one of
             another machine may. `unknown`: this system does not say who holds locks.
         writer_pid: Its process, or None.
+        writer_host: Its machine, where the run lies in an object store: there the lock says so.
         last_commit: Seconds since the last shard was committed; None where there is none.
         session_shards: Shards committed since the run was started or resumed last.
         shards_per_second: Of this session alone, up to now where somebody writes; None with fewer than two shards.
@@ -66,6 +67,7 @@ class RunStatus:
     failures: tuple[Failure, ...] = ()
     writer: Writer = "unknown"
     writer_pid: int | None = None
+    writer_host: str | None = None
     last_commit: float | None = None
     session_shards: int = 0
     shards_per_second: float | None = None
@@ -112,7 +114,7 @@ def run_status(folder: str | os.PathLike[str], now: float | None = None) -> RunS
         _add(sums, run.store_path(name))
     failed = {failure.path for failure in failures}
     later = not_begun(run, {*names, *failed})
-    writer, pid = _writer(run.folder / LOCK_FILE, now)
+    writer, pid, host = _writer(run.folder / LOCK_FILE, now)
     last = max(sums.times, default=None)
     session = sorted(each for each in sums.times if each >= began)
     rate = None
@@ -131,6 +133,7 @@ def run_status(folder: str | os.PathLike[str], now: float | None = None) -> RunS
         tuple(failures),
         writer,
         pid,
+        host,
         None if last is None else max(0.0, now - last),
         len(session),
         rate,
@@ -189,7 +192,7 @@ def _times(folder: Place) -> Iterator[float]:
         return
 
 
-def _writer(lock: Place, now: float) -> tuple[Writer, int | None]:
+def _writer(lock: Place, now: float) -> tuple[Writer, int | None, str | None]:
     """Who holds a lock, by the kernel's list: taking it to see would stop a job that begins in that moment."""
     if isinstance(lock, ObjectPath):
         return _leaseholder(lock, now)
@@ -197,9 +200,9 @@ def _writer(lock: Place, now: float) -> tuple[Writer, int | None]:
         found = lock.stat()
         lines = _LOCKS.read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
-        return ("none", None) if _LOCKS.exists() else ("unknown", None)
+        return ("none" if _LOCKS.exists() else "unknown"), None, None
     except OSError:
-        return "unknown", None
+        return "unknown", None, None
     wanted = (os.major(found.st_dev), os.minor(found.st_dev), found.st_ino)
     for line in lines:
         fields = line.split()
@@ -207,13 +210,14 @@ def _writer(lock: Place, now: float) -> tuple[Writer, int | None]:
             continue
         major, minor, inode = fields[5].split(":")
         if int(inode) == wanted[2] and (int(major, 16), int(minor, 16)) == wanted[:2]:
-            return "writing", int(fields[4]) if int(fields[4]) > 0 else None
-    return "none", None
+            return "writing", int(fields[4]) if int(fields[4]) > 0 else None, None
+    return "none", None, None
 
 
-def _leaseholder(lock: ObjectPath, now: float) -> tuple[Writer, int | None]:
+def _leaseholder(lock: ObjectPath, now: float) -> tuple[Writer, int | None, str | None]:
     """Who writes into a folder of an object store, on whichever machine: the lock is written anew every few seconds."""
     record, _ = read_lease(lock.parent)
     if record is None or record.free or now - lock.stat().st_mtime > LEASE_SECONDS:
-        return "none", None
-    return "writing", int(record.owner.rpartition(":")[2])
+        return "none", None, None
+    host, _, process = record.owner.rpartition(":")
+    return "writing", int(process) if process.isdecimal() else None, text(host)

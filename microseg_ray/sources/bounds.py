@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from microseg_ray.errors import InputError
+from microseg_ray.errors import InputError, ObjectStoreError
 from microseg_ray.settings.source import SourceSettings
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def reading(path: str, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
+    except (InputError, ObjectStoreError):
         raise
     except FileNotFoundError as error:
         raise InputError(path, "no such file or folder", "check the path") from error

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from microseg_ray.errors import StoreError
+from microseg_ray.errors import ObjectStoreError, StoreError
 from microseg_ray.files import ObjectPath, place
 from microseg_ray.runs.folder import Run
 from microseg_ray.settings import JOBS
+from microseg_ray.sources import open_micrograph
 
 OF_THE_PLACE = {"run.json", "report.html"}
 
@@ -77,6 +78,20 @@ def test_addresses_that_are_none(address):
     with pytest.raises(StoreError) as refused:
         place(address)
     assert "password" not in str(refused.value)
+
+
+def test_public_objects_are_read_without_credentials(archive, bucket, monkeypatch):
+    boto3 = pytest.importorskip("boto3")
+    boto3.client("s3").put_object(
+        Bucket=bucket.bucket, Key="in/exact.tif", Body=(archive / "exact.tif").read_bytes(), ACL="public-read"
+    )
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(ObjectStoreError, match="no credentials"), open_micrograph(str(bucket / "in" / "exact.tif")):
+        pass
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    with open_micrograph(str(bucket / "in" / "exact.tif")) as micrograph:
+        assert micrograph.info.shape == (256, 256)
 
 
 def test_names_behave_as_those_of_paths(tmp_path):

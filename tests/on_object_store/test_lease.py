@@ -11,6 +11,7 @@ from microseg_ray.errors import FencedError, ObjectStoreError, RunMismatchError
 from microseg_ray.fence import Fence
 from microseg_ray.files import LOCK_FILE, ObjectPath, lease, sole_writer
 from microseg_ray.files.lease import LeaseRecord, read_lease
+from microseg_ray.runs import status
 
 OTHER = LeaseRecord("their-epoch", "node7:4711", "2026-01-01T00:00:00+00:00")
 
@@ -104,6 +105,16 @@ def test_a_lock_that_is_taken_while_a_shard_is_written_ends_the_job(bucket):
         fence = Fence.raised(folder)
         with pytest.raises(FencedError), fence.writing():
             put(folder, OTHER)
+
+
+def test_status_names_the_holder_and_its_machine(bucket):
+    put(bucket / "run", OTHER)
+    lock = bucket / "run" / LOCK_FILE
+    written = lock.stat().st_mtime
+    assert status._writer(lock, written) == ("writing", 4711, "node7")
+    assert status._writer(lock, written + status.LEASE_SECONDS + 1) == ("none", None, None), "it did not write for long"
+    put(bucket / "run", replace(OTHER, free=True))
+    assert status._writer(lock, written) == ("none", None, None)
 
 
 def test_something_else_in_its_place_is_left_alone(bucket):
