@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pyarrow.parquet as pq
+import pypdfium2
 import pytest
 import shapely
 import tifffile
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -124,7 +127,52 @@ def test_overlays(exported):
         with Image.open(exported / f"overlay/{name}.png") as image:
             assert image.width == shape[1] + 16
             assert image.height > shape[0]
-        assert (exported / f"pdf/{name}.pdf").read_bytes().startswith(b"%PDF-1")
+
+
+def bounds_in(page, kind, within=None):
+    """(left, bottom, right, top) in points of the objects of a kind on a page of a PDF, inside others."""
+    found = [each.get_bounds() for each in page.get_objects(filter=[kind])]
+    left, bottom, right, top = within or (0, 0, *page.get_size())
+    return [
+        each
+        for each in found
+        if within is None or (left < each[0] < each[2] < right and bottom < each[1] < each[3] < top)
+    ]
+
+
+def test_pages_are_read_by_pdfium(exported):
+    """One page with the picture in its true shape, its colours, a scale bar of the stated length, and the legend."""
+    for name, size in SIZES.items():
+        (height, width), (y, x) = SHAPES[name], size or (1, 1)
+        document = pypdfium2.PdfDocument(exported / f"pdf/{name}.pdf")
+        assert len(document) == 1
+        page = document[0]
+        said = page.get_textpage().get_text_range()
+        for part in (SHOWN[name], *(each.name for each in CLASSES), "not measured"):
+            assert part in said
+        (picture,) = page.get_objects(filter=[pypdfium2.raw.FPDF_PAGEOBJ_IMAGE])
+        left, bottom, right, top = box = picture.get_bounds()
+        assert (top - bottom) / (right - left) == pytest.approx(height * y / (width * x), rel=0.01)
+        shown = np.asarray(picture.get_bitmap().to_pil().convert("RGB"))
+        rows, columns = (
+            ((np.arange(side) + 0.5) / side * shown.shape[axis]).astype(int)
+            for axis, side in enumerate((height, width))
+        )
+        with Image.open(exported / f"overlay/{name}.png") as image:
+            overlay = np.asarray(image.convert("RGB"))
+        half = shown[rows[: height // 2]][:, columns]
+        # Under the title of the other picture, whose scale bar covers part of the lower half.
+        found = sliding_window_view(overlay[:, 8 : 8 + width], height // 2, axis=0)[: -height // 2]
+        same = max((each.transpose(2, 0, 1) == half).all(axis=-1).mean() for each in found)
+        assert same > 0.99
+        bars = bounds_in(page, pypdfium2.raw.FPDF_PAGEOBJ_PATH, box)
+        if size is None:
+            assert not bars
+            continue
+        stated = re.search(r"([\d.]+) (nm|µm|mm)", said)
+        length = float(stated[1]) * {"nm": 1e-3, "µm": 1, "mm": 1e3}[stated[2]]
+        widest = max(each[2] - each[0] for each in bars)
+        assert widest / (right - left) == pytest.approx(length / (width * x), rel=0.05)
 
 
 def test_geojson_is_read_by_shapely_and_as_annotations(exported):
