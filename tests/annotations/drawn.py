@@ -56,8 +56,6 @@ def polygon(*points: tuple[float, float]) -> dict[str, Any]:
 
 
 LEFT = polygon((5, 5), (40, 5), (40, 40), (5, 40))
-
-
 RIGHT = polygon((25, 20), (60, 25), (55, 60), (20, 50))
 
 

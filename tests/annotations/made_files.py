@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 
 SHAPE = (40, 50)
-
-
 TRIANGLE = [(5.0, 4.0), (30.0, 8.0), (12.0, 33.0)]
 
 

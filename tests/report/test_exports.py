@@ -23,7 +23,7 @@ from microseg_ray.report.exports.paper import PaperTable, latex, markdown, round
 from microseg_ray.report.exports.reading import TABLES, Published
 from microseg_ray.report.exports.workbook import write_workbook
 from microseg_ray.runs.folder import EXPORTS
-from tests.runs.test_intervals import make_run, rows_of
+from tests.runs.measured import make_run, rows_of
 
 EVIL = "=1+1|b & $x_1 <b>.tif"
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CLASSES = (ClassSpec(name="matrix", color="#000000"), ClassSpec(name="pore", color="#ff0000"))
-
-
 SPLITS = ["train", "val", "train", "test", "train", "val", "train"]
 
 
