@@ -12,7 +12,16 @@ from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.errors import SettingsError
 from microseg_ray.files import delete_file, sole_writer, write_json
 from microseg_ray.fitting.history import read_history
-from microseg_ray.fitting.train import END_FILE, PROGRESS_FILE, STOP_FILE, TrainProgress, local_device, run_fit, taken
+from microseg_ray.fitting.train import (
+    END_FILE,
+    PROGRESS_FILE,
+    STOP_FILE,
+    TrainProgress,
+    local_device,
+    run_fit,
+    taken,
+    weights_report,
+)
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.quarantine import FAILURES_FILE, Failure, write_failures
 from microseg_ray.settings.model import OPTIONS
@@ -132,13 +141,12 @@ def _pretrain(settings: PretrainSettings, report: Report, launch: Launch | None,
     stopped = taken(output / END_FILE)
     delete_file(output / STOP_FILE)
     settle(output, OWNER)
-    started = output / "weights.json"
     return Pretrained(
         output / WEIGHTS_FILE,
         json.loads((output / RECORD_FILE).read_text(encoding="utf-8")),
         read_history(output),
         stopped,
-        str(json.loads(started.read_text(encoding="utf-8"))["summary"]) if started.exists() else "",
+        weights_report(output),
         drawn.failures,
         drawn.accounts,
     )

@@ -82,6 +82,13 @@ class TrainProgress:
     steps: int
     last: dict[str, Any] | None
 
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Steps done and steps in all; epochs where an epoch has one step or its steps are not known."""
+        if self.steps > 1:
+            return (self.epoch - 1) * self.steps + self.step, self.epochs * self.steps
+        return self.epoch, self.epochs
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -180,7 +187,7 @@ def _train(settings: TrainSettings, report: Report, launch: Launch | None) -> Tr
     write_accounts(output / ACCOUNTS_FILE, accounts)
     settle(output, OWNER)
     failures = () if drawn is None else drawn.failures
-    weights = _weights_report(output)
+    weights = weights_report(output)
     return Trained(output / "best", output / "last", read_history(output), stopped, weights, accounts, failures)
 
 
@@ -219,7 +226,8 @@ def tile_account(tiles: str) -> Account:
     return Account("tiles", store.spec.tiles, used, 0, left)
 
 
-def _weights_report(output: Path) -> str:
+def weights_report(output: Path) -> str:
+    """How much of `model.weights` a fit used, a line to print; empty where it started without."""
     path = output / "weights.json"
     return str(json.loads(path.read_text(encoding="utf-8"))["summary"]) if path.exists() else ""
 

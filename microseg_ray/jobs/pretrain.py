@@ -25,9 +25,7 @@ def pretrain(settings: PretrainSettings, start: StartRay) -> int:
         def report(progress: TrainProgress) -> None:
             last = progress.last
             detail = f"epoch {progress.epoch}" + ("" if last is None else f", loss {last['loss']:.4f}")
-            done = (progress.epoch - 1) * progress.steps + progress.step if progress.steps > 1 else progress.epoch
-            total = progress.epochs * progress.steps if progress.steps > 1 else progress.epochs
-            bar.update("pre-training steps" if progress.steps > 1 else "epochs", done, total, detail)
+            bar.update("pre-training steps" if progress.steps > 1 else "epochs", *progress.counted, detail)
 
         if settings.workers:
             from microseg_ray.on_ray import fits

@@ -24,9 +24,7 @@ def train(settings: TrainSettings, start: StartRay) -> int:
         def report(progress: training.TrainProgress) -> None:
             last = progress.last
             detail = f"epoch {progress.epoch}" if last is None else _epoch_line(last)
-            done = (progress.epoch - 1) * progress.steps + progress.step if progress.steps > 1 else progress.epoch
-            total = progress.epochs * progress.steps if progress.steps > 1 else progress.epochs
-            bar.update("training steps" if progress.steps > 1 else "epochs", done, total, detail)
+            bar.update("training steps" if progress.steps > 1 else "epochs", *progress.counted, detail)
 
         launch = None
         if settings.workers:

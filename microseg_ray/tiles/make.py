@@ -262,7 +262,8 @@ class _Making:
         # Before the table, which finishes the store: a finished store always has its failures.csv.
         write_failures(self.output / "failures.csv", failures)
         start = 0 if self.old is None else self.old.spec.shards
-        tasks = [shard_task(store, shard, tiles, good) for shard in range(start, store.spec.shards)]
+        sources = {found.pair.name: (found.pair, found.fingerprints) for found in good}
+        tasks = [shard_task(store, shard, tiles, sources) for shard in range(start, store.spec.shards)]
         broken = [found for found in self.mapper(write_shard, tasks, "write") if found.reason]
         full = next((found for found in broken if found.full), None)
         if full is not None:

@@ -19,7 +19,7 @@ from microseg_ray.tiles.survey import mask_of
 from microseg_ray.tiles.tasks import Member, ShardResult, ShardTask, TileRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -87,16 +87,17 @@ def _empty_to_drop(rows: Sequence[TileRow], settings: TileSettings) -> set[int]:
     return set(empty[round(len(empty) * settings.keep_empty) :])
 
 
-def shard_task(store: TileStore, shard: int, tiles: Sequence[TileRow], good: Sequence[Surveyed]) -> ShardTask:
+def shard_task(
+    store: TileStore, shard: int, tiles: Sequence[TileRow], sources: Mapping[str, tuple[Pair, tuple[str, str]]]
+) -> ShardTask:
     """The task that writes one shard.
 
     Args:
         store: The unfinished store.
         shard: Index of the shard.
         tiles: Rows of the tiles that are being written, in tile order.
-        good: The usable pairs.
+        sources: Of each micrograph, its pair and the fingerprints of image and mask.
     """
-    pairs = {found.pair.name: found for found in good}
     members = [tiles[index - tiles[0].index] for index in store.spec.shard_range(shard)]
     names = sorted({row.micrograph for row in members})
     places = {name: place for place, name in enumerate(names)}
@@ -104,8 +105,8 @@ def shard_task(store: TileStore, shard: int, tiles: Sequence[TileRow], good: Seq
         str(store.folder),
         store.spec.parts,
         shard,
-        tuple(pairs[name].pair for name in names),
-        tuple(pairs[name].fingerprints for name in names),
+        tuple(sources[name][0] for name in names),
+        tuple(sources[name][1] for name in names),
         tuple(Member(places[row.micrograph], row.y0, row.x0) for row in members),
     )
 

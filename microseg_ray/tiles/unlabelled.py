@@ -20,10 +20,10 @@ from microseg_ray.sources import fingerprint, intensity_limits, open_prepared, s
 from microseg_ray.sources.agreement import float_objection
 from microseg_ray.sources.specimen.intensity import intensity_range
 from microseg_ray.tiles.mapping import Mapper, in_process
-from microseg_ray.tiles.shards import TRAINED_ON, write_shard
+from microseg_ray.tiles.shards import TRAINED_ON, shard_task, write_shard
 from microseg_ray.tiles.spec import TileSpec
 from microseg_ray.tiles.store import TileStore, write_table
-from microseg_ray.tiles.tasks import Member, Pair, ShardTask, TileRow
+from microseg_ray.tiles.tasks import Pair, TileRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -216,10 +216,8 @@ def _written(
         scaling=drawing.scaling,
     )
     store = TileStore.create(output, spec, made_from)
-    by_name = {each.pair.name: each for each in good}
-    tasks = [
-        _task(store, [rows[index] for index in spec.shard_range(shard)], shard, by_name) for shard in range(spec.shards)
-    ]
+    sources = {each.pair.name: (each.pair, (each.mark, "")) for each in good}
+    tasks = [shard_task(store, shard, rows, sources) for shard in range(spec.shards)]
     failed = [found for found in mapper(write_shard, tasks, "squares read") if found.reason]
     for found in failed:
         if found.full or not found.pair:
@@ -241,19 +239,6 @@ def _rows(good: Sequence[_Seen], drawing: Drawing) -> list[TileRow]:
         for y0, x0 in generator.integers(0, free, (count, 2)).tolist():
             rows.append(TileRow(len(rows), each.pair.name, each.pair.name, TRAINED_ON, y0, x0, *each.limits, (), area))
     return rows
-
-
-def _task(store: TileStore, rows: Sequence[TileRow], shard: int, seen: dict[str, _Seen]) -> ShardTask:
-    names = sorted({row.micrograph for row in rows})
-    places = {name: place for place, name in enumerate(names)}
-    return ShardTask(
-        str(store.folder),
-        store.spec.parts,
-        shard,
-        tuple(seen[name].pair for name in names),
-        tuple((seen[name].mark, "") for name in names),
-        tuple(Member(places[row.micrograph], row.y0, row.x0) for row in rows),
-    )
 
 
 def _look(task: _Look) -> _Seen:
