@@ -97,7 +97,7 @@ class _Measured:
     def write(self, run: Run) -> None:
         if self.intervals is not None:
             if self.objects is not None:
-                self.intervals.add_largest_grains(run, self.objects.largest)
+                self.intervals.add_objects(run, self.objects.fields, self.objects.largest)
             self.intervals.write(run)
         if self.structure is not None:
             self.structure.write(run)

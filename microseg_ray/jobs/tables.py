@@ -80,13 +80,17 @@ def print_intervals(rows: Sequence[Any], notes: Sequence[str], limit: int = 30) 
 
 def print_grain_size(rows: Sequence[Any]) -> None:
     """Print the ASTM grain size number of each group, and that of its largest grain, where they were measured."""
+    ways = {"grain_size_number": "", "planimetric_grain_size_number": " by counting grains"}
     for row in rows:
-        if row.quantity == "grain_size_number":
+        if row.quantity in ways:
             name = "all micrographs" if row.scope == "archive" else text(row.name)
             ends = f" (95 % {row.low:.2f} to {row.high:.2f})" if row.low is not None and row.high is not None else ""
             size = "-" if row.mean is None else f"{row.mean:.2f}"
             said = f"; {row.reason}" if row.reason else ""
-            console.print(f"{name}: ASTM grain size number G {size}{ends} from {row.fields} fields{said}", markup=False)
+            console.print(
+                f"{name}: ASTM grain size number G{ways[row.quantity]} {size}{ends} from {row.fields} fields{said}",
+                markup=False,
+            )
         if row.quantity == "largest_grain_size_number":
             name = "all micrographs" if row.scope == "archive" else text(row.name)
             size = "-" if row.mean is None else f"{row.mean:.2f}"

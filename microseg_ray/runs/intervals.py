@@ -21,6 +21,7 @@ from microseg_ray.statistics.groups import BoundaryRow, GroupRow, boundary_rows,
 from microseg_ray.statistics.intervals import IntervalRow, field_rows, group_rows
 from microseg_ray.statistics.largest import largest_grain_rows
 from microseg_ray.statistics.model_error import METHODS, Correction, Method, correction_of
+from microseg_ray.statistics.planimetric import planimetric_rows
 from microseg_ray.statistics.rows import write_rows
 from microseg_ray.statistics.stereology import StereologyRow, stereology_rows
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from microseg_ray.runs.pixels_read import Report
     from microseg_ray.settings import ClassSpec
     from microseg_ray.statistics.largest import LargestObject
+    from microseg_ray.statistics.planimetric import FieldObjects
 
 __all__ = ["STAGE", "ModelTest", "RunIntervals", "count_parts", "groups_by_image", "measure_intervals"]
 
@@ -81,20 +83,28 @@ class RunIntervals:
     scopes: list[tuple[str, str, tuple[str, ...], int]]
     grain_boundaries: int | None
 
-    def add_largest_grains(self, run: Run, largest: Mapping[str, tuple[LargestObject, ...]]) -> None:
-        """Add the largest grain of each group to stereology.csv, where the boundary between grains is known (ASTM E930).
+    def add_objects(
+        self, run: Run, fields: Mapping[str, FieldObjects], largest: Mapping[str, tuple[LargestObject, ...]]
+    ) -> None:
+        """Add objects per area, grains per area and the largest grain to stereology.csv; grains where their boundary is known.
 
         Args:
             run: The run.
-            largest: The largest object of each class by micrograph, from the objects of the same run.
+            fields: The objects of each micrograph, counted (ASTM E1245, E112).
+            largest: The largest object of each class by micrograph (ASTM E930).
         """
-        if self.grain_boundaries is None:
-            return
         for scope, name, members, unfinished in self.scopes:
-            found = [largest[member] for member in members if member in largest]
+            counted = [fields[member] for member in members if member in fields]
             self.stereology.extend(
-                largest_grain_rows(scope, name, found, run.classes, self.grain_boundaries, unfinished)
+                planimetric_rows(scope, name, counted, run.classes, self.grain_boundaries, unfinished)
             )
+            if self.grain_boundaries is not None:
+                found = [largest[member] for member in members if member in largest]
+                self.stereology.extend(
+                    largest_grain_rows(scope, name, found, run.classes, self.grain_boundaries, unfinished)
+                )
+        places = {(scope, name): place for place, (scope, name, *_) in enumerate(self.scopes)}
+        self.stereology.sort(key=lambda row: (places[row.scope, row.name], row.class_index))
 
     def write(self, run: Run) -> None:
         """Write the tables into the run's folder, as CSV and Parquet."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from microseg_ray.statistics.largest import LargestObject
     from microseg_ray.statistics.objects.finding import ObjectRule, Objects
     from microseg_ray.statistics.objects.sizes import ClassRow
+    from microseg_ray.statistics.planimetric import FieldObjects
 
 __all__ = ["STAGE", "MeasuredObjects", "measure_objects", "object_rule"]
 
@@ -52,6 +53,7 @@ class MeasuredObjects:
         left_out: How many of them were too small.
         single: How many of the others have one pixel.
         largest: The largest object of each class, by micrograph.
+        fields: The objects of each micrograph, counted for the stereology of fields.
     """
 
     rows: list[ClassRow] = field(default_factory=list)
@@ -61,6 +63,7 @@ class MeasuredObjects:
     left_out: int = 0
     single: int = 0
     largest: dict[str, tuple[LargestObject, ...]] = field(default_factory=dict)
+    fields: dict[str, FieldObjects] = field(default_factory=dict)
 
     @property
     def remark(self) -> str:
@@ -97,6 +100,7 @@ def measure_objects(run: Run, settings: ObjectSettings, report: Report = lambda 
     from microseg_ray.statistics.largest import largest_objects
     from microseg_ray.statistics.objects.sizes import ClassRow, SizeRow, SizeTable, class_rows
     from microseg_ray.statistics.objects.table import object_rows, objects_tables
+    from microseg_ray.statistics.planimetric import count_objects
 
     rule = object_rule(run, settings, _CLASSES)
     done = MeasuredObjects()
@@ -114,6 +118,7 @@ def measure_objects(run: Run, settings: ObjectSettings, report: Report = lambda 
                     continue
                 reading = _Reading(run, store, measured, progress.reader(name, store.read))
                 objects = _objects(reading, settings, done)
+                counted = count_objects(objects, store.read, len(run.classes), rule, measured.pixel_size_um)
                 if settings.labels:
                     _write_labels(reading, objects, rule)
             except (MicrosegError, ValueError, RuntimeError, OSError) as error:
@@ -127,6 +132,7 @@ def measure_objects(run: Run, settings: ObjectSettings, report: Report = lambda 
             bins += sizes.add(name, objects)
             done.rows += class_rows(name, objects, run.classes, measured.pixel_size_um, rule)
             done.largest[name] = largest_objects(objects)
+            done.fields[name] = counted
             done.found += len(objects) + objects.left_out
             done.left_out += objects.left_out
             done.single += int((objects.sums.pixels == 1).sum())

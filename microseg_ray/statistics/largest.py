@@ -1,7 +1,9 @@
 """The largest grain and its ASTM grain size number (ASTM E930, "as large as").
 
 A mean grain size says nothing of a few huge grains, at which parts fail. E930 takes the area of the largest grain that is seen on
-the section and gives the G that a structure would have whose grains all had this area.
+the section and gives the G that a structure would have whose grains all had this area. It is for sparse outliers alone: "3 or
+more ASTM grain size numbers larger than the rest of the microstructure and comprising 5 % or less of the specimen area"
+(E930-18, 4.2, as quoted on ASTM's page of the standard).
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["LargestObject", "largest_grain_rows", "largest_objects"]
 
 _SQUARE_UM_IN_MM2 = 1e6
-_JOINED = 8
-"""Times the mean of the other grains of its class above which the largest is doubted: three ASTM grain size numbers."""
+_OUTLIER = 8
+"""Times the mean of the other grains of its class: three ASTM grain size numbers. E930 is for what is coarser than that."""
+
+_SPARSE = 0.05
+"""Share of the grains' area up to which E930 is for."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,9 @@ def largest_grain_rows(
     """The rows of a group: the largest grain of all its micrographs, and its G.
 
     Grains are the objects of all classes but the boundary between them. The boundary's own pixels are in no grain, so the area is
-    that within the boundary. A gap in the boundary joins grains: `reason` says that the value is doubtful where the largest is
-    more than 8 times the mean of the others of its class (three ASTM grain size numbers). Few joined grains are not recognised.
+    that within the boundary. `reason` says if the largest is no outlier: at most 8 times the mean of the others of its class,
+    three ASTM grain size numbers. A gap in the boundary joins grains: what is more is said to be doubtful. Few joined grains are
+    not recognised.
 
     Args:
         scope: `group` or `archive`.
@@ -144,7 +150,7 @@ def largest_grain_rows(
 
 
 def _doubt(largest: LargestObject, grains: Sequence[LargestObject], *, in_um: bool) -> str:
-    """Why the largest grain may be several, or nothing: compared with the others of its class in the same micrographs."""
+    """Whether the largest grain is an outlier, and why it may be several: compared with the others of its class."""
     own = [each for each in grains if each.class_index == largest.class_index]
     others = sum(each.objects for each in own) - 1
     if not others:
@@ -155,9 +161,13 @@ def _doubt(largest: LargestObject, grains: Sequence[LargestObject], *, in_um: bo
         else (float(largest.pixels), float(sum(each.total_pixels for each in own)))
     )
     ratio = area * others / (total - area)
-    if ratio <= _JOINED:
-        return ""
+    times = f"{ratio:.1f} times the mean of the others"
+    if ratio <= _OUTLIER:
+        return f"; no outlier as E930 is for: {times}, not more than {_OUTLIER} (3 grain size numbers)"
+    every = sum((each.total_area_um2 or 0.0) if in_um else each.total_pixels for each in grains)
+    share = area / every
+    sparse = "" if share <= _SPARSE else f"; it is {100 * share:.0f} % of the grains' area, and E930 is for at most 5 %"
     return (
-        f"; doubtful: {ratio:.1f} times the mean of the others (more than {_JOINED}, 3 grain size numbers): a gap in the "
-        "boundary may have joined grains, look at the mask"
+        f"; doubtful: {times} (more than {_OUTLIER}, 3 grain size numbers): a gap in the boundary may have joined grains, "
+        f"look at the mask{sparse}"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FieldStatistics",
+    "Quantity",
+    "RowPlace",
     "StereologyRow",
     "field_statistics",
     "grain_size_of_area",
@@ -76,6 +78,54 @@ class StereologyRow:
     reason: str
 
 
+class Quantity(NamedTuple):
+    """What a row of stereology.csv is of: its name, unit and standard."""
+
+    name: str
+    unit: str
+    standard: str
+
+
+@dataclass(frozen=True)
+class RowPlace:
+    """What a row of stereology.csv belongs to.
+
+    Attributes:
+        scope: `group` or `archive`.
+        name: Of the group.
+        class_index: The class.
+        class_name: Its name.
+        unfinished: Micrographs of the group that have no mask yet.
+    """
+
+    scope: str
+    name: str
+    class_index: int
+    class_name: str
+    unfinished: int
+
+    def row(self, quantity: Quantity, values: Sequence[float], said: str = "") -> StereologyRow:
+        """The row of the values of fields; `said` is put before the reason why there is no interval."""
+        found = field_statistics(np.array(values, np.float64))
+        return StereologyRow(
+            scope=self.scope,
+            name=self.name,
+            class_index=self.class_index,
+            class_name=self.class_name,
+            quantity=quantity.name,
+            unit=quantity.unit,
+            standard=quantity.standard,
+            fields=found.fields,
+            unfinished_micrographs=self.unfinished,
+            mean=_plain(found.mean),
+            standard_deviation=_plain(found.deviation),
+            low=_plain(found.mean - found.half_width),
+            high=_plain(found.mean + found.half_width),
+            relative_accuracy_percent=_plain(found.relative_accuracy),
+            reason="; ".join(filter(None, (said, _reason(found.fields)))),
+        )
+
+
 def field_statistics(values: NDArray[np.float64]) -> FieldStatistics:
     """Mean, standard deviation, 95 % interval and relative accuracy (ASTM E562).
 
@@ -107,7 +157,7 @@ def grain_size_of_intercept(millimetres: float) -> float:
     """ASTM grain size number G of a mean lineal intercept (ASTM E112-13).
 
     Example:
-        Table 4 of the standard has 20.0 um for G = 8 and 320 um for G = 0.
+        20.0 um are G = 8 and 320 um G = 0, 32 mm at 100 times.
 
         >>> round(grain_size_of_intercept(0.0200), 2), round(grain_size_of_intercept(0.3200), 2)
         (8.0, -0.0)
@@ -119,7 +169,7 @@ def grain_size_of_density(per_square_millimetre: float) -> float:
     """ASTM grain size number G of the number of grains per area (ASTM E112-13).
 
     Example:
-        Table 4 of the standard has 1984 per mm2 for G = 8 and 7.75 for G = 0.
+        1984 per mm2 are G = 8, 128 in a square inch at 100 times, and 7.75 are G = 0.
 
         >>> round(grain_size_of_density(1984.0), 2), abs(round(grain_size_of_density(7.75), 2))
         (8.0, 0.0)
@@ -131,7 +181,7 @@ def grain_size_of_area(square_millimetres: float) -> float:
     """ASTM grain size number G of the area of one grain: that of the largest grain is ASTM E930's ALA grain size.
 
     Example:
-        E112's table 4 has a mean area of 504 um2 for G = 8.
+        504 um2 are G = 8.
 
         >>> round(grain_size_of_area(504e-6), 2)
         8.0
@@ -208,28 +258,10 @@ def stereology_rows(
         quantities = dict(_STANDARDS)
         if index == grain_boundaries:
             quantities |= _OF_GRAINS
+        place = RowPlace(scope, name, index, item.name, unfinished)
         for quantity, (unit, standard) in quantities.items():
-            found = field_statistics(np.array([table[quantity][index] for table in tables]))
-            unit_now = unit if in_um else unit.replace("um", "px")
-            rows.append(
-                StereologyRow(
-                    scope=scope,
-                    name=name,
-                    class_index=index,
-                    class_name=item.name,
-                    quantity=quantity,
-                    unit=unit_now,
-                    standard=standard,
-                    fields=found.fields,
-                    unfinished_micrographs=unfinished,
-                    mean=_plain(found.mean),
-                    standard_deviation=_plain(found.deviation),
-                    low=_plain(found.mean - found.half_width),
-                    high=_plain(found.mean + found.half_width),
-                    relative_accuracy_percent=_plain(found.relative_accuracy),
-                    reason=_reason(found.fields),
-                )
-            )
+            what = Quantity(quantity, unit if in_um else unit.replace("um", "px"), standard)
+            rows.append(place.row(what, [float(table[quantity][index]) for table in tables]))
             if quantity == "mean_grain_intercept":
                 rows.append(_grain_size(rows[-1], in_um=in_um))
     return rows

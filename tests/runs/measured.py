@@ -14,7 +14,9 @@ from microseg_ray.settings import ClassSpec
 
 NAMES = ("matrix", "grain", "pore")
 CLASSES = tuple(ClassSpec(name=name) for name in NAMES)
-MEASURE = ("measure", "--objects.measure", "false", "--run")
+QUICK = ("--intervals.structure", "false", "--exports.write", "false")
+"""Without chords, correlation, workbook and plots, which have tests of their own and take most of the time."""
+MEASURE = ("measure", "--objects.measure", "false", *QUICK, "--run")
 
 
 def mask_of(number):

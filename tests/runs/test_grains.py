@@ -49,7 +49,8 @@ def test_the_largest_grain_is_that_of_scipys_labels(tmp_path, microseg):
     masks[3][5:110, 60:128] = 0
     sizes = {f"{group}_{view}.tif": (0.5, 2.0) for group in "ab" for view in (1, 2)}
     run = make_run(tmp_path, sizes, masks=tuple(masks))
-    ran = microseg("measure", "--run", run, "--group", "^([ab])_", "--intervals.grain_boundaries", "pore")
+    options = ("--intervals.grain_boundaries", "pore", "--intervals.structure", "false", "--exports.write", "false")
+    ran = microseg("measure", "--run", run, "--group", "^([ab])_", *options)
     assert ran.code == 0, ran.err
     rows = [row for row in rows_of(run / "stereology.csv") if row["standard"] == "ASTM E930"]
     rows = by(rows, "scope", "name", "quantity", "standard")
@@ -68,8 +69,26 @@ def test_the_largest_grain_is_that_of_scipys_labels(tmp_path, microseg):
         number = rows[scope, name, "largest_grain_size_number", "ASTM E930"]
         assert float(number["mean"]) == pytest.approx(np.log2(1e6 / max(areas)) - 2.954, abs=0.001)
     assert "ASTM E930 G of the largest grain" in ran.out
+    assert "by counting grains" in ran.out
+    counted = by(rows_of(run / "stereology.csv"), "scope", "name", "class_name", "quantity")
+    for name, own in (("a", masks[:2]), ("b", masks[2:])):
+        densities = []
+        for mask in own:
+            number = 0.0
+            for kind in (0, 1):
+                labels, found = ndimage.label(mask == kind, np.ones((3, 3)))
+                beside = ndimage.binary_dilation(mask == 255)
+                rim = {*labels[[0, -1]].flat, *labels[:, [0, -1]].flat, *labels[beside]} - {0}
+                number += found - len(rim) / 2
+            columns = np.flatnonzero((mask != 255).any(axis=0))
+            number -= sum(mask[y, x] < 2 for y in (0, -1) for x in columns[[0, -1]]) / 4
+            densities.append(number / (mask != 255).sum() * 1e6)
+        row = counted["group", name, "pore", "grains_per_area"]
+        assert float(row["mean"]) == pytest.approx(np.mean(densities))
+        g = counted["group", name, "pore", "planimetric_grain_size_number"]
+        assert float(g["mean"]) == pytest.approx(np.log2(np.mean(densities)) - 2.954, abs=0.001)
     without = make_run(tmp_path / "px", {"a_1.tif": None}, masks=masks[:1])
-    assert microseg("measure", "--run", without, "--intervals.grain_boundaries", "pore").code == 0
+    assert microseg("measure", "--run", without, *options).code == 0
     rows = by(rows_of(without / "stereology.csv"), "quantity", "standard", "class_name")
     assert rows["largest_grain_area", "ASTM E930", "grain"]["unit"] == "px"
     assert "no pixel size" in rows["largest_grain_size_number", "ASTM E930", "grain"]["reason"]
