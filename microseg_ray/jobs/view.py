@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import getpass
 import threading
+import time
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,22 +27,18 @@ if TYPE_CHECKING:
 
 __all__ = ["view"]
 
+_LOOKED_AT = 2.0
+"""Seconds after the list was made: its thumbnails come first."""
+
 
 def view(settings: ViewJobSettings, _start: StartRay) -> int:
     """Serve the page until it is interrupted."""
-    try:
-        import starlette
-        import uvicorn
-    except ImportError as error:
-        raise SettingsError(f"view: {error.name} is missing; install 'microseg_ray[viewer]'") from error
-    del starlette, uvicorn
+    missing = [each for each in ("starlette", "uvicorn") if find_spec(each) is None]
+    if missing:
+        raise SettingsError(f"view: {missing[0]} is missing; install 'microseg_ray[viewer]'")
     from microseg_ray.files import local_folder
     from microseg_ray.report.labelling.rounds import Rounds
-    from microseg_ray.report.labelling.routes import loop_routes
-    from microseg_ray.report.labelling.work import Work
-    from microseg_ray.report.viewer.label_routes import label_routes
     from microseg_ray.report.viewer.labels import Labels
-    from microseg_ray.report.viewer.server import address, bound_socket, serve
     from microseg_ray.report.viewer.state import State, cache_folder, find_truths
     from microseg_ray.report.viewer.subject import open_subject
 
@@ -51,6 +50,13 @@ def view(settings: ViewJobSettings, _start: StartRay) -> int:
     rounds = None if labels is None or subject.run is None else Rounds(labels.folder)
     truths = find_truths(settings.truth, subject.names)
     state = State(subject, cache_folder(settings.cache), truths, _learnt_masks(subject, rounds))
+    # While the rest is imported; the page asks for the list first.
+    threading.Thread(target=_list, args=(state,), daemon=True).start()
+    from microseg_ray.report.labelling.routes import loop_routes
+    from microseg_ray.report.labelling.work import Work
+    from microseg_ray.report.viewer.label_routes import label_routes
+    from microseg_ray.report.viewer.server import address, bound_socket, serve
+
     routes = label_routes(state, labels, settings.who or _user())
     with contextlib.ExitStack() as open_things, bound_socket(settings.port) as found:
         if labels is not None and rounds is not None and subject.run is not None:
@@ -61,7 +67,6 @@ def view(settings: ViewJobSettings, _start: StartRay) -> int:
         page = address(found, state.token)
         console.print(f"{len(subject.names)} micrographs: {escape(page)}", soft_wrap=True)
         console.print("Ctrl-C ends it", markup=False)
-        threading.Thread(target=_list, args=(state,), daemon=True).start()
         serve(state, found, routes, started=lambda: _show(page) if settings.browser else None)
     return DONE
 
@@ -83,10 +88,12 @@ def _learnt_masks(subject: Subject, rounds: Rounds | None) -> Callable[[str], tu
 
 
 def _list(state: State) -> None:
-    """Make the list while the browser starts: the page asks for it first, and importing pyarrow takes most of a second."""
+    """Make the list while the browser starts, and import what opens a mask while the list is looked at."""
     # What is wrong with a table is said when the page asks.
     with contextlib.suppress(MicrosegError, OSError, ValueError, KeyError):
         _ = state.listing
+    time.sleep(_LOOKED_AT)
+    import_module("zarr")
 
 
 def _show(page: str) -> None:

@@ -35,7 +35,7 @@ from microseg_ray.names import in_table
 from microseg_ray.outputs import require_store
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, Scaling
 from microseg_ray.sources import IntensityProfile, fingerprint
-from microseg_ray.tables import read_parquet, write_parquet
+from microseg_ray.tables import numbers, read_parquet, write_parquet
 from microseg_ray.tiles.reading import TileReader
 from microseg_ray.tiles.spec import TileSpec
 
@@ -298,8 +298,8 @@ class TileStore:
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Indices of the tiles of a split, in order; empty where the store has none."""
-        chosen = pc.equal(self._rows()["split"], split).to_numpy(zero_copy_only=False)
-        return np.flatnonzero(chosen).astype(np.int64)
+        chosen = [each == split for each in self._rows()["split"].to_pylist()]
+        return np.flatnonzero(np.array(chosen, bool)).astype(np.int64)
 
     @property
     def splits(self) -> list[str]:
@@ -313,7 +313,7 @@ class TileStore:
         """
         rows = self.rows(split)
         table = self._rows()
-        columns = [np.asarray(table[f"count_{index}"], dtype=np.int64)[rows] for index in range(len(self.spec.classes))]
+        columns = [numbers(table, f"count_{index}", np.int64)[rows] for index in range(len(self.spec.classes))]
         return np.stack(columns, axis=1)
 
     def read(
@@ -337,9 +337,12 @@ class TileStore:
         if strange.size:
             raise IndexError(f"{self.folder}: tile {strange[0]}: there are {self.spec.tiles}, counted from 0")
         images, masks = (reader.read(self._slots[chosen]) for reader in self._readers)
-        table = self._rows()
-        limits = np.stack([np.asarray(table[name], dtype=np.float64)[chosen] for name in ("low", "high")], axis=1)
-        return images, masks, limits
+        return images, masks, self._limits[chosen]
+
+    @cached_property
+    def _limits(self) -> NDArray[np.float64]:
+        """(tile, 2) low and high of the intensities of each tile's micrograph."""
+        return np.stack([numbers(self._rows(), name, np.float64) for name in ("low", "high")], axis=1)
 
     @cached_property
     def _readers(self) -> tuple[TileReader, TileReader]:

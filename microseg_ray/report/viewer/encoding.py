@@ -6,7 +6,6 @@ import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from microseg_ray.report.doubt import stored_doubt
 from microseg_ray.settings import IGNORE_INDEX, default_color
@@ -48,6 +47,9 @@ def jpeg(pixels: NDArray[Any], limits: tuple[float, float]) -> bytes:
         shown = np.clip((pixels.astype(np.float32) - low) * (255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
     else:
         shown = np.full(pixels.shape, 128, np.uint8)
+    # Here and not above: the list is shown before a picture is made.
+    from PIL import Image
+
     image = Image.fromarray(shown[0] if len(shown) == 1 else np.ascontiguousarray(np.moveaxis(shown, 0, -1)))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
@@ -61,6 +63,8 @@ def png_of_palette(values: NDArray[np.uint8], colors: NDArray[np.uint8]) -> byte
         values: (y, x).
         colors: (256, 4), red, green, blue and opacity of each value.
     """
+    from PIL import Image
+
     image = Image.fromarray(values)
     image.putpalette(colors[:, :3].tobytes())
     buffer = io.BytesIO()
@@ -74,6 +78,7 @@ def mask_png(mask: NDArray[np.uint8], classes: Sequence[ClassSpec], hidden: Coll
     Example:
         >>> from microseg_ray.settings import ClassSpec
         >>> png = mask_png(np.array([[0, 1, 255]], np.uint8), (ClassSpec(name="a", color="#010203"), ClassSpec(name="b")), {1})
+        >>> from PIL import Image
         >>> np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))[0, :, :].tolist()
         [[1, 2, 3, 255], [230, 159, 0, 0], [0, 0, 0, 0]]
     """

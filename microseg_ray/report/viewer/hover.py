@@ -9,6 +9,7 @@ import numpy as np
 
 from microseg_ray.geometry import Box
 from microseg_ray.names import text
+from microseg_ray.tables import numbers, rows_where
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,6 @@ def read_objects(folder: Place, name: str) -> ObjectRows | None:
     if not path.is_file():
         return None
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     wanted, parts = text(name), []
@@ -64,12 +64,10 @@ def read_objects(folder: Place, name: str) -> ObjectRows | None:
             known = parquet.metadata.row_group(group).column(0).statistics
             if known is None or not known.has_min_max or known.min <= wanted <= known.max:
                 rows = parquet.read_row_group(group)
-                parts.append(rows.filter(pc.equal(rows["micrograph"], wanted)))
+                parts.append(rows_where(rows, [each == wanted for each in rows["micrograph"].to_pylist()]))
         table = pa.concat_tables(parts) if parts else parquet.schema_arrow.empty_table()
-    boxes = np.stack([np.asarray(table[side], np.int64) for side in ("y0", "x0", "y1", "x1")], axis=1)
-    return ObjectRows(
-        table, np.asarray(table["class_index"], np.int64), boxes, np.asarray(table["pixel_count"], np.int64)
-    )
+    boxes = np.stack([numbers(table, side, np.int64) for side in ("y0", "x0", "y1", "x1")], axis=1)
+    return ObjectRows(table, numbers(table, "class_index", np.int64), boxes, numbers(table, "pixel_count", np.int64))
 
 
 def object_at(rows: ObjectRows, y: int, x: int, read: Callable[[Box], NDArray[np.uint8]]) -> dict[str, Any] | None:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["read_classes", "read_strokes", "write_classes"]
+    from microseg_ray.catalog.rows import CatalogRow
+
+__all__ = ["read_classes", "read_strokes", "record_mask", "write_classes"]
 
 
 def read_classes(path: Path) -> tuple[ClassSpec, ...] | None:
@@ -68,3 +70,18 @@ def read_strokes(path: Path) -> list[dict[str, Any]]:
     if not all(isinstance(stroke, dict) for stroke in found):
         raise InputError(path, "damaged (a line is no JSON object)", "restore it, or delete such lines")
     return found
+
+
+def record_mask(table: Path, row: CatalogRow) -> None:
+    """Add a micrograph and its mask to labels.csv, where it is not in it.
+
+    Args:
+        table: labels.csv, which need not be there.
+        row: The micrograph and the store of its labels.
+    """
+    # Here and not above: no list of micrographs needs it, and the page waits for its imports.
+    from microseg_ray.catalog.table import read_table, write_catalog
+
+    rows = read_table(table) if table.is_file() else []
+    if all(each.image != row.image for each in rows):
+        write_catalog(table, [*rows, row])

@@ -23,15 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 
-from microseg_ray.catalog.rows import CatalogRow
-from microseg_ray.catalog.table import read_table, write_catalog
 from microseg_ray.errors import InputError, MicrosegError, RunMismatchError
 from microseg_ray.files import delete_file, sole_writer, sync, whole
 from microseg_ray.geometry import Box
 from microseg_ray.outputs import Kind, claim
-from microseg_ray.report.viewer.label_records import read_classes, read_strokes, write_classes
+from microseg_ray.report.viewer.label_records import read_classes, read_strokes, record_mask, write_classes
 from microseg_ray.report.viewer.levels import TILE, level_box
 from microseg_ray.report.viewer.strokes import Stroke, filled
 from microseg_ray.report.viewer.subject import short_digest
@@ -42,6 +39,7 @@ from microseg_ray.settings import IGNORE_INDEX, ClassSpec, default_color
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    import zarr
     from numpy.typing import NDArray
 
 __all__ = ["Labels", "Sheet", "SomebodyElseError", "Ticket"]
@@ -307,12 +305,20 @@ class Labels:
         found = self._array(sheet)
         if found is not None:
             return found
+        import zarr
+
         path = self.mask_path(sheet.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(str(path), mode="a")
         self._describe(group, sheet)
         self._write_classes(self.classes)
-        self._write_table(sheet)
+        image = Path(sheet.path)
+        # A micrograph of another place than a folder has no row.
+        if image.is_absolute():
+            from microseg_ray.catalog.rows import CatalogRow
+
+            row = CatalogRow(sheet.name, image, path, "", "", sheet.pixel_size_um)
+            record_mask(self.folder / "labels.csv", row)
         # Last: where it is, all else is.
         return group.create_array(
             "0",
@@ -333,6 +339,8 @@ class Labels:
         path = self.mask_path(sheet.name)
         if not (path / "0" / "zarr.json").is_file():
             return None
+        import zarr
+
         array = zarr.open_array(path / "0", mode="r+")
         if array.shape != sheet.shape:
             reason = f"these labels are {array.shape}, the micrograph is {sheet.shape} (height, width)"
@@ -345,15 +353,6 @@ class Labels:
         for chunk in _cut(box):
             if (folder / str(chunk.y0 // TILE) / str(chunk.x0 // TILE)).is_file():
                 yield chunk
-
-    def _write_table(self, sheet: Sheet) -> None:
-        """labels.csv, with this micrograph; those of other places than a folder are left out."""
-        table = self.folder / "labels.csv"
-        rows = read_table(table) if table.is_file() else []
-        path = Path(sheet.path)
-        if path.is_absolute() and all(row.image != path for row in rows):
-            added = CatalogRow(sheet.name, path, self.mask_path(sheet.name), "", "", sheet.pixel_size_um)
-            write_catalog(table, [*rows, added])
 
     def _write_classes(self, classes: Sequence[ClassSpec]) -> None:
         write_classes(self.folder / "classes.json", classes)

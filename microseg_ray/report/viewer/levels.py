@@ -7,7 +7,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 
 from microseg_ray.errors import MicrosegError
 from microseg_ray.files import delete_folder, move
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import zarr
     from numpy.typing import NDArray
 
 __all__ = ["TILE", "Levels", "level_box"]
@@ -115,7 +115,7 @@ class Levels:
         if len(self.shapes) == 1:
             return
         if (self._kept / "complete").is_file():
-            self._arrays = [zarr.open_array(self._kept / str(level), mode="r") for level in range(1, len(self.shapes))]
+            self._arrays = self._kept_arrays()
             self._rows = [height for height, _ in self.shapes]
             return
         if self.shape[0] * self.shape[1] <= _AT_ONCE:
@@ -139,9 +139,7 @@ class Levels:
                 (folder / "complete").touch()
                 if not self._kept.exists():
                     move(folder, self._kept)
-                    self._arrays = [
-                        zarr.open_array(self._kept / str(each), mode="r") for each in range(1, len(self.shapes))
-                    ]
+                    self._arrays = self._kept_arrays()
         except (MicrosegError, OSError, ValueError, RuntimeError) as error:
             # Fine levels need no levels: the page goes on without the coarse ones, and says why.
             self.error = str(error)
@@ -150,7 +148,15 @@ class Levels:
                 with contextlib.suppress(OSError):
                     delete_folder(folder)
 
+    def _kept_arrays(self) -> list[zarr.Array[Any]]:
+        # Here and not above: the list of micrographs is shown before one is opened.
+        import zarr
+
+        return [zarr.open_array(self._kept / str(level), mode="r") for level in range(1, len(self.shapes))]
+
     def _create(self, folder: Path) -> None:
+        import zarr
+
         channels, dtype = self._like
         self._arrays = [
             zarr.create_array(

@@ -145,15 +145,15 @@ def list_micrographs(subject: Subject) -> Listing:
     intervals = np.full((count, classes, 2), np.nan)
     if subject.run is not None:
         table = _table(subject, AREAS_FILE)
-        rows, index, keep = _rows(table, place, "micrograph", classes)
         if table is not None:
+            rows, index, keep = _rows(table, place, "micrograph", classes)
             fractions[rows, index] = _column(table, "area_fraction")[keep]
             areas[rows, index] = _column(table, "area_um2")[keep]
             pixel_um[rows] = _column(table, "pixel_size_um_x")[keep]
         table = _table(subject, "intervals.parquet")
-        table = None if table is None else micrograph_intervals(table)
-        rows, index, keep = _rows(table, place, "name", classes)
         if table is not None:
+            # Not by a filter of Arrow's, which imports pandas: that takes longer than all the rest.
+            rows, index, keep = _rows(table, place, "name", classes, _of_micrographs(table))
             intervals[rows, index, 0] = _column(table, "low")[keep]
             intervals[rows, index, 1] = _column(table, "high")[keep]
     states = tuple(
@@ -177,20 +177,25 @@ def _table(subject: Subject, file: str) -> Any:
 
 def micrograph_intervals(table: Any) -> Any:
     """The rows of micrographs, with the part of the error that every micrograph has: sampling within its field."""
-    import pyarrow.compute as pc
+    import pyarrow as pa
 
-    return table.filter(pc.and_(pc.equal(table["scope"], "micrograph"), pc.equal(table["part"], "sampling")))
+    return table.filter(pa.array(_of_micrographs(table)))
+
+
+def _of_micrographs(table: Any) -> NDArray[np.bool_]:
+    wanted = zip(table["scope"].to_pylist(), table["part"].to_pylist(), strict=True)
+    return np.array([each == ("micrograph", "sampling") for each in wanted], bool)
 
 
 def _rows(
-    table: Any, place: dict[str, int], name: str, classes: int
+    table: Any, place: dict[str, int], name: str, classes: int, wanted: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Row and class of each line of a table, and which of its lines are of this list."""
-    if table is None:
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool)
     rows = np.array([place.get(each, -1) for each in table[name].to_pylist()], np.int64)
     index = np.array(table["class_index"].to_pylist(), np.int64)
     keep = (rows >= 0) & (index >= 0) & (index < classes)
+    if wanted is not None:
+        keep &= wanted
     return rows[keep], index[keep], keep
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 
 from microseg_ray.errors import InputError, MicrosegError
 from microseg_ray.geometry import Box
@@ -25,6 +24,7 @@ from microseg_ray.stitching.shards import EnginePlan, engine_grid
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import zarr
     from numpy.typing import NDArray
 
     from microseg_ray.report.viewer.subject import Subject
@@ -203,7 +203,7 @@ class Opened:
 
     def _level(self, level: int) -> zarr.Array[Any]:
         if level not in self._levels:
-            self._levels[level] = zarr.open_array(Path(self._require_store().path) / str(level), mode="r")
+            self._levels[level] = _array(self._require_store(), str(level))
         return self._levels[level]
 
     @cached_property
@@ -247,7 +247,7 @@ class Opened:
     @cached_property
     def _extra_levels(self) -> Levels:
         store = self._require_store()
-        array = zarr.open_array(Path(store.path) / self.extra, mode="r")
+        array = _array(store, self.extra)
         made = (Path(store.path) / "zarr.json").stat().st_mtime_ns
         return Levels(
             lambda box: np.asarray(array[box.slices])[None],
@@ -269,9 +269,16 @@ class Opened:
         return Levels(lambda box: mask[box.slices][None], self.shape, like, self._cache, identity, labels=True)
 
 
+def _array(store: MaskStore, name: str) -> zarr.Array[Any]:
+    # Here and not above: the list is shown before a mask is opened.
+    import zarr
+
+    return zarr.open_array(Path(store.path) / name, mode="r")
+
+
 def _of_level(store: MaskStore, level: int, box: Box) -> NDArray[np.uint8]:
     """A part of a level of a finished mask."""
-    return np.asarray(zarr.open_array(Path(store.path) / str(level), mode="r")[box.slices])
+    return np.asarray(_array(store, str(level))[box.slices])
 
 
 def tile_box(shape: tuple[int, int], level: int, column: int, row: int) -> Box:

@@ -101,21 +101,26 @@ def _subject(state: State, _: Request) -> Response:
     )
 
 
-def _order(request: Request) -> Order:
-    query = request.query_params
-    sort = query.get("sort", "outlier")
+def _order(state: State, request: Request) -> Order:
+    query, run = request.query_params, state.subject.run is not None
+    sort = query.get("sort") or ("outlier" if run else "name")
     if sort not in {"name", "state", "outlier"} and not sort.isdecimal():
         raise ValueError(f"sort={sort!r}: must be name, state, outlier or the index of a class")
     page, size = int(query.get("page", 0)), int(query.get("size", 50))
     if page < 0 or not 1 <= size <= _PAGE:
         raise ValueError(f"page={page}, size={size}: pages count from 0 and have 1 to {_PAGE} rows")
     return Order(
-        sort, query.get("order", "down") == "down", query.get("contains", ""), query.get("state", ""), page, size
+        sort,
+        (query.get("order") or ("down" if run else "up")) == "down",
+        query.get("contains", ""),
+        query.get("state", ""),
+        page,
+        size,
     )
 
 
 def _list(state: State, request: Request) -> Response:
-    order = _order(request)
+    order = _order(state, request)
     if order.sort.isdecimal() and int(order.sort) >= len(state.subject.classes):
         raise ValueError(f"sort={order.sort!r}: there are {len(state.subject.classes)} classes")
     places, total = state.listing.select(order)
@@ -146,7 +151,7 @@ def _micrograph(state: State, request: Request) -> Response:
 
 def _neighbours(state: State, request: Request, name: str) -> dict[str, Any]:
     """The micrographs before and after this one in the order of the list."""
-    sequence = state.listing.sequence(_order(request))
+    sequence = state.listing.sequence(_order(state, request))
     own = state.subject.names.index(name)
     if own not in sequence:
         return {"previous": None, "next": None, "place": None, "of": len(sequence)}

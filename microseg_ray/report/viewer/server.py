@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["address", "bound_socket", "serve"]
 
 _HOST = "127.0.0.1"
+_WAITING = 128
 
 
 def bound_socket(port: int) -> socket.socket:
@@ -30,6 +31,8 @@ def bound_socket(port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((_HOST, port))
+        # From here on a browser waits for its answer, and is not refused while the rest of the program starts.
+        found.listen(_WAITING)
     except OSError as error:
         found.close()
         raise SettingsError(

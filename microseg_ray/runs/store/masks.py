@@ -22,20 +22,20 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import zarr
 
 from microseg_ray.errors import UNREADABLE, StoreError
 from microseg_ray.files import ObjectPath, delete_file, delete_folder, place, sync
 from microseg_ray.outputs import require_store
 from microseg_ray.runs.store.pyramid import build_pyramid, label_metadata, level_shapes, stale_levels
 from microseg_ray.runs.store.spec import NOT_DONE, MaskSpec, create_ledger, create_pixels
-from microseg_ray.runs.store.where import zarr_place
+from microseg_ray.runs.store.where import created_group, opened_group
 from microseg_ray.settings import ClassSpec
 from microseg_ray.statistics.counts import SPREADS, count_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import zarr
     from numpy.typing import NDArray
 
     from microseg_ray.files import Place, Where
@@ -91,7 +91,7 @@ class MaskStore:
         if place(path).exists():
             require_store(path)
             delete_folder(path)
-        group = zarr.create_group(zarr_place(path))
+        group = created_group(path)
         create_pixels(group, "0", spec.shape, spec)
         create_ledger(group, "counts", spec, ())
         for kind, count in spec.spreads:
@@ -113,7 +113,7 @@ class MaskStore:
         """
         path = str(path)
         try:
-            group = zarr.open_group(zarr_place(path), mode="r+", zarr_format=3)
+            group = opened_group(path, "r+")
             record = cast("dict[str, Any]", group.attrs["microseg"])
             height, width = record["shape"]
             spec = MaskSpec(
@@ -145,7 +145,7 @@ class MaskStore:
     @property
     def finished(self) -> bool:
         """Whether pyramid and OME metadata were written, after the last shard; read from disk."""
-        return "ome" in zarr.open_group(zarr_place(self.path), mode="r", zarr_format=3).attrs
+        return "ome" in opened_group(self.path, "r").attrs
 
     @cached_property
     def mask(self) -> zarr.Array[Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from zarr.codecs import Crc32cCodec, ZstdCodec
-
 from microseg_ray.errors import StoreError
 from microseg_ray.geometry import Box, ceil_to
 from microseg_ray.settings import IGNORE_INDEX
@@ -121,6 +119,8 @@ def create_pixels(
         dtype: `uint8` (fill `IGNORE_INDEX`) or a float type (fill NaN).
         overwrite: Delete what is there by that name, without reading it: it may be damaged.
     """
+    from zarr.codecs import ZstdCodec
+
     lead = shape[:-2]
     # A micrograph smaller than a shard gets a smaller one: zarr holds a whole shard in memory to write it.
     sides = tuple(min(spec.shard, ceil_to(side, spec.chunk)) for side in shape[-2:])
@@ -147,6 +147,8 @@ def create_ledger(group: zarr.Group, name: str, spec: MaskSpec, between: tuple[i
         spec: Shards and classes.
         between: Axes between those of the shards and of the classes.
     """
+    from zarr.codecs import Crc32cCodec
+
     own = (*between, len(spec.classes))
     group.create_array(
         name,

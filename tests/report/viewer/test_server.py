@@ -3,6 +3,9 @@
 import http.client
 import io
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +20,7 @@ from microseg_ray.cli import main
 from microseg_ray.names import text
 from microseg_ray.report.viewer.hover import ObjectRows, object_at
 from microseg_ray.report.viewer.listing import Order, list_micrographs, outlier_scores
+from microseg_ray.report.viewer.server import bound_socket
 from microseg_ray.report.viewer.state import find_truths
 from microseg_ray.report.viewer.subject import key_of, name_of, open_subject
 from microseg_ray.runs.folder import Run
@@ -261,3 +265,28 @@ def test_what_cannot_be_shown_is_named(tmp_path, microseg):
     assert "neither a run nor an archive" in microseg("view", tmp_path / "nowhere", "--no-browser").err
     assert main(["view", "--port", "99999", "--run", str(tmp_path)]) == 2
     assert isinstance(Page, type)
+
+
+def test_a_browser_may_ask_before_the_server_answers():
+    """The address is printed while the rest of the program is imported; a click on it waits and is not refused."""
+    with bound_socket(0) as found, socket.create_connection(found.getsockname(), timeout=5) as early:
+        assert early.getpeername() == found.getsockname()
+
+
+def test_the_list_is_made_before_anything_is_imported_that_reads_pixels(viewed_run, tmp_path):
+    """Else the page of 10,000 micrographs waits: zarr alone takes as long as all the rest (docs/results/view.md)."""
+    code = f"""
+import sys, time, uvicorn
+from microseg_ray.cli import main
+from microseg_ray.jobs import view
+def run(server, sockets):
+    assert state.listing.names
+    heavy = {{"zarr", "pandas", "scipy", "skimage", "tifffile", "PIL", "torch", "ray"}} & set(sys.modules)
+    assert not heavy, heavy
+def list_then_wait(given):
+    global state
+    state = given
+view._list, uvicorn.Server.run = list_then_wait, run
+sys.exit(main(["view", {str(viewed_run)!r}, "--no-browser", "--cache", {str(tmp_path)!r}]))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -5,9 +5,14 @@ import { hashOf } from "./place.js";
 const SIZE = 50;
 const percent = (value) => (value === null ? "–" : (100 * value).toFixed(2));
 
-export async function showList(subject, values) {
+// An order that is not given is the server's: outliers first in a run, by name in an archive.
+export function askList(values) {
+  const given = ["sort", "order", "page", "contains", "state"].filter((each) => values[each]).map((each) => [each, values[each]]);
+  return ask(`api/list?${new URLSearchParams([...given, ["size", SIZE]])}`);
+}
+
+export function showList(subject, values, found) {
   const order = { sort: values.sort || (subject.run ? "outlier" : "name"), order: values.order || (subject.run ? "down" : "up"), page: Number(values.page || 0), contains: values.contains || "", state: values.state || "" };
-  const found = await ask(`api/list?${new URLSearchParams({ ...order, size: SIZE })}`);
   heading(subject);
   controls(order, found);
   head(subject, order);
