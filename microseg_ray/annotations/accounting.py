@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from microseg_ray.accounts import Account, counted
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from microseg_ray.accounts import NotTaken
     from microseg_ray.annotations.regions import Drawing
     from microseg_ray.annotations.report import AnnotationReport
+    from microseg_ray.files import Place
 
 __all__ = ["Met"]
 
@@ -32,12 +31,12 @@ class Met:
 
     images: dict[str, str]
     not_taken: NotTaken = ()
-    files: list[Path] = field(default_factory=list)
-    matched: set[Path] = field(default_factory=set)
+    files: list[Place] = field(default_factory=list)
+    matched: set[Place] = field(default_factory=set)
     regions: int = 0
     homeless: int = 0
 
-    def note(self, file: Path, drawing: Drawing, *, found: bool) -> None:
+    def note(self, file: Place, drawing: Drawing, *, found: bool) -> None:
         """One drawing of an annotation file, and whether its image is here."""
         number = len(drawing.regions) + len(drawing.skipped) + sum(drawing.ignored.values())
         self.regions += number

@@ -16,13 +16,13 @@ from microseg_ray.sources import SUFFIXES, list_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from microseg_ray.annotations.regions import Drawing, ReadOptions
+    from microseg_ray.files import Place
 
 __all__ = ["BY_STEM", "LABEL_MAP", "READERS", "detect_format", "list_annotations"]
 
-READERS: dict[str, Callable[[Path, ReadOptions], list[Drawing]]] = {
+READERS: dict[str, Callable[[Place, ReadOptions], list[Drawing]]] = {
     "via": read_via,
     "labelme": read_labelme,
     "coco": read_coco,
@@ -47,7 +47,7 @@ _SUFFIXES = {
 _GIVE = "give --format"
 
 
-def list_annotations(where: str, chosen: str) -> list[Path]:
+def list_annotations(where: str, chosen: str) -> list[Place]:
     """The annotation files that a user means by a file, a folder or a glob.
 
     Args:
@@ -66,7 +66,7 @@ def list_annotations(where: str, chosen: str) -> list[Path]:
     return [file for file in files if file.suffix.lower() in drawn] or files
 
 
-def detect_format(files: list[Path], *, has_thresholds: bool, has_colors: bool) -> str:
+def detect_format(files: list[Place], *, has_thresholds: bool, has_colors: bool) -> str:
     """The one format of annotation files, by the content of the first.
 
     Args:
@@ -96,13 +96,13 @@ def detect_format(files: list[Path], *, has_thresholds: bool, has_colors: bool) 
             return "thresholds" if has_thresholds else "colors" if has_colors else "index"
 
 
-def _family(path: Path) -> str:
+def _family(path: Place) -> str:
     suffix = path.suffix.lower()
     known = {".xml": "xml", ".csv": "csv", ".roi": "roi", ".zip": "roi", ".json": "json", ".geojson": "json"}
     return known.get(suffix, "image")
 
 
-def _json_format(path: Path, document: Any) -> str:
+def _json_format(path: Place, document: Any) -> str:
     if isinstance(document, list):
         kinds = {item.get("type") for item in document if isinstance(item, dict)}
         if kinds == {"Feature"} or not document or all(is_geometry(item) for item in document):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import partial
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from microseg_ray.annotations.accounting import Met
@@ -16,7 +16,7 @@ from microseg_ray.annotations.regions import Drawing, ReadOptions, Region
 from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, holds_masks, write_report
 from microseg_ray.annotations.writing import write_mask
 from microseg_ray.errors import InputError, SettingsError
-from microseg_ray.files import delete_file
+from microseg_ray.files import delete_file, lies_in, name_below, place
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.settings.classes import IGNORE_INDEX
 from microseg_ray.sources import listing_root, open_micrograph, survey_files
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.accounts import NotTaken
+    from microseg_ray.files import Place
     from microseg_ray.geometry import Box
     from microseg_ray.settings.annotate import AnnotateSettings
 
@@ -81,13 +82,13 @@ def annotate(
         alone = [image for image in images if image not in set(files)] or images
         beside = tuple((image.name, "annotation") for image in images if image not in set(alone))
         images = alone
-    names = {str(image): image.relative_to(root).as_posix() for image in images}
+    names = {str(image): name_below(image, root) for image in images}
     met = Met(names, (*listing.not_taken, *beside), [] if settings.annotations is None else files)
     report = AnnotationReport(chosen, tuple(item.name for item in settings.classes), len(images))
-    output = Path(settings.output).absolute()
+    output = place(settings.output).absolute()
     stems = _mask_stems(settings, images, root, output, report)
     _protect(settings, output, [*images, *files])
-    masks = [stem.relative_to(output).as_posix() + suffix for stem in stems.values() for suffix in (".png", ".tif")]
+    masks = [name_below(stem, output) + suffix for stem in stems.values() for suffix in (".png", ".tif")]
     claim(output, "annotate", dict.fromkeys((REPORT_NAME, "failures.csv", *masks), Kind.FILE))
     # Masks of an earlier run that this one does not write again would be taken for its own.
     drop(output, "annotate")
@@ -114,9 +115,9 @@ class _Work:
         self,
         settings: AnnotateSettings,
         report: AnnotationReport,
-        root: Path,
-        output: Path,
-        stems: dict[Path, Path],
+        root: Place,
+        output: Place,
+        stems: dict[Place, Place],
         met: Met,
     ) -> None:
         self.met = met
@@ -124,9 +125,9 @@ class _Work:
         self._known = {*settings.class_values, *settings.codes}
         self.index = ImageIndex(list(stems), root, settings.image_suffix)
 
-    def draw(self, chosen: str, files: list[Path], progress: Callable[[str, int, int], None]) -> None:
+    def draw(self, chosen: str, files: list[Place], progress: Callable[[str, int, int], None]) -> None:
         """Masks of drawn regions."""
-        drawings: dict[Path, list[Drawing]] = defaultdict(list)
+        drawings: dict[Place, list[Drawing]] = defaultdict(list)
         known = frozenset({*self.settings.class_values, *self.report.classes})
         options = ReadOptions(self.settings.attribute, self.settings.line_width, self.settings.coordinates, known)
         for file in files:
@@ -156,9 +157,9 @@ class _Work:
                     self._try(image, partial(self._draw_one, image, []))
         progress("masks", len(self.stems), len(self.stems))
 
-    def convert(self, chosen: str, files: list[Path], progress: Callable[[str, int, int], None]) -> None:
+    def convert(self, chosen: str, files: list[Place], progress: Callable[[str, int, int], None]) -> None:
         """Masks of annotation images."""
-        partners: dict[Path, list[Path]] = defaultdict(list)
+        partners: dict[Place, list[Place]] = defaultdict(list)
         where = self.settings.annotations
         root = self.root if where is None else listing_root(where)
         for file in files:
@@ -180,7 +181,7 @@ class _Work:
                     self.report.failures.append((str(image), "pair", reason))
         progress("masks", len(self.stems), len(self.stems))
 
-    def _image_of(self, drawing: Drawing, file: Path | None) -> Path | None:
+    def _image_of(self, drawing: Drawing, file: Place | None) -> Place | None:
         try:
             if file is None:
                 return self.index.named(drawing.image)
@@ -192,7 +193,7 @@ class _Work:
             self.report.annotations_without_image.append((drawing.where, str(error)))
         return None
 
-    def _draw_one(self, image: Path, drawings: list[Drawing]) -> None:
+    def _draw_one(self, image: Place, drawings: list[Drawing]) -> None:
         with open_micrograph(image, self.settings.source) as micrograph:
             shape, parts = micrograph.info.shape, micrograph.info.parts
         for drawing in drawings:
@@ -216,7 +217,7 @@ class _Work:
 
         self._write(image, shape, read, len(regions))
 
-    def _require_empty(self, image: Path, drawings: list[Drawing], page: int | None) -> None:
+    def _require_empty(self, image: Place, drawings: list[Drawing], page: int | None) -> None:
         """Refuse an image whose annotation has regions, where none of them was drawn: its mask would be all background."""
         regions = [region for drawing in drawings for region in drawing.regions]
         others = sorted({region.page for region in regions if _elsewhere(region, page) and region.page is not None})
@@ -268,7 +269,7 @@ class _Work:
                 regions.append(Region(name, region.shape, region.where))
         return regions
 
-    def _convert_one(self, chosen: str, image: Path, file: Path) -> None:
+    def _convert_one(self, chosen: str, image: Place, file: Place) -> None:
         with open_micrograph(image, self.settings.source) as micrograph:
             shape = micrograph.info.shape
         labels = open_labels(chosen, file, self.settings)
@@ -288,25 +289,25 @@ class _Work:
             raise InputError(image, reason, "check colors, thresholds, offset or class_values, or set other")
 
     def _write(
-        self, image: Path, shape: tuple[int, int], read: Callable[[Box], NDArray[np.uint8]], regions: int | None
-    ) -> Path:
+        self, image: Place, shape: tuple[int, int], read: Callable[[Box], NDArray[np.uint8]], regions: int | None
+    ) -> Place:
         path, counts = write_mask(self.stems[image], shape, read)
         pixels = tuple(int(count) for count in counts[: len(self.report.classes)])
-        name = path.relative_to(self.output).as_posix()
+        name = name_below(path, self.output)
         self.report.masks.append(MaskLine(self._name(image), name, regions, pixels, int(counts[IGNORE_INDEX])))
         return path
 
-    def _try(self, image: Path, step: Callable[[], None]) -> None:
+    def _try(self, image: Place, step: Callable[[], None]) -> None:
         try:
             step()
         except InputError as error:
             self._fail(image, "mask", error)
 
-    def _fail(self, path: Path, stage: str, error: InputError) -> None:
+    def _fail(self, path: Place, stage: str, error: InputError) -> None:
         self.report.failures.append((str(path), stage, str(error).removeprefix(f"{path}: ")))
 
-    def _name(self, image: Path) -> str:
-        return image.relative_to(self.root).as_posix()
+    def _name(self, image: Place) -> str:
+        return name_below(image, self.root)
 
 
 def _elsewhere(region: Region, page: int | None) -> bool:
@@ -315,13 +316,13 @@ def _elsewhere(region: Region, page: int | None) -> bool:
 
 
 def _mask_stems(
-    settings: AnnotateSettings, images: list[Path], root: Path, output: Path, report: AnnotationReport
-) -> dict[Path, Path]:
+    settings: AnnotateSettings, images: list[Place], root: Place, output: Place, report: AnnotationReport
+) -> dict[Place, Place]:
     """Where each image's mask goes, without a suffix; images that would share one are set aside."""
-    by_stem: dict[Path, list[Path]] = defaultdict(list)
+    by_stem: dict[Place, list[Place]] = defaultdict(list)
     for image in images:
         stem = image.stem.removesuffix(settings.image_suffix) + settings.mask_suffix
-        by_stem[output / image.relative_to(root).parent / stem].append(image)
+        by_stem[output / PurePosixPath(name_below(image, root)).parent / stem].append(image)
     for several in by_stem.values():
         for image in several if len(several) > 1 else ():
             other = next(one for one in several if one != image)
@@ -331,12 +332,12 @@ def _mask_stems(
     return {several[0]: stem for stem, several in by_stem.items() if len(several) == 1}
 
 
-def _protect(settings: AnnotateSettings, output: Path, inputs: list[Path]) -> None:
+def _protect(settings: AnnotateSettings, output: Place, inputs: list[Place]) -> None:
     """Refuse to write over images, annotations, or masks that somebody may have corrected by hand."""
     if any(output == file.parent or output in file.parents for file in inputs):
         raise SettingsError(f"annotate.output: {output} holds the images or the annotations; give a folder of its own")
-    images = Path(settings.images or "").absolute()
-    if images.is_dir() and output.is_relative_to(images):
+    images = place(settings.images or "").absolute()
+    if images.is_dir() and lies_in(output, images):
         raise SettingsError(
             f"annotate.output: {output} lies in the folder of images, so masks would be taken for images next time; "
             "give another folder, or name the images by a glob"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
+
+from microseg_ray.files import name_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from microseg_ray.files import Place
 
 __all__ = ["ImageIndex", "NoMatchError", "RefusedNameError"]
 
@@ -32,6 +36,7 @@ class ImageIndex:
         suffix: What an image's stem has more than its annotation's.
 
     Example:
+        >>> from pathlib import Path
         >>> index = ImageIndex([Path("/a/train/x #1.png"), Path("/a/test/y.png")], Path("/a"))
         >>> index.named("./data/train/x #1.png").as_posix()
         '/a/train/x #1.png'
@@ -41,19 +46,19 @@ class ImageIndex:
         microseg_ray.annotations.matching.RefusedNameError: the name leaves its folder
     """
 
-    def __init__(self, images: Sequence[Path], root: Path, suffix: str = "") -> None:
+    def __init__(self, images: Sequence[Place], root: Place, suffix: str = "") -> None:
         self._root = root
-        self._names: dict[str, list[Path]] = defaultdict(list)
-        self._keys: dict[str, list[Path]] = defaultdict(list)
+        self._names: dict[str, list[Place]] = defaultdict(list)
+        self._keys: dict[str, list[Place]] = defaultdict(list)
         for image in images:
-            relative = PurePosixPath(image.relative_to(root).as_posix())
+            relative = PurePosixPath(name_below(image, root))
             key = relative.with_name(relative.stem.removesuffix(suffix) or relative.stem)
             for tail in _tails(relative.parts):
                 self._names[tail].append(image)
             for tail in _tails(key.parts):
                 self._keys[tail].append(image)
 
-    def named(self, name: str) -> Path:
+    def named(self, name: str) -> Place:
         """The image that a name written in an annotation file means.
 
         The whole name counts first, then ever less of its folders, until one image has it; the suffix may differ, since
@@ -72,7 +77,7 @@ class ImageIndex:
                     return _only(found, tail)
         raise NoMatchError("no image of this name")
 
-    def beside(self, annotation: Path, root: Path, suffix: str = "") -> Path:
+    def beside(self, annotation: Place, root: Place, suffix: str = "") -> Place:
         """The image of an annotation file: the same stem, in the same sub-folder or the only one of that stem.
 
         Args:
@@ -84,7 +89,7 @@ class ImageIndex:
             NoMatchError: No image has the stem, or several have.
         """
         key = annotation.stem.removesuffix(suffix) or annotation.stem
-        folder = annotation.relative_to(root).parent.parts
+        folder = PurePosixPath(name_below(annotation, root)).parent.parts
         for table in (self._keys, self._names):
             for tail in ("/".join([*folder, key]), key):
                 found = table.get(tail, [])
@@ -93,7 +98,7 @@ class ImageIndex:
         raise NoMatchError(f"no image named {key}")
 
 
-def _only(found: list[Path], name: str) -> Path:
+def _only(found: list[Place], name: str) -> Place:
     if len(found) > 1:
         raise NoMatchError(f"{name} fits {len(found)} images, such as {found[0]} and {found[1]}")
     return found[0]

@@ -11,15 +11,14 @@ from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.settings.classes import IGNORE_INDEX
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from microseg_ray.annotations.pixels import Labels
+    from microseg_ray.files import Place
     from microseg_ray.settings.annotate import AnnotateSettings
 
 __all__ = ["annotation_files", "open_labels"]
 
 
-def annotation_files(settings: AnnotateSettings, images: list[Path]) -> tuple[str, list[Path]]:
+def annotation_files(settings: AnnotateSettings, images: list[Place]) -> tuple[str, list[Place]]:
     """The format and the annotation files of a job.
 
     Args:
@@ -46,7 +45,7 @@ def annotation_files(settings: AnnotateSettings, images: list[Path]) -> tuple[st
     return chosen, files
 
 
-def open_labels(chosen: str, file: Path, settings: AnnotateSettings) -> Labels:
+def open_labels(chosen: str, file: Place, settings: AnnotateSettings) -> Labels:
     """The reader of an annotation image.
 
     Args:
@@ -81,7 +80,7 @@ def _whole(text: str) -> int:
         raise SettingsError(f"annotate.class_values: {text!r} is no number, and an index image holds numbers") from None
 
 
-def _label_map(file: Path, settings: AnnotateSettings) -> dict[str, int]:
+def _label_map(file: Place, settings: AnnotateSettings) -> dict[str, int]:
     for folder in (file.parent, file.parent.parent):
         if (folder / LABEL_MAP).is_file():
             labels = read_label_map(folder / LABEL_MAP)

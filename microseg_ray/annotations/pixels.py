@@ -14,11 +14,11 @@ from microseg_ray.sources.bounds import reading
 from microseg_ray.sources.opening import open_pixels
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from microseg_ray.files import Where
     from microseg_ray.geometry import Box
     from microseg_ray.settings import SourceSettings
     from microseg_ray.settings.annotate import ThresholdRule
@@ -137,7 +137,7 @@ class ColorLabels:
         InputError: JPEG, fractions, or whatever makes an image unreadable.
     """
 
-    def __init__(self, path: str | os.PathLike[str], colors: Mapping[str, int], other: int | None) -> None:
+    def __init__(self, path: Where, colors: Mapping[str, int], other: int | None) -> None:
         self._path, self._colors, self._other = str(path), colors, other
         self._pixels = open_pixels(self._path, labels=False)
         self.shape, self.unmatched = self._pixels.shape, Counter[str]()
@@ -177,7 +177,7 @@ class ThresholdLabels:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Where,
         rules: Sequence[ThresholdRule],
         codes: Mapping[str, int],
         channel: str,
@@ -219,7 +219,7 @@ class IndexLabels:
         InputError: Colour, JPEG, or whatever makes an image unreadable.
     """
 
-    def __init__(self, path: str | os.PathLike[str], numbers: Mapping[int, int]) -> None:
+    def __init__(self, path: Where, numbers: Mapping[int, int]) -> None:
         self._path, self._numbers = str(path), numbers
         self._pixels = open_pixels(self._path, labels=True)
         self.shape, self.unmatched = self._pixels.shape, Counter[str]()

@@ -18,7 +18,7 @@ from microseg_ray.annotations.pixels import IndexLabels
 from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, holds_masks, write_report
 from microseg_ray.annotations.writing import write_mask
 from microseg_ray.errors import InputError, SettingsError
-from microseg_ray.files import whole
+from microseg_ray.files import name_below, place, whole
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.settings.classes import IGNORE_INDEX
 from microseg_ray.sources import list_files, open_micrograph
@@ -26,8 +26,9 @@ from microseg_ray.sources.extras import required
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO
+    from typing import IO
 
+    from microseg_ray.files import Place
     from microseg_ray.settings.annotate import AnnotateSettings
 
 __all__ = ["read_records", "unpack_records"]
@@ -54,7 +55,7 @@ def unpack_records(settings: AnnotateSettings, progress: Callable[[str, int, int
         InputError: There are no records, or the extra `tfrecord` is not installed.
     """
     files = list_files(settings.annotations or "", _SUFFIXES)
-    output = Path(settings.output).absolute()
+    output = place(settings.output).absolute()
     if holds_masks(output) and not settings.overwrite:
         raise SettingsError(f"annotate.output: {output} is not empty; give another folder, or --overwrite")
     report = AnnotationReport("tfrecord", tuple(item.name for item in settings.classes))
@@ -85,7 +86,7 @@ def unpack_records(settings: AnnotateSettings, progress: Callable[[str, int, int
     return report
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
+def read_records(path: Place) -> Iterator[dict[str, Any]]:
     """The records of a file, each as its keys and values: bytes, or a list of numbers.
 
     Args:
@@ -110,7 +111,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
             yield {key: _value(feature) for key, feature in example.features.feature.items()}
 
 
-def _record(path: Path, file: BinaryIO, head: bytes, checksum: Callable[[bytes], int]) -> bytes:
+def _record(path: Place, file: IO[bytes], head: bytes, checksum: Callable[[bytes], int]) -> bytes:
     """The bytes of one record: length, its checksum, content, its checksum."""
     damaged = partial(InputError, path, advice="copy the file again, or make the records again")
     if len(head) < 12:
@@ -148,7 +149,7 @@ def _value(feature: Any) -> bytes | list[float]:
 
 
 def _unpack_one(
-    content: dict[str, Any], name: str, output: Path, settings: AnnotateSettings, report: AnnotationReport
+    content: dict[str, Any], name: str, output: Place, settings: AnnotateSettings, report: AnnotationReport
 ) -> None:
     """One record into an image and a mask, after both were found to be good and of one size."""
     suffix, shape = _checked(content, name)
@@ -177,7 +178,7 @@ def _unpack_one(
         partly.write_bytes(content["image/encoded"])
     report.unmatched_pixels.update(labels.unmatched)
     pixels = tuple(int(count) for count in counts[: len(report.classes)])
-    mask = path.relative_to(output).as_posix()
+    mask = name_below(path, output)
     report.masks.append(MaskLine(f"images/{name}{suffix}", mask, None, pixels, int(counts[IGNORE_INDEX])))
 
 

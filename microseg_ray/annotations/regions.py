@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path  # noqa: TC003 - doctests name it
+from pathlib import Path  # noqa: F401 - doctests name it
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from microseg_ray.annotations.shapes import Bitmap, Line, Polygon
-from microseg_ray.errors import InputError
+from microseg_ray.errors import InputError, ObjectStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.annotations.shapes import Shape
+    from microseg_ray.files import Place
 
 __all__ = [
     "BadRegionError",
@@ -251,7 +252,7 @@ def row_major_runs(runs: Iterable[Any], y0: int, x0: int, shape: tuple[int, int]
     return Bitmap(y0, x0, inside.reshape(shape))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Place) -> Any:
     """The content of a JSON file.
 
     Raises:
@@ -267,7 +268,7 @@ def read_json(path: Path) -> Any:
         raise InputError(path, f"not valid JSON ({type(error).__name__})", "export the annotations again") from error
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Place) -> str:
     """The content of a text file in UTF-8, with or without a byte order mark.
 
     Raises:
@@ -279,14 +280,18 @@ def read_text(path: Path) -> str:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(path, "the annotation file is not UTF-8 text", "export it again as UTF-8") from error
+    except ObjectStoreError:
+        raise
     except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+        raise InputError(
+            path, f"cannot be read ({error.strerror or 'no such file'})", "check the path and its permissions"
+        ) from error
     if not text.strip():
         raise InputError(path, "the annotation file is empty", "export it again")
     return text
 
 
-def validated(path: Path, document: Any, model: type[ModelT] | TypeAdapter[ModelT]) -> ModelT:
+def validated(path: Place, document: Any, model: type[ModelT] | TypeAdapter[ModelT]) -> ModelT:
     """A document in the shape of a format, or an error that names the place where it is not.
 
     Raises:

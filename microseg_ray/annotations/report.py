@@ -13,9 +13,8 @@ from microseg_ray.outputs import MANIFEST, foreign_in, has_manifest
 from microseg_ray.quarantine import FAILURES_FILE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from microseg_ray.accounts import Account
+    from microseg_ray.files import Place
 
 __all__ = ["REPORT_NAME", "AnnotationReport", "MaskLine", "holds_masks", "write_report"]
 
@@ -144,7 +143,7 @@ class AnnotationReport:
         }
 
 
-def holds_masks(folder: Path) -> bool:
+def holds_masks(folder: Place) -> bool:
     """Whether a folder holds anything but the tables of an attempt that made no mask, which binds nothing.
 
     Example:
@@ -160,7 +159,7 @@ def holds_masks(folder: Path) -> bool:
     return any(each.name not in books and not (proven and each.name in tables) for each in folder.iterdir())
 
 
-def write_report(folder: Path, report: AnnotationReport, settings: dict[str, Any]) -> Path:
+def write_report(folder: Place, report: AnnotationReport, settings: dict[str, Any]) -> Place:
     """Write report.json, whole or not at all."""
     target = folder / REPORT_NAME
     document = {**report.as_json(), "settings": settings}

@@ -12,9 +12,10 @@ from microseg_ray.settings.classes import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from microseg_ray.files import Place
 
 __all__ = ["PNG_PIXELS", "write_mask"]
 
@@ -26,8 +27,8 @@ _BAND_PIXELS = 1 << 24
 
 
 def write_mask(
-    stem: Path, shape: tuple[int, int], read: Callable[[Box], NDArray[np.uint8]], png_pixels: int = PNG_PIXELS
-) -> tuple[Path, NDArray[np.int64]]:
+    stem: Place, shape: tuple[int, int], read: Callable[[Box], NDArray[np.uint8]], png_pixels: int = PNG_PIXELS
+) -> tuple[Place, NDArray[np.int64]]:
     """Write a mask, whole or not at all, and count its pixels.
 
     Args:
@@ -71,14 +72,14 @@ def write_mask(
     return target, counts
 
 
-def _write_png(path: Path, mask: NDArray[np.uint8]) -> None:
+def _write_png(path: Place, mask: NDArray[np.uint8]) -> None:
     from PIL import Image
 
     with path.open("wb") as file:
         Image.fromarray(mask).save(file, format="PNG")
 
 
-def _write_tiff(path: Path, shape: tuple[int, int], bands: Iterator[NDArray[np.uint8]]) -> None:
+def _write_tiff(path: Place, shape: tuple[int, int], bands: Iterator[NDArray[np.uint8]]) -> None:
     import tifffile
 
     def tiles() -> Iterator[NDArray[np.uint8]]:

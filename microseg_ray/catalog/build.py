@@ -18,10 +18,10 @@ from microseg_ray.sources import listing_root, read_mask, survey_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from microseg_ray.files import Place
     from microseg_ray.settings import DataSettings
 
 __all__ = ["build_catalog", "count_mask"]
@@ -92,7 +92,7 @@ def build_catalog(data: DataSettings, settled: Mapping[str, str] | None = None, 
     return found._replace(rows=rows, failures=sorted(failures, key=lambda failure: failure.path))
 
 
-def count_mask(mask: Path) -> NDArray[np.int64]:
+def count_mask(mask: Place) -> NDArray[np.int64]:
     """(256,) int64: how many pixels of a mask hold each value.
 
     Raises:
@@ -110,9 +110,9 @@ def _from_patterns(data: DataSettings, *, outputs: bool) -> tuple[Catalog, set[s
     listing = survey_files(data.images, outputs=outputs)
     images, not_taken = listing.files, listing.not_taken
     failures: list[Failure] = []
-    masks: dict[Path, Path | None] = dict.fromkeys(images)
-    found: list[Path] = []
-    fitting: set[Path] = set()
+    masks: dict[Place, Place | None] = dict.fromkeys(images)
+    found: list[Place] = []
+    fitting: set[Place] = set()
     if data.masks is not None:
         found = mask_files(data)
         if data.mask_suffix:

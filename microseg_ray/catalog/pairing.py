@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import SettingsError
+from microseg_ray.files import name_below
 from microseg_ray.names import key as comparable
 from microseg_ray.quarantine import Failure
 from microseg_ray.sources import list_files, listing_root
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
+    from microseg_ray.files import Place
     from microseg_ray.settings import DataSettings
 
 __all__ = ["STAGE", "group_of", "mask_files", "pair"]
@@ -22,7 +24,7 @@ STAGE = "catalog"
 _GROUP_SECONDS = 1.0
 
 
-def mask_files(data: DataSettings) -> list[Path]:
+def mask_files(data: DataSettings) -> list[Place]:
     """The files that `data.masks` means, those with `data.mask_suffix` where it is set.
 
     Raises:
@@ -40,23 +42,23 @@ def mask_files(data: DataSettings) -> list[Path]:
 
 
 def pair(
-    data: DataSettings, images: Sequence[Path], masks_found: Sequence[Path]
-) -> tuple[dict[Path, Path | None], list[Failure], set[Path]]:
+    data: DataSettings, images: Sequence[Place], masks_found: Sequence[Place]
+) -> tuple[dict[Place, Place | None], list[Failure], set[Place]]:
     """The mask of each image, the images whose mask is not certain, and all masks that fit an image.
 
     `build_catalog` has the rule.
     """
     image_root, mask_root = listing_root(data.images or ""), listing_root(data.masks or "")
-    near: dict[tuple[str, str], list[Path]] = defaultdict(list)
-    anywhere: dict[str, list[Path]] = defaultdict(list)
+    near: dict[tuple[str, str], list[Place]] = defaultdict(list)
+    anywhere: dict[str, list[Place]] = defaultdict(list)
     for mask in masks_found:
         key = comparable(mask.stem.removesuffix(data.mask_suffix))
         near[_folder(mask, mask_root), key].append(mask)
         anywhere[key].append(mask)
-    masks: dict[Path, Path | None] = dict.fromkeys(images)
+    masks: dict[Place, Place | None] = dict.fromkeys(images)
     failures: list[Failure] = []
-    fitting: set[Path] = set()
-    claims: dict[Path, list[tuple[bool, Path]]] = defaultdict(list)
+    fitting: set[Place] = set()
+    claims: dict[Place, list[tuple[bool, Place]]] = defaultdict(list)
     for image in images:
         key = comparable(image.stem.removesuffix(data.image_suffix))
         beside = near.get((_folder(image, image_root), key), [])
@@ -76,11 +78,11 @@ def pair(
     return masks, failures, fitting
 
 
-def _folder(file: Path, root: Path) -> str:
-    return comparable(file.relative_to(root).parent.as_posix())
+def _folder(file: Place, root: Place) -> str:
+    return comparable(PurePosixPath(name_below(file, root)).parent.as_posix())
 
 
-def _disputed(mask: Path, claimants: list[tuple[bool, Path]]) -> list[Failure]:
+def _disputed(mask: Place, claimants: list[tuple[bool, Place]]) -> list[Failure]:
     """Images that a mask cannot belong to, because it belongs to another, or to none for certain."""
     if len(claimants) == 1:
         return []
@@ -96,11 +98,11 @@ def _disputed(mask: Path, claimants: list[tuple[bool, Path]]) -> list[Failure]:
     ]
 
 
-def group_of(data: DataSettings, image: Path, root: Path) -> str | None:
+def group_of(data: DataSettings, image: Place, root: Place) -> str | None:
     """The group that the name of an image says; None where it does not match `data.group`."""
     if data.group is None:
         key = image.stem.removesuffix(data.image_suffix)
-        return (image.relative_to(root).parent / key).as_posix()
+        return (PurePosixPath(name_below(image, root)).parent / key).as_posix()
     match = _searched(data.group, image.stem)
     if match is None:
         return None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from microseg_ray.accounts import Account, counted
+from microseg_ray.files import name_below, place
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable
 
     from microseg_ray.accounts import NotTaken
+    from microseg_ray.files import Place, Where
     from microseg_ray.quarantine import Failure
 
 __all__ = ["Catalog", "CatalogRow", "relative_name"]
@@ -24,20 +24,21 @@ class CatalogRow:
 
     Attributes:
         name: Posix path of the image relative to the listing root, with its suffix; unique.
-        image: Absolute path.
-        mask: Absolute path, or None where the job has no masks.
+        image: Absolute path, or an address.
+        mask: As `image`, or None where the job has no masks.
         group: What must stay together in one split.
         split: "train", or what the settings or the table say.
         pixel_size_um: (y, x) in micrometres where the table gives one; it replaces what the file says.
 
     Example:
+        >>> from pathlib import Path
         >>> CatalogRow("a/b#1.tif", Path("/data/a/b#1.tif"), None, "a/b#1", "train").name
         'a/b#1.tif'
     """
 
     name: str
-    image: Path
-    mask: Path | None
+    image: Place
+    mask: Place | None
     group: str
     split: str
     pixel_size_um: tuple[float, float] | None = None
@@ -90,7 +91,7 @@ class Catalog(NamedTuple):
         return files, Account("masks", total, len(taken), total - len(without) - len(taken) - len(idle), reasons)
 
 
-def relative_name(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> str:
+def relative_name(path: Where, root: Where) -> str:
     """The name of a micrograph: its posix path relative to the listing root, with its suffix.
 
     Raises:
@@ -100,4 +101,4 @@ def relative_name(path: str | os.PathLike[str], root: str | os.PathLike[str]) ->
         >>> relative_name("/data/batch 1/a#2 (3).tif", "/data")
         'batch 1/a#2 (3).tif'
     """
-    return Path(path).relative_to(root).as_posix()
+    return name_below(place(path), place(root))

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
+import posixpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.catalog.rows import CatalogRow
-from microseg_ray.errors import InputError
+from microseg_ray.errors import InputError, ObjectStoreError
+from microseg_ray.files import ObjectPath, content_of, place
+from microseg_ray.files.objects import is_object_url
 from microseg_ray.names import text
 from microseg_ray.tables import read_parquet, write_csv, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from microseg_ray.files import Place, Where
 
 __all__ = ["COLUMNS", "read_table", "write_catalog"]
 
@@ -23,13 +29,14 @@ _PARQUET = (".parquet", ".pq")
 _MAX_BYTES = 1 << 30
 
 
-def read_table(path: str | os.PathLike[str]) -> list[CatalogRow]:
+def read_table(path: Where) -> list[CatalogRow]:
     r"""The rows of a catalog table, as they are written.
 
     Args:
-        path: CSV with a header, or Parquet. `micrograph` must be there; `mask`, `group`, `split` and `pixel_size_um` (one
+        path: CSV with a header, or Parquet; a path, or an address of an object store. `micrograph`
+            must be there; `mask`, `group`, `split` and `pixel_size_um` (one
             number, or `y x`, in micrometres) may be empty or left out. `pixel_size_source` and `notes` are for people.
-            Relative paths start at the table's folder.
+            Relative paths start at the table's folder, wherever that lies.
 
     Returns:
         Rows in the table's order. `name` is the path as written; `group` and `split` are "" where the table leaves them
@@ -46,10 +53,10 @@ def read_table(path: str | os.PathLike[str]) -> list[CatalogRow]:
         ...     [(row.name, row.split, row.pixel_size_um) for row in read_table(path)]
         [('a.tif', 'val', (0.5, 0.5))]
     """
-    table = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - a link keeps the folder it lies in
+    table = _table_at(path)
     lines = list(_parquet_lines(table) if table.suffix.lower() in _PARQUET else _csv_lines(table))
     rows: list[CatalogRow] = []
-    seen: dict[Path, str] = {}
+    seen: dict[Place, str] = {}
     for where, line in lines:
         row = _row(table, where, line)
         if row.image in seen:
@@ -112,12 +119,19 @@ def write_catalog(
         write_csv(table, COLUMNS[:-1], ([line[name] for name in COLUMNS[:-1]] for line in lines))
 
 
-def _csv_lines(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _table_at(path: Where) -> Place:
+    found = place(path)
+    # A link keeps the folder it lies in.
+    return found if isinstance(found, ObjectPath) else Path(os.path.abspath(found.expanduser()))  # noqa: PTH100
+
+
+def _csv_lines(table: Place) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         if table.stat().st_size > _MAX_BYTES:
             raise InputError(table, f"larger than {_MAX_BYTES} bytes", "this is no catalog; write one as Parquet")
         # utf-8-sig: spreadsheets put a mark in front.
-        with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        text = content_of(table).decode("utf-8-sig", "surrogateescape")
+        with io.StringIO(text, newline="") as file:
             # `strict` refuses an open quote, which would swallow the rest of the file.
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
@@ -130,17 +144,21 @@ def _csv_lines(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     reason = f"{where}: {len(values)} cells, but the header has {len(header)} columns"
                     raise InputError(table, reason, "put names that hold commas in double quotes")
                 yield where, dict(zip(header, values, strict=True))
+    except ObjectStoreError:
+        raise
     except OSError as error:
-        raise InputError(table, f"the table cannot be read ({error.strerror})", "check data.table") from error
+        raise InputError(table, f"the table cannot be read ({error.strerror or error})", "check data.table") from error
     except csv.Error as error:
         raise InputError(table, f"not a CSV ({error})", "write it with `microseg catalog`") from error
 
 
-def _parquet_lines(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet_lines(table: Place) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow as pa
 
     try:
         read = read_parquet(table)
+    except ObjectStoreError:
+        raise
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(table, f"the Parquet table cannot be read ({error})", "check data.table") from error
     _check_header(table, read.column_names)
@@ -148,7 +166,7 @@ def _parquet_lines(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"row {number}", line
 
 
-def _check_header(table: Path, header: Sequence[str]) -> None:
+def _check_header(table: Place, header: Sequence[str]) -> None:
     known = ", ".join(COLUMNS)
     unknown = [name for name in header if name not in COLUMNS]
     if "micrograph" not in header:
@@ -159,7 +177,7 @@ def _check_header(table: Path, header: Sequence[str]) -> None:
         raise InputError(table, "line 1: a column is there twice", "keep one of them")
 
 
-def _row(table: Path, where: str, line: Mapping[str, Any]) -> CatalogRow:
+def _row(table: Place, where: str, line: Mapping[str, Any]) -> CatalogRow:
     def cell(name: str) -> str:
         value = line.get(name)
         if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -174,18 +192,34 @@ def _row(table: Path, where: str, line: Mapping[str, Any]) -> CatalogRow:
     image = _absolute(table, name)
     if mask == image:
         raise InputError(table, f"{where}: {name} is its own mask", "give the path of its mask")
-    return CatalogRow(Path(name).as_posix(), image, mask, cell("group"), cell("split"), size)
+    return CatalogRow(_as_written(name), image, mask, cell("group"), cell("split"), size)
 
 
-def _absolute(table: Path, name: str) -> Path:
-    return Path(os.path.abspath(table.parent / Path(name).expanduser()))  # noqa: PTH100
+def _absolute(table: Place, name: str) -> Place:
+    if is_object_url(name):
+        return place(name)
+    if not isinstance(table, ObjectPath):
+        return Path(os.path.abspath(table.parent / Path(name).expanduser()))  # noqa: PTH100
+    inner = posixpath.normpath(f"/{table.parent.key}/{name}")
+    if name.startswith(("/", "~")):
+        raise InputError(
+            table, f"{name} is a path of one machine", "give an address, or a path below the table's folder"
+        )
+    return ObjectPath(table.bucket, inner.strip("/"))
 
 
-def _relative(path: Path, folder: Path) -> str:
+def _relative(path: Place, folder: Path) -> str:
+    if isinstance(path, ObjectPath):
+        return str(path)
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # another drive on Windows
         return path.as_posix()
+
+
+def _as_written(name: str) -> str:
+    """The name of a micrograph: of an address what follows the bucket, so that it is a path."""
+    return ObjectPath.of(name).key if is_object_url(name) else Path(name).as_posix()
 
 
 def _size_text(size: tuple[float, float] | None) -> str:
@@ -194,7 +228,7 @@ def _size_text(size: tuple[float, float] | None) -> str:
     return repr(size[0]) if size[0] == size[1] else f"{size[0]!r} {size[1]!r}"
 
 
-def _size(table: Path, where: str, text: str) -> tuple[float, float] | None:
+def _size(table: Place, where: str, text: str) -> tuple[float, float] | None:
     if not text:
         return None
     try:

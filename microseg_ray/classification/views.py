@@ -14,10 +14,9 @@ from microseg_ray.sources import intensity_limits, open_prepared
 from microseg_ray.sources.rescaled import Rescaled
 
 if TYPE_CHECKING:
-    import os
-
     from numpy.typing import NDArray
 
+    from microseg_ray.files import Where
     from microseg_ray.settings import Scaling, SourceSettings, ViewSettings
     from microseg_ray.sources import ScaleRule
     from microseg_ray.sources.base import Micrograph
@@ -63,7 +62,7 @@ class Views:
 
 
 def read_views(
-    path: str | os.PathLike[str],
+    path: Where,
     seeing: Seeing,
     source: SourceSettings | None = None,
     scale: ScaleRule | None = None,

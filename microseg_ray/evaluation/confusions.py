@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microseg_ray.errors import UNREADABLE, SettingsError
+from microseg_ray.errors import UNREADABLE, ObjectStoreError, SettingsError
 from microseg_ray.evaluation.metrics import ConfusionMatrix
+from microseg_ray.files import place
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
+    from microseg_ray.files import Place, Where
     from microseg_ray.settings import ClassSpec
 
 __all__ = ["CONFUSIONS_FILE", "Confusions", "read_confusions", "write_confusions"]
@@ -37,22 +37,23 @@ class Confusions:
         groups: The group of each micrograph.
     """
 
-    path: Path
+    path: Place
     matrices: Mapping[str, ConfusionMatrix]
     groups: Mapping[str, str]
 
 
 def write_confusions(
-    path: Path, matrices: Mapping[str, ConfusionMatrix], groups: Mapping[str, str], classes: Sequence[str]
+    path: Place, matrices: Mapping[str, ConfusionMatrix], groups: Mapping[str, str], classes: Sequence[str]
 ) -> None:
     """Write a row per micrograph, true class and predicted class; predicted index 255 is what was withheld.
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     place = Path(folder, "confusion_per_image.csv")
-        ...     write_confusions(place, {"a.png": ConfusionMatrix(np.array([[2]]), np.array([1]))}, {}, ["clay"])
-        ...     print(place.read_text())
+        ...     table = Path(folder, "confusion_per_image.csv")
+        ...     write_confusions(table, {"a.png": ConfusionMatrix(np.array([[2]]), np.array([1]))}, {}, ["clay"])
+        ...     print(table.read_text())
         micrograph,group,true_index,predicted_index,true,predicted,pixels
         a.png,a.png,0,0,clay,clay,2
         a.png,a.png,0,255,clay,(withheld),1
@@ -67,7 +68,7 @@ def write_confusions(
     write_csv(path, _COLUMNS, rows)
 
 
-def read_confusions(folder: str | os.PathLike[str], specs: Sequence[ClassSpec]) -> Confusions:
+def read_confusions(folder: Where, specs: Sequence[ClassSpec]) -> Confusions:
     """Read what another evaluation counted.
 
     Args:
@@ -77,7 +78,7 @@ def read_confusions(folder: str | os.PathLike[str], specs: Sequence[ClassSpec]) 
     Raises:
         SettingsError: The file is missing, damaged or of other classes.
     """
-    path = Path(folder)
+    path = place(folder)
     path = path / CONFUSIONS_FILE if path.is_dir() else path
     names = [spec.name for spec in specs]
     counts: dict[str, np.ndarray[tuple[int, int], np.dtype[np.int64]]] = {}
@@ -97,6 +98,8 @@ def read_confusions(folder: str | os.PathLike[str], specs: Sequence[ClassSpec]) 
         raise SettingsError(
             f"{path}: not there; give the folder of an evaluation (`microseg evaluate` writes {CONFUSIONS_FILE})"
         ) from error
+    except ObjectStoreError:
+        raise
     except (OSError, *UNREADABLE) as error:
         raise SettingsError(f"{path}: cannot be read as {CONFUSIONS_FILE} ({error}); evaluate again") from error
     if not counts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from microseg_ray.evaluation.events import FILE
 from microseg_ray.evaluation.writing import OWNER, TABLES
 from microseg_ray.figures import Pane, compose_panel, error_colors, thumbnail, tinted
 from microseg_ray.figures.pictures import class_palette, stretched
-from microseg_ray.files import whole
+from microseg_ray.files import place, whole
 from microseg_ray.geometry import Box
 from microseg_ray.names import below
 from microseg_ray.outputs import Kind, claim, drop
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from microseg_ray.evaluation.disagreements import Look
     from microseg_ray.evaluation.pairs import Pair
     from microseg_ray.evaluation.result import Evaluation
+    from microseg_ray.files import Place
     from microseg_ray.settings import ClassSpec, EvaluateSettings
 
 __all__ = ["Drawing"]
@@ -52,7 +52,7 @@ class Drawing:
     """
 
     def __init__(self, settings: EvaluateSettings, specs: tuple[ClassSpec, ...], names: Sequence[str]) -> None:
-        self._output = Path(settings.output)
+        self._output = place(settings.output)
         self._wanted = settings.figures
         self._specs, self._palette = specs, class_palette(specs)
         # An ensemble has no curves of one training.
@@ -60,7 +60,7 @@ class Drawing:
         count = min(settings.pictures, len(names)) if settings.figures else 0
         self._names = {names[number * len(names) // count] for number in range(count)}
         self._places = min(settings.pictures, settings.disagreements) if settings.figures else 0
-        self._drawn: list[tuple[str, Path]] = []
+        self._drawn: list[tuple[str, Place]] = []
         self._clear()
 
     def draw(self, pair: Pair, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> list[Failure]:
@@ -111,8 +111,9 @@ class Drawing:
             plot_reliability(self._output / "reliability.png", curves)
             named = {name: scores.histogram.curve(index) for index, name in enumerate(result.classes)}
             plot_precision_recall(self._output / "precision_recall.png", named)
-        if self._checkpoint is not None and (Path(self._checkpoint).absolute().parent / "metrics.csv").is_file():
-            plot_training(self._output / "curves.png", Path(self._checkpoint).absolute().parent / "metrics.csv")
+        history = None if self._checkpoint is None else place(self._checkpoint).absolute().parent / "metrics.csv"
+        if history is not None and history.is_file():
+            plot_training(self._output / "curves.png", history)
         plots = [(name.removesuffix(".png"), self._output / name) for name in _PLOTS if (self._output / name).is_file()]
         write_events(self._output / "events", result.document(), [*plots, *self._drawn])
 
@@ -166,7 +167,7 @@ class Drawing:
         for name, mask in zip(_PARTS, (truth, prediction, both), strict=True):
             self._save("overlays", f"{below(pair.name)}.{name}.png", Image.fromarray(tinted(gray, mask, self._palette)))
 
-    def _save(self, folder: str, name: str, image: Image.Image) -> Path:
+    def _save(self, folder: str, name: str, image: Image.Image) -> Place:
         path = self._output / folder / name
         with whole(path) as partial:
             image.save(partial, format="PNG")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.files import delete_file
+from microseg_ray.files import whole
 from microseg_ray.names import text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+
+    from microseg_ray.files import Place
 
 __all__ = ["scalars_of", "write_events"]
 
 FILE = "events.out.tfevents.0.evaluation"
 
 
-def write_events(folder: Path, document: Mapping[str, Any], images: Sequence[tuple[str, Path]]) -> None:
+def write_events(folder: Place, document: Mapping[str, Any], images: Sequence[tuple[str, Place]]) -> None:
     """Write one event file.
 
     Args:
@@ -36,22 +39,18 @@ def write_events(folder: Path, document: Mapping[str, Any], images: Sequence[tup
     from tensorboardX.proto.summary_pb2 import Summary
     from tensorboardX.record_writer import RecordWriter
 
-    folder.mkdir(parents=True, exist_ok=True)
-    delete_file(folder / FILE)
-    writer = RecordWriter(str(folder / FILE))
-    try:
+    with whole(folder / FILE) as partial, contextlib.closing(RecordWriter(str(partial))) as writer:
         writer.write(Event(file_version="brain.Event:2").SerializeToString())
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars_of(document)]
         for tag, path in images:
-            with Image.open(path) as image:
+            content = path.read_bytes()
+            with Image.open(io.BytesIO(content)) as image:
                 width, height = image.size
-            picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
+            picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
             values.append(Summary.Value(tag=text(tag), image=picture))
         for value in values:
             writer.write(Event(step=0, summary=Summary(value=[value])).SerializeToString())
         writer.flush()
-    finally:
-        writer.close()
 
 
 def scalars_of(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

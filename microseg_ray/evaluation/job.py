@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from microseg_ray.accounts import Account
-from microseg_ray.errors import InputError, MicrosegError, SettingsError
+from microseg_ray.errors import InputError, MicrosegError, ObjectStoreError, SettingsError
 from microseg_ray.evaluation.comparing import compare
 from microseg_ray.evaluation.confusions import Confusions, read_confusions
 from microseg_ray.evaluation.disagreements import Disagreements
@@ -22,6 +21,7 @@ from microseg_ray.evaluation.predicting import CheckpointPredictions
 from microseg_ray.evaluation.result import Evaluation
 from microseg_ray.evaluation.sections import SectionRow, ShapeRule, class_named, class_sections, with_shape
 from microseg_ray.evaluation.writing import OWNER, write_back, write_evaluation
+from microseg_ray.files import place
 from microseg_ray.outputs import settle
 from microseg_ray.quarantine import Failure
 from microseg_ray.settings import IGNORE_INDEX
@@ -88,6 +88,8 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
                     tally, mask = judge.tally(disagreements.watch(pair), truth)
                     disagreements.add(pair, truth, mask, judge.tolerance_px(truth.shape))
                     collected.add(pair.name, tally, truth, _sections(settings, mask, specs, only))
+                except ObjectStoreError:
+                    raise
                 except (MicrosegError, ValueError, OSError) as error:
                     listed.failures.append(Failure(pair.name, "evaluate", str(error)))
                 else:
@@ -101,12 +103,12 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
         disagreements=disagreements.rows(),
         judged=_judged(settings, listed.run) if predictions is None else predictions.judged(),
     )
-    write_evaluation(Path(settings.output), found)
+    write_evaluation(place(settings.output), found)
     drawing.looks(disagreements.looks())
     drawing.finish(found)
     settle(settings.output, OWNER)
     if settings.write_back and calibration is not None and isinstance(settings.checkpoint, str):
-        write_back(Path(settings.checkpoint), found)
+        write_back(place(settings.checkpoint), found)
     return found
 
 
@@ -179,6 +181,8 @@ def _calibrate(
         if pair is not None:
             try:
                 sample.add(pair, pair.true_mask())
+            except ObjectStoreError:
+                raise
             except (MicrosegError, ValueError, OSError) as error:
                 listed.failures.append(Failure(pair.name, "calibrate", str(error)))
         report(done)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import UNREADABLE, MicrosegError, SettingsError
 from microseg_ray.evaluation.confusions import CONFUSIONS_FILE, Confusions, read_confusions
-from microseg_ray.files import write_json
+from microseg_ray.files import place, write_json
 from microseg_ray.names import text
 from microseg_ray.runs.intervals import ModelTest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from microseg_ray.files import Place
     from microseg_ray.runs.folder import Run
 
 __all__ = ["JUDGED_FILE", "Judged", "model_test", "write_judged"]
@@ -67,7 +68,7 @@ class Judged:
         return f"it judged the same model used otherwise ({'; '.join(other)})" if other else ""
 
 
-def write_judged(folder: Path, judged: Judged) -> None:
+def write_judged(folder: Place, judged: Judged) -> None:
     """Write judged_model.json, bound to the confusion matrices that lie beside it.
 
     Args:
@@ -94,7 +95,7 @@ def model_test(run: Run, wanted: str | None) -> tuple[ModelTest | None, list[str
     if wanted is None or wanted == NONE:
         return None, []
     if wanted != AUTO:
-        return _asked_for(run, Path(wanted))
+        return _asked_for(run, place(wanted))
     notes: list[str] = []
     for folder in _places(run):
         if not (folder / JUDGED_FILE).is_file():
@@ -113,28 +114,28 @@ def model_test(run: Run, wanted: str | None) -> tuple[ModelTest | None, list[str
     ]
 
 
-def _asked_for(run: Run, folder: Path) -> tuple[ModelTest, list[str]]:
+def _asked_for(run: Run, folder: Place) -> tuple[ModelTest, list[str]]:
     found = read_confusions(folder, run.classes)
-    place = found.path.parent
-    if not (place / JUDGED_FILE).is_file():
-        note = f"{text(str(place))} does not say which model it judged ({JUDGED_FILE} is missing); nothing was compared"
-        return _test(found, _source(run, place)), [note]
-    judged, _ = _read(place)
+    where = found.path.parent
+    if not (where / JUDGED_FILE).is_file():
+        note = f"{text(str(where))} does not say which model it judged ({JUDGED_FILE} is missing); nothing was compared"
+        return _test(found, _source(run, where)), [note]
+    judged, _ = _read(where)
     objection = judged.objection(run)
     if objection and judged.model_digest is not None:
         raise SettingsError(
-            f"measure.intervals.evaluation: {text(str(place))}: {objection}, so its errors are not those of this run; evaluate "
+            f"measure.intervals.evaluation: {text(str(where))}: {objection}, so its errors are not those of this run; evaluate "
             "the run's model with the run's settings, or give none"
         )
-    notes = [f"{text(str(place))}: {objection}"] if objection else []
+    notes = [f"{text(str(where))}: {objection}"] if objection else []
     if judged.split != TEST_SPLIT:
         notes.append(
-            f"{text(str(place))} judged {_split_words(judged.split)}: a model errs less on what it was trained on"
+            f"{text(str(where))} judged {_split_words(judged.split)}: a model errs less on what it was trained on"
         )
-    return _test(found, _source(run, place)), notes
+    return _test(found, _source(run, where)), notes
 
 
-def _unasked(run: Run, folder: Path) -> tuple[str, Confusions | None]:
+def _unasked(run: Run, folder: Place) -> tuple[str, Confusions | None]:
     """Why an evaluation is not taken, or what it counted."""
     judged, digest = _read(folder)
     objection = judged.objection(run)
@@ -155,17 +156,15 @@ def _unasked(run: Run, folder: Path) -> tuple[str, Confusions | None]:
     return "", found
 
 
-def _places(run: Run) -> list[Path]:
+def _places(run: Run) -> list[Place]:
     """Beside the run, beside its checkpoints, and one folder above these, as `evaluate` and the configs have it."""
     given = run.document["checkpoint"]
-    parents = [Path(place).parent for place in ([given] if isinstance(given, str) else given)]
-    # Evaluations lie in folders; beside a run in an object store there is none.
-    beside = [run.folder.parent] if isinstance(run.folder, Path) else []
-    above = [*beside, *parents, *(parent.parent for parent in parents)]
-    return list(dict.fromkeys((place / _FOLDER).absolute() for place in above))
+    parents = [place(where).parent for where in ([given] if isinstance(given, str) else given)]
+    above = [run.folder.parent, *parents, *(parent.parent for parent in parents)]
+    return list(dict.fromkeys((folder / _FOLDER).absolute() for folder in above))
 
 
-def _read(folder: Path) -> tuple[Judged, str]:
+def _read(folder: Place) -> tuple[Judged, str]:
     """What was judged, and the digest of the confusion matrices.
 
     Raises:
@@ -186,10 +185,10 @@ def _test(found: Confusions, source: str) -> ModelTest:
     return ModelTest({name: matrix.counts for name, matrix in found.matrices.items()}, found.groups, source)
 
 
-def _source(run: Run, folder: Path) -> str:
+def _source(run: Run, folder: Place) -> str:
     """An evaluation as the tables name it: from the run's folder where both lie together, so that they may be moved."""
     folder = folder.absolute()
-    if not isinstance(run.folder, Path):
+    if not isinstance(run.folder, Path) or not isinstance(folder, Path):
         return text(str(folder))
     near = folder.is_relative_to(run.folder.parent) or folder.is_relative_to(run.folder.parent.parent)
     return text(os.path.relpath(folder, run.folder) if near else str(folder))
@@ -199,7 +198,7 @@ def _split_words(split: str | None) -> str:
     return "all micrographs" if split is None else f"the split {text(split)}"
 
 
-def _digest(folder: Path) -> str:
+def _digest(folder: Place) -> str:
     try:
         return hashlib.sha256((folder / CONFUSIONS_FILE).read_bytes()).hexdigest()
     except FileNotFoundError:

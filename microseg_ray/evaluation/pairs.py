@@ -14,11 +14,12 @@ import zarr
 
 from microseg_ray.catalog import Catalog, CatalogRow, build_catalog
 from microseg_ray.errors import InputError, SettingsError
-from microseg_ray.files import local_folder
+from microseg_ray.files import name_below, place
 from microseg_ray.models.ensemble import describe, folders
 from microseg_ray.quarantine import Failure
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
+from microseg_ray.runs.store.where import zarr_place
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, DataSettings, EvaluateSettings
 from microseg_ray.sources import list_files, open_micrograph, read_mask
 from microseg_ray.sources.agreement import class_order_objection, shape_objection
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.accounts import Account
+    from microseg_ray.files import Place
     from microseg_ray.geometry import Box
     from microseg_ray.sources import Micrograph
     from microseg_ray.sources.choices import Parts
@@ -53,7 +55,7 @@ class Pair:
     """
 
     name: str
-    truth: Path
+    truth: Place
     predict: Callable[[NDArray[np.uint8], Sink | None], NDArray[np.uint8]]
     open_image: Callable[[], Micrograph] | None = None
     parts: Callable[[], Parts] | None = None
@@ -115,7 +117,7 @@ def pair_rows(settings: EvaluateSettings) -> PairRows:
     run = None
     if settings.checkpoint is not None:
         catalog = build_catalog(settings.data)
-    elif settings.predictions is not None and (Path(settings.predictions) / "run.json").exists():
+    elif settings.predictions is not None and _is_run(settings.predictions):
         run = Run.open(settings.predictions)
         catalog = _rows_of_run(settings, run)
     else:
@@ -137,7 +139,7 @@ def true_classes(settings: EvaluateSettings) -> tuple[ClassSpec, ...]:
     known: tuple[ClassSpec, ...] = ()
     if settings.checkpoint is not None:
         known, where = describe(settings.checkpoint).card.classes, ", ".join(folders(settings.checkpoint))
-    elif settings.predictions is not None and (Path(settings.predictions) / "run.json").exists():
+    elif settings.predictions is not None and _is_run(settings.predictions):
         known, where = Run.open(settings.predictions).classes, settings.predictions
     if settings.classes and known:
         reason = class_order_objection(settings.classes, known, str(where))
@@ -157,14 +159,18 @@ def given_pair(row: CatalogRow, run: Run | None) -> Pair | None:
     def predict(truth: NDArray[np.uint8], sink: Sink | None) -> NDArray[np.uint8]:
         guess = same_shape(truth, read_mask(where), row.image)
         if run is not None and sink is not None:
-            _pass_probabilities(str(where), guess, sink)
+            _pass_probabilities(where, guess, sink)
         return guess
 
     if run is None:
         return Pair(row.name, row.image, predict)
-    name = where.relative_to(local_folder(run.folder, "evaluate") / "masks").as_posix().removesuffix(".zarr")
-    image = Path(str(run.document["archive"])) / name
+    name = name_below(where, run.folder / "masks").removesuffix(".zarr")
+    image = place(str(run.document["archive"])) / name
     return Pair(row.name, row.image, predict, (lambda: open_micrograph(image)) if image.exists() else None)
+
+
+def _is_run(predictions: str) -> bool:
+    return (place(predictions) / "run.json").exists()
 
 
 def same_shape(
@@ -193,11 +199,11 @@ def same_shape(
     return truth if isinstance(prediction, tuple) else prediction
 
 
-def _pass_probabilities(path: str, guess: NDArray[np.uint8], sink: Sink) -> None:
+def _pass_probabilities(path: Place, guess: NDArray[np.uint8], sink: Sink) -> None:
     spec = MaskStore.open(path).spec
     if spec.extra != "probabilities":
         return
-    stored = cast("zarr.Array[Any]", zarr.open_group(path, mode="r")[spec.extra])
+    stored = cast("zarr.Array[Any]", zarr.open_group(zarr_place(path), mode="r")[spec.extra])
     for y, x in np.ndindex(*spec.shards):
         box = spec.box((y, x))
         sink(box, np.asarray(stored[(..., *box.slices)]), guess[box.slices])
@@ -233,8 +239,7 @@ def _rows_of_run(settings: EvaluateSettings, run: Run) -> Catalog:
         key = row.image.stem.removesuffix(settings.mask_suffix)
         found = beside.get((Path(row.name).parent, key)) or anywhere.get(key, [])
         if len(found) == 1:
-            mask = local_folder(run.store_path(found[0]), "evaluate")
-            paired.append(CatalogRow(row.name, row.image, mask, row.group, row.split))
+            paired.append(CatalogRow(row.name, row.image, run.store_path(found[0]), row.group, row.split))
         elif settings.split in {None, row.split}:
             reason = f"two masks fit: {found[0]} and {found[1]}" if found else "no mask for it"
             truths.failures.append(Failure(str(row.image), "evaluate", f"in the run {run.folder}: {reason}"))

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from microseg_ray.figures.plots import new_figure, save_figure
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from microseg_ray.evaluation.metrics import Reliability, ThresholdCurve
+    from microseg_ray.files import Where
 
 
 __all__ = ["plot_precision_recall", "plot_reliability"]
 
 
 def plot_reliability(
-    path: str | os.PathLike[str], curves: Mapping[str, Reliability], title: str = "confidence of the predicted class"
+    path: Where, curves: Mapping[str, Reliability], title: str = "confidence of the predicted class"
 ) -> None:
     """How often predictions of a confidence were right, beside how often they should be.
 
@@ -58,7 +58,7 @@ def plot_reliability(
     save_figure(figure, path)
 
 
-def plot_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, ThresholdCurve]) -> None:
+def plot_precision_recall(path: Where, curves: Mapping[str, ThresholdCurve]) -> None:
     """Precision over recall of each class, one against the rest, with the average precision.
 
     Args:

@@ -24,11 +24,11 @@ from microseg_ray.stitching.windows import argmax_first
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from microseg_ray.catalog import CatalogRow
+    from microseg_ray.files import Place
     from microseg_ray.geometry import Box, Tile
     from microseg_ray.models.predictor import Predictor
     from microseg_ray.models.strips.predictor import StripPredictor
@@ -113,7 +113,9 @@ class CheckpointPredictions:
         self._worker.close()
         self._scored.close()
 
-    def _predict(self, path: Path, truth_path: Path, truth: NDArray[np.uint8], sink: Sink | None) -> NDArray[np.uint8]:
+    def _predict(
+        self, path: Place, truth_path: Place, truth: NDArray[np.uint8], sink: Sink | None
+    ) -> NDArray[np.uint8]:
         mark = fingerprint(path, "stat")
         view, limits = self._worker.examine(str(path))
         same_shape(truth, view.shape, truth_path)
@@ -151,11 +153,11 @@ class CheckpointPredictions:
                 if sink is not None and result.extra is not None and part.area:
                     sink(part, result.extra[:, : part.height], mask[part.slices])
 
-    def _parts(self, path: Path) -> Parts:
+    def _parts(self, path: Place) -> Parts:
         with open_micrograph(path, self._config.source) as micrograph:
             return micrograph.info.parts
 
-    def _open(self, path: Path) -> Micrograph:
+    def _open(self, path: Place) -> Micrograph:
         return open_prepared(path, self._scaling, self._config.source, self._config.scale)
 
     def _shard(

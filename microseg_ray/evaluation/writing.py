@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
-from microseg_ray.errors import CheckpointError
+from microseg_ray.errors import CheckpointError, ObjectStoreError
 from microseg_ray.evaluation.confusions import CONFUSIONS_FILE, write_confusions
 from microseg_ray.evaluation.documents import calibration_document, plain
 from microseg_ray.evaluation.judged import JUDGED_FILE, write_judged
 from microseg_ray.evaluation.metrics import CRITERIA, percentages
 from microseg_ray.evaluation.metrics.resampling import OVERALL
-from microseg_ray.files import write_json
+from microseg_ray.files import ObjectPath, write_json
 from microseg_ray.models.card import CARD_FILE, read_card
 from microseg_ray.names import in_table
 from microseg_ray.outputs import drop
@@ -25,10 +25,10 @@ from microseg_ray.tables import write_arrow_csv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from microseg_ray.evaluation.metrics import Reliability
     from microseg_ray.evaluation.result import Evaluation
+    from microseg_ray.files import Place
 
 __all__ = ["write_back", "write_evaluation"]
 
@@ -59,14 +59,15 @@ TABLES = (
 )
 
 
-def write_evaluation(output: Path, result: Evaluation) -> None:
+def write_evaluation(output: Place, result: Evaluation) -> None:
     """Write metrics.json and the tables.
 
     Args:
         output: Folder; made if need be. Files of an older evaluation that this one does not have are removed.
         result: What was found.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    if not isinstance(output, ObjectPath):
+        output.mkdir(parents=True, exist_ok=True)
     document = result.document()
     write_json(output / "metrics.json", document)
     write_failures(output / "failures.csv", result.failures)
@@ -99,7 +100,7 @@ def write_evaluation(output: Path, result: Evaluation) -> None:
         write_json(output / "temperature.json", calibration_document(result.calibration, result.classes))
 
 
-def write_back(checkpoint: Path, result: Evaluation) -> None:
+def write_back(checkpoint: Place, result: Evaluation) -> None:
     """Put temperature and thresholds into a checkpoint's card, under `metrics.calibration`; the weights stay as they are.
 
     Args:
@@ -119,12 +120,14 @@ def write_back(checkpoint: Path, result: Evaluation) -> None:
             "calibration": calibration_document(result.calibration, result.classes),
         }
         write_json(path, card)
+    except ObjectStoreError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: cannot be written back to ({error}); check its permissions") from error
     read_card(checkpoint)  # raises here where the card cannot be read back
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_table(path: Place, rows: list[dict[str, Any]]) -> None:
     write_arrow_csv(path, pa.Table.from_pylist([in_table(row) for row in rows]))
 
 
@@ -235,7 +238,7 @@ def _area_errors(result: Evaluation, document: Mapping[str, Any]) -> list[dict[s
     return [{"class": name, **document["areas"]["classes"][name]} for name in result.classes]
 
 
-def _write_confusion(output: Path, result: Evaluation) -> None:
+def _write_confusion(output: Place, result: Evaluation) -> None:
     """Counts and shares of the true class, as two tables with the true classes down and the predicted ones across."""
     counts = result.pooled.counts
     totals = counts.sum(axis=1, keepdims=True)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microseg_ray.errors import InputError
-from microseg_ray.files import whole
+from microseg_ray.errors import InputError, ObjectStoreError
+from microseg_ray.files import place, whole
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
     from matplotlib.figure import Figure
@@ -28,9 +26,7 @@ _LABELLED_CLASSES = 12  # with more classes, the numbers in the cells of a confu
 _LEFT_OUT = ("epoch", "step", "seconds", "data_wait", "time", "learning_rate", "best", "samples_per_second")
 
 
-def plot_confusion(
-    path: str | os.PathLike[str], counts: NDArray[np.int64], names: Sequence[str], counted: str = "pixels"
-) -> None:
+def plot_confusion(path: Where, counts: NDArray[np.int64], names: Sequence[str], counted: str = "pixels") -> None:
     """Plot the confusion matrix twice: as counts, and as shares of each true class.
 
     Args:
@@ -50,8 +46,8 @@ def plot_confusion(
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     side = max(3.6, 0.55 * len(names) + 1.6)
     figure = new_figure(2 * side, side)
-    for place, (values, title) in enumerate(((counts, counted), (shares, "share of the true class")), 1):
-        axes = figure.add_subplot(1, 2, place)
+    for number, (values, title) in enumerate(((counts, counted), (shares, "share of the true class")), 1):
+        axes = figure.add_subplot(1, 2, number)
         axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
         axes.set_yticks(range(len(names)), names)
@@ -66,7 +62,7 @@ def plot_confusion(
     save_figure(figure, path)
 
 
-def plot_training(path: str | os.PathLike[str], metrics: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> None:
+def plot_training(path: Where, metrics: Where | Sequence[Mapping[str, Any]]) -> None:
     """Plot loss and metrics by epoch, with the best epoch marked.
 
     Args:
@@ -96,8 +92,8 @@ def plot_training(path: str | os.PathLike[str], metrics: str | os.PathLike[str] 
     }
     best = [number for number, row in enumerate(rows) if str(row.get("best", "")).lower() in {"1", "true"}]
     figure = new_figure(9.6, 3.8)
-    for place, (name, drawn) in enumerate((("loss", losses), ("metrics", shares)), 1):
-        axes = figure.add_subplot(1, 2, place)
+    for column, (name, drawn) in enumerate((("loss", losses), ("metrics", shares)), 1):
+        axes = figure.add_subplot(1, 2, column)
         for label, values in drawn.items():
             axes.plot(
                 epochs, values, linewidth=1.2, marker="o" if len(rows) < 30 else None, markersize=2.5, label=label
@@ -105,7 +101,7 @@ def plot_training(path: str | os.PathLike[str], metrics: str | os.PathLike[str] 
         if best:
             axes.axvline(epochs[best[-1]], color="0.6", linestyle=":", label=f"best: epoch {epochs[best[-1]]:g}")
         axes.set(xlabel="epoch", title=name)
-        if place == 2:
+        if column == 2:
             axes.set_ylim(0, 1)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7)
@@ -114,8 +110,10 @@ def plot_training(path: str | os.PathLike[str], metrics: str | os.PathLike[str] 
 
 def _rows(metrics: Any) -> list[dict[str, Any]]:
     try:
-        with Path(metrics).open(encoding="utf-8", newline="") as handle:
+        with place(metrics).open(encoding="utf-8", newline="") as handle:
             rows: list[dict[str, Any]] = list(csv.DictReader(handle))
+    except ObjectStoreError:
+        raise
     except OSError as error:
         raise InputError(metrics, f"cannot be read ({error.strerror})", "give metrics.csv of a train output") from error
     if not rows:

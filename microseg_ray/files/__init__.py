@@ -1,5 +1,6 @@
 """Files: writes that are whole or absent, places in folders and object stores, and the lock of an output."""
 
+from microseg_ray.files.kept import content_of
 from microseg_ray.files.objects import ObjectPath
 from microseg_ray.files.places import (
     BOOKS,
@@ -7,6 +8,7 @@ from microseg_ray.files.places import (
     LOCK_FILE,
     Place,
     Where,
+    absolute_text,
     children,
     lies_in,
     local_folder,
@@ -35,7 +37,9 @@ __all__ = [
     "ObjectPath",
     "Place",
     "Where",
+    "absolute_text",
     "children",
+    "content_of",
     "delete_empty_folder",
     "delete_file",
     "delete_folder",

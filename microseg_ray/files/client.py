@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
     from obstore.store import ClientConfig, RetryConfig, S3Store
 
-__all__ = ["SCHEME", "client_of", "client_options", "reaching", "require_credentials", "retries", "shared_environment"]
+__all__ = [
+    "SCHEME",
+    "client_of",
+    "client_options",
+    "endpoint",
+    "reaching",
+    "require_credentials",
+    "retries",
+    "shared_environment",
+]
 
 SCHEME = "s3://"
 _TRIES = 10
@@ -84,12 +93,21 @@ def client_options() -> ClientConfig:
         >>> sorted(client_options())
         ['allow_http', 'connect_timeout', 'timeout']
     """
-    endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
     return {
-        "allow_http": endpoint.lower().startswith("http://"),
+        "allow_http": endpoint().lower().startswith("http://"),
         "timeout": _ANSWER,
         "connect_timeout": timedelta(seconds=5),
     }
+
+
+def endpoint() -> str:
+    """The address of a store that is not Amazon's, or nothing.
+
+    Example:
+        >>> isinstance(endpoint(), str)
+        True
+    """
+    return next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
 
 
 def retries() -> RetryConfig:

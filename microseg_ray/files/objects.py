@@ -187,6 +187,17 @@ class ObjectPath:
             found = self.client.head(self.key)
         return _Stat(found["size"], found["last_modified"].timestamp())
 
+    def entity_tag(self) -> str:
+        """What changes with each writing of the object.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        if not self.key:
+            raise FileNotFoundError(str(self))
+        with reaching(self):
+            return str(self.client.head(self.key)["e_tag"])
+
     def read_bytes(self) -> bytes:
         """The content.
 
@@ -208,8 +219,9 @@ class ObjectPath:
             return answer.bytes().to_bytes(), str(answer.meta["e_tag"])
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The content as text."""
-        return self.read_bytes().decode(encoding, errors)
+        """The content as text, with every end of a line as one character, as `pathlib` has it."""
+        with self.open(encoding=encoding, errors=errors) as file:
+            return str(file.read())
 
     def open(
         self, mode: str = "r", *, encoding: str = "utf-8", errors: str = "strict", newline: str | None = None

@@ -15,6 +15,7 @@ __all__ = [
     "LOCK_FILE",
     "Place",
     "Where",
+    "absolute_text",
     "children",
     "lies_in",
     "local_folder",
@@ -49,6 +50,17 @@ def place(where: Where) -> Place:
     if isinstance(where, str) and is_object_url(where):
         return ObjectPath.of(where)
     return Path(where)
+
+
+def absolute_text(where: Where) -> str:
+    """A path from the root of this machine, for workers that begin in other folders; an address as it is.
+
+    Example:
+        >>> absolute_text("s3://bucket//model/best/"), absolute_text("/data/./a")
+        ('s3://bucket/model/best', '/data/a')
+    """
+    found = place(where)
+    return str(found) if isinstance(found, ObjectPath) else str(found.expanduser().absolute())
 
 
 def children(folder: Place) -> list[Place]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
+from microseg_ray.files import place
 from microseg_ray.jobs.console import DONE, STOPPED, StartRay, console, progress_bar, quarantine, shown
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def annotate(settings: AnnotateSettings, _start: StartRay) -> int:
 
     with progress_bar() as bar:
         report = write_masks(settings, bar.update)
-    output = Path(settings.output)
+    output = place(settings.output)
     table = Table("class", "regions", "pixels", "fraction")
     for name, pixels, fraction in zip(report.classes, report.pixels, report.fractions, strict=True):
         regions = str(report.regions[name]) if report.format in READERS else "-"

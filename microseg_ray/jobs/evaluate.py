@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from microseg_ray.files import place
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine, shown
 from microseg_ray.names import text
 
@@ -56,8 +56,8 @@ def evaluate(settings: EvaluateSettings, _start: StartRay) -> int:
     _print_disagreements(result)
     for note in result.notes:
         console.print(f"[yellow]{escape(note)}[/]")
-    console.print(f"{len(result.per_image)} micrographs; {escape(str(Path(settings.output) / 'metrics.json'))}")
-    return quarantine(result.failures, Path(settings.output) / "failures.csv", result.accounts)
+    console.print(f"{len(result.per_image)} micrographs; {escape(str(place(settings.output) / 'metrics.json'))}")
+    return quarantine(result.failures, place(settings.output) / "failures.csv", result.accounts)
 
 
 def _class_table(result: Evaluation, document: dict[str, Any]) -> Table:

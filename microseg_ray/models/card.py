@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
 from microseg_ray.errors import CheckpointError
+from microseg_ray.files import ObjectPath, content_of, place
 from microseg_ray.models import CLASSIFIERS
 from microseg_ray.settings import ClassSpec, Frozen, Scaling
 from microseg_ray.sources.agreement import Intensities
 from microseg_ray.versions import versions
 
 if TYPE_CHECKING:
-    import os
+    from microseg_ray.files import Where
 
 __all__ = [
     "CARD_FILE",
@@ -124,7 +124,7 @@ class ModelCard(Frozen):
     versions: dict[str, str] = Field(default_factory=versions)
 
 
-def read_card(folder: str | os.PathLike[str]) -> ModelCard:
+def read_card(folder: Where) -> ModelCard:
     """The card of a checkpoint.
 
     Raises:
@@ -140,7 +140,7 @@ def read_card(folder: str | os.PathLike[str]) -> ModelCard:
     return read_card_and_digest(folder)[0]
 
 
-def read_card_and_digest(folder: str | os.PathLike[str]) -> tuple[ModelCard, str]:
+def read_card_and_digest(folder: Where) -> tuple[ModelCard, str]:
     """The card of a checkpoint and its `model_digest`.
 
     Raises:
@@ -187,7 +187,7 @@ def model_digest(card: ModelCard, weights_sha256: str) -> str:
     return hashlib.sha256(json.dumps(counted, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def read_card_and_checksum(folder: str | os.PathLike[str]) -> tuple[ModelCard, str]:
+def read_card_and_checksum(folder: Where) -> tuple[ModelCard, str]:
     """The card of a checkpoint and the SHA-256 that its file of weights must have.
 
     Raises:
@@ -227,11 +227,12 @@ def read_card_and_checksum(folder: str | os.PathLike[str]) -> tuple[ModelCard, s
         raise CheckpointError(f"{where}: {key}: {problem['msg']}; {_ADVICE}") from error
 
 
-def read_part(folder: str | os.PathLike[str], name: str, limit: int | None = None) -> bytes:
-    """The bytes of one file of a checkpoint.
+def read_part(folder: Where, name: str, limit: int | None = None) -> bytes:
+    """The bytes of one file of a checkpoint; of one in an object store a copy is kept on this machine.
 
     Raises:
         CheckpointError: Folder or file missing, unreadable, or larger than `limit` bytes.
+        ObjectStoreError: The store cannot be reached.
 
     Example:
         >>> read_part("/nowhere", "model.json")
@@ -239,7 +240,9 @@ def read_part(folder: str | os.PathLike[str], name: str, limit: int | None = Non
             ...
         microseg_ray.errors.CheckpointError: /nowhere: no such checkpoint folder; give a folder that the train job ...
     """
-    root = Path(folder)
+    root = place(folder)
+    if isinstance(root, ObjectPath):
+        return _object_part(root, name, limit)
     if not root.is_dir():
         kept = sorted(root.parent.glob(f".{root.name}.*.old")) if root.name else []
         advice = f"a save was interrupted here: rename {kept[-1]} to {root}" if kept else _ADVICE
@@ -255,7 +258,18 @@ def read_part(folder: str | os.PathLike[str], name: str, limit: int | None = Non
         raise CheckpointError(f"{folder}: {name} cannot be read ({error.strerror}); check its permissions") from error
 
 
-def require_pixel_model(folder: str | os.PathLike[str], card: ModelCard) -> None:
+def _object_part(root: ObjectPath, name: str, limit: int | None) -> bytes:
+    path = root / name
+    try:
+        if limit is not None and path.stat().st_size > limit:
+            raise CheckpointError(f"{root}: {name} is larger than {limit} bytes; {_ADVICE}")
+        return content_of(path)
+    except FileNotFoundError as error:
+        what = f"{name} is missing, so this is no whole checkpoint" if root.is_dir() else "no such checkpoint folder"
+        raise CheckpointError(f"{root}: {what}; {_ADVICE}") from error
+
+
+def require_pixel_model(folder: Where, card: ModelCard) -> None:
     """Refuse a classifier where masks are to be predicted.
 
     Raises:

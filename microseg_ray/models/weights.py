@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load as load_safetensors
 
-from microseg_ray.errors import InputError
+from microseg_ray.errors import InputError, ObjectStoreError
+from microseg_ray.files import ObjectPath, content_of
+from microseg_ray.files.objects import is_object_url
 from microseg_ray.models.card import WEIGHTS_FILE
 from microseg_ray.models.published import PUBLISHED, published_file
 from microseg_ray.settings.model import IMAGENET
@@ -170,12 +172,10 @@ def read_weights(source: str) -> dict[str, Tensor]:
             ...
         microseg_ray.errors.InputError: /nowhere.pth: cannot be read (...); check model.weights
     """
-    import fsspec
-
-    place = f"{source.rstrip('/')}/{WEIGHTS_FILE}" if Path(source).is_dir() else source
     try:
-        with fsspec.open(place, "rb") as handle:
-            content: bytes = handle.read()
+        content = _content(source)
+    except ObjectStoreError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise InputError(source, f"cannot be read ({error})", "check model.weights") from error
     try:
@@ -203,6 +203,19 @@ def read_weights(source: str) -> dict[str, Tensor]:
     if not tensors:
         raise InputError(source, "holds no tensors by name", "give a state dict")
     return tensors
+
+
+def _content(source: str) -> bytes:
+    """The file of weights, or that of a checkpoint folder."""
+    if is_object_url(source):
+        found = ObjectPath.of(source)
+        return content_of(found if found.is_file() else found / WEIGHTS_FILE)
+    import fsspec
+
+    where = f"{source.rstrip('/')}/{WEIGHTS_FILE}" if Path(source).is_dir() else source
+    with fsspec.open(where, "rb") as handle:
+        content: bytes = handle.read()
+    return content
 
 
 def _fitting_part(

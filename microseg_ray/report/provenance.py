@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.errors import CheckpointError
+from microseg_ray.errors import CheckpointError, ObjectStoreError
+from microseg_ray.files import place
 from microseg_ray.models.card import read_card
 from microseg_ray.names import text
 from microseg_ray.runs.folder import LOG_FILES
@@ -59,7 +60,7 @@ def _model(folder: str, digest: str) -> Step:
     what = f"Model: {text(folder)}"
     try:
         card = read_card(folder)
-    except CheckpointError:
+    except (CheckpointError, ObjectStoreError):
         return Step(what, "", f"its folder is gone or cannot be read; digest sha256:{digest[:16]}", "")
     settings = card.training.get("settings", {})
     said = [card.architecture, f"digest sha256:{digest[:16]}"]
@@ -67,7 +68,7 @@ def _model(folder: str, digest: str) -> Step:
     said += [f"{key} {text(str(settings[key]))}" for key in ("tiles", "epochs", "seed") if key in settings]
     if "tile_store" in card.training:
         said.append(f"digest of the tiles {str(card.training['tile_store'])[:16]}")
-    return Step(what, "", "; ".join(said), _time(Path(folder) / "model.json"))
+    return Step(what, "", "; ".join(said), _time(place(folder) / "model.json"))
 
 
 def _masks(run: Run) -> Step:

@@ -6,11 +6,10 @@ where the model would have been applied to the same pixels at it.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from microseg_ray.errors import SettingsError
-from microseg_ray.files import place, write_json
+from microseg_ray.files import absolute_text, place, write_json
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.sources import ScaleRule
@@ -37,7 +36,7 @@ def calibration_record(settings: EngineSettings) -> dict[str, Any]:
     table = settings.source.pixel_sizes
     return {
         "pixel_size_um": None if size is None else list(size),
-        "pixel_sizes": None if table is None else str(Path(table).expanduser().absolute()),
+        "pixel_sizes": None if table is None else absolute_text(table),
     }
 
 

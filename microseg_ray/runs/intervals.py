@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from microseg_ray.errors import MicrosegError, SettingsError
+from microseg_ray.files import place
 from microseg_ray.outputs import Kind
 from microseg_ray.quarantine import Failure
 from microseg_ray.runs.pixels_read import PixelsRead
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from microseg_ray.files import Place
     from microseg_ray.geometry import Box
     from microseg_ray.runs.folder import Run
     from microseg_ray.runs.pixels_read import Report
@@ -347,14 +348,14 @@ def _notes(without: int, waiting: Mapping[str, int], finished: int) -> list[str]
     return notes
 
 
-def groups_by_image(groups: Mapping[Path, str], archive: str) -> Callable[[str], str | None]:
+def groups_by_image(groups: Mapping[Place, str], archive: str) -> Callable[[str], str | None]:
     """The group of a micrograph by its path, as a catalog's table gives it.
 
     Args:
-        groups: By absolute path of the image.
+        groups: By absolute path or address of the image.
         archive: The run's archive.
     """
-    root = Path(archive)
+    root = place(archive)
     resolved = {path.resolve(): group for path, group in groups.items()}
 
     def group_of(name: str) -> str | None:

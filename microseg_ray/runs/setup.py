@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.accounts import counted
 from microseg_ray.errors import SettingsError
+from microseg_ray.files import absolute_text
 from microseg_ray.models.computing import Computing, decide_runtime
 from microseg_ray.models.ensemble import describe, folders
 from microseg_ray.runs.calibration import calibration_record
@@ -100,7 +100,7 @@ def _source(settings: EngineSettings) -> SourceSettings:
     """
     source = settings.source
     if source.pixel_sizes is not None:
-        source = source.model_copy(update={"pixel_sizes": str(Path(source.pixel_sizes).expanduser().absolute())})
+        source = source.model_copy(update={"pixel_sizes": absolute_text(source.pixel_sizes)})
         read_pixel_sizes(str(source.pixel_sizes))
     return (
         source
@@ -110,7 +110,7 @@ def _source(settings: EngineSettings) -> SourceSettings:
 
 
 def _absolute_checkpoint(settings: EngineSettings) -> str | tuple[str, ...]:
-    places = tuple(str(Path(place).absolute()) for place in folders(settings.checkpoint))
+    places = tuple(absolute_text(place) for place in folders(settings.checkpoint))
     return places if len(places) > 1 else places[0]
 
 

@@ -107,6 +107,7 @@ class AnnotateSettings(JobSettings):
     """`annotate`: what people drew, in any tool's format -> a mask per micrograph."""
 
     job: ClassVar[str] = "annotate"
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"annotations", "images", "output", "source.pixel_sizes"})
     preset: Literal["fractography", "ccd_v0", "ccd_v1", "ccd_v2"] | None = Field(
         default=None, description="rules of an earlier system; what is given besides wins over the preset"
     )

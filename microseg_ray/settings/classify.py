@@ -17,7 +17,7 @@ class ClassifySettings(JobSettings):
     """`classify`: archive + classifier -> the class of each micrograph with its probability."""
 
     job: ClassVar[str] = "classify"
-    in_object_stores: ClassVar[frozenset[str]] = frozenset({"archive"})
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"archive", "checkpoint", "source.pixel_sizes"})
     archive: str = Field(description="folder, glob, file or URL of micrographs")
     checkpoint: str = Field(description="checkpoint of the classifier job, such as OUTPUT/best")
     output: str = Field(default="classes", description="folder for classes.csv and classes.parquet")

@@ -27,6 +27,9 @@ class EvaluateSettings(SectionFields, SplitFields):
     """`evaluate`: masks against predicted masks, or against what a checkpoint predicts."""
 
     job: ClassVar[str] = "evaluate"
+    in_object_stores: ClassVar[frozenset[str]] = frozenset(
+        {"against", "checkpoint", "images", "masks", "output", "predictions", "source.pixel_sizes", "table"}
+    )
     predictions: str | None = Field(
         default=None, description="folder, glob or file of predicted masks, or a run folder"
     )

@@ -15,6 +15,7 @@ class ExportSettings(JobSettings):
     """`export`: checkpoint -> one file for other programs, ONNX or torch.export."""
 
     job: ClassVar[str] = "export"
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"checkpoint"})
     checkpoint: str = Field(description="checkpoint folder of the train job")
     output: str = Field(description="file to write, such as model.onnx or model.pt2; a .json is written beside it")
     format: Literal["onnx", "torch"] = Field(default="onnx", description="torch: a torch.export program")

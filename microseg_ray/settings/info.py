@@ -17,7 +17,7 @@ class InfoSettings(JobSettings):
 
     job: ClassVar[str] = "info"
     positional: ClassVar[str] = "files"
-    in_object_stores: ClassVar[frozenset[str]] = frozenset({"files"})
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"checkpoint", "files", "source.pixel_sizes"})
     files: tuple[str, ...] = Field(min_length=1, description="micrographs")
     checkpoint: str | None = Field(default=None, description="compare the files with this checkpoint")
     source: SourceSettings = SourceSettings()

@@ -22,6 +22,7 @@ class LearnSettings(JobSettings):
 
     job: ClassVar[str] = "learn"
     leading: ClassVar[str | None] = "run"
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"checkpoint"})
     run: str = Field(description="run folder")
     labels: str | None = Field(default=None, description="folder of what is painted; default: RUN/labels")
     checkpoint: str | None = Field(

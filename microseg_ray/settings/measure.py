@@ -27,7 +27,7 @@ class MeasureSettings(SectionFields, DataFields):
     """
 
     job: ClassVar[str] = "measure"
-    in_object_stores: ClassVar[frozenset[str]] = frozenset({"run"})
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"intervals.evaluation", "run", "table"})
     run: str
     pixel_size_um: PixelSize = None
     group: str | None = Field(

@@ -14,4 +14,4 @@ class PlanSettings(EngineSettings):
 
     job: ClassVar[str] = "plan"
     inherits: ClassVar[str] = "segment"
-    in_object_stores: ClassVar[frozenset[str]] = frozenset({"archive", "output"})
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"archive", "checkpoint", "output", "source.pixel_sizes"})

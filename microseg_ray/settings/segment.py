@@ -13,4 +13,4 @@ class SegmentSettings(EngineSettings):
     """`segment`: archive -> a run: masks, counts, areas."""
 
     job: ClassVar[str] = "segment"
-    in_object_stores: ClassVar[frozenset[str]] = frozenset({"archive", "output"})
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"archive", "checkpoint", "output", "source.pixel_sizes"})

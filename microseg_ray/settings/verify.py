@@ -17,7 +17,7 @@ class VerifySettings(JobSettings):
     """`verify`: recompute random shards of a run and compare the bytes."""
 
     job: ClassVar[str] = "verify"
-    in_object_stores: ClassVar[frozenset[str]] = frozenset({"run"})
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"checkpoint", "run"})
     run: str
     checkpoint: CheckpointFolders | None = Field(
         default=None, description="one or several, as of segment; default: those that run.json names"

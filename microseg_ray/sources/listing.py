@@ -11,6 +11,9 @@ from stat import S_ISDIR
 from typing import TYPE_CHECKING, Literal
 
 from microseg_ray.errors import InputError
+from microseg_ray.files import place
+from microseg_ray.files.objects import is_object_url
+from microseg_ray.recognition import is_ours
 from microseg_ray.sources.patience import patience, within
 from microseg_ray.sources.remote import is_url, location, require_regular
 from microseg_ray.sources.remote_listing import list_urls, url_fingerprint, url_member, url_root
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from microseg_ray.accounts import NotTaken
+    from microseg_ray.files import Place, Where
 
 __all__ = [
     "SUFFIXES",
@@ -54,14 +58,12 @@ class Listing:
     not_taken: NotTaken = ()
 
     @property
-    def files(self) -> list[Path]:
-        """The entries as paths."""
-        return [Path(path) for _, path in self.entries]
+    def files(self) -> list[Place]:
+        """The entries as paths, or as addresses of an object store."""
+        return [place(path) for _, path in self.entries]
 
 
-def list_files(
-    where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIXES, *, outputs: bool = True
-) -> list[Path]:
+def list_files(where: Where, suffixes: tuple[str, ...] = SUFFIXES, *, outputs: bool = True) -> list[Place]:
     """The micrographs (or masks) that a user means by a folder, a glob or a single file: the files of `survey_files`.
 
     Args:
@@ -86,14 +88,12 @@ def list_files(
     return survey_files(where, suffixes, outputs=outputs).files
 
 
-def survey_files(
-    where: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIXES, *, outputs: bool = True
-) -> Listing:
+def survey_files(where: Where, suffixes: tuple[str, ...] = SUFFIXES, *, outputs: bool = True) -> Listing:
     """The files that a user means by a folder, a glob or a single file, and what lies beside them.
 
     A folder is searched with all its subfolders, those behind links too, each once. Hidden files and folders are skipped, and
-    so is what lies inside a `.zarr` folder, which is itself one entry. A glob may use `**`. Local paths only;
-    `survey_inputs` takes URLs too.
+    so is what lies inside a `.zarr` folder, which is itself one entry. A glob may use `**`. Local paths and addresses of
+    object stores; `survey_inputs` takes other URLs too.
 
     Args:
         where: Folder, glob or file; a path that exists is never read as a glob, so names may hold `[`. A `.txt` lists files,
@@ -113,9 +113,11 @@ def survey_files(
         ...     survey_files(folder).not_taken
         (('.hidden.png', 'hidden'), ('notes.txt', 'of no image format'))
     """
+    if is_object_url(where):
+        return _of_url(str(where), suffixes, outputs=outputs)
     if is_url(where):
         raise InputError(where, "a URL cannot be used here", "copy the files to a local folder")
-    start, root = _absolute(where), listing_root(where)
+    start, root = _absolute(where), _local_root(where)
     owned = None if outputs else Owned(root)
     left: list[tuple[Path, str]] = []
     if start.is_dir() and start.suffix.lower() != ".zarr" and not _is_zarr(start):
@@ -141,6 +143,20 @@ def survey_files(
     return Listing(tuple((path.relative_to(root).as_posix(), str(path)) for path in ordered), not_taken)
 
 
+def _of_url(where: str, suffixes: tuple[str, ...], *, outputs: bool) -> Listing:
+    """The files below an address; those of micrographs may have the names of formats that only content tells apart."""
+    every = (*SUFFIXES, *NAMED) if suffixes is SUFFIXES else suffixes
+    found, others = list_urls(where, every)
+    left = [(name, NO_IMAGE if suffixes is SUFFIXES else "of another format") for name in others]
+    if not outputs and is_object_url(where):
+        ours = {name for name, url in found if url.lower().endswith(".zarr") and is_ours(url)}
+        left += [(name, OURS) for name in sorted(ours)]
+        found = [each for each in found if each[0] not in ours]
+        if not found:
+            raise InputError(where, f"no images found but outputs of microseg_ray ({min(ours)})", "give another folder")
+    return Listing(tuple(found), tuple(sorted(left)))
+
+
 def _split(paths: Iterable[Path], suffixes: tuple[str, ...], left: list[tuple[Path, str]]) -> list[Path]:
     """The paths that are meant; the others are noted."""
     found = []
@@ -152,7 +168,7 @@ def _split(paths: Iterable[Path], suffixes: tuple[str, ...], left: list[tuple[Pa
     return found
 
 
-def listing_root(where: str | os.PathLike[str]) -> Path:
+def listing_root(where: Where) -> Place:
     """The folder that names are relative to: the folder given, the parent of a file, the fixed part of a glob.
 
     The root does not depend on which files exist, so a file that is added later does not rename the others.
@@ -161,6 +177,12 @@ def listing_root(where: str | os.PathLike[str]) -> Path:
         >>> listing_root("/data/batch_*/images/*.tif").as_posix()
         '/data'
     """
+    if is_object_url(where):
+        return place(url_root(str(where), (*SUFFIXES, *NAMED)))
+    return _local_root(where)
+
+
+def _local_root(where: Where) -> Path:
     start = _absolute(where)
     if start.is_dir() and start.suffix.lower() != ".zarr" and not _is_zarr(start):
         return start
@@ -172,7 +194,7 @@ def listing_root(where: str | os.PathLike[str]) -> Path:
     return fixed
 
 
-def survey_inputs(where: str | os.PathLike[str]) -> Listing:
+def survey_inputs(where: Where) -> Listing:
     """What an archive (a folder, glob, file or URL of any of these) holds: micrographs, and what lies beside them.
 
     Args:
@@ -192,19 +214,18 @@ def survey_inputs(where: str | os.PathLike[str]) -> Listing:
         (('b 1/a#2.tif', 'memory://listing-doctest/b 1/a#2.tif'),)
     """
     if is_url(where):
-        found, others = list_urls(str(where), (*SUFFIXES, *NAMED))
-        return Listing(tuple(found), tuple((name, NO_IMAGE) for name in others))
+        return _of_url(str(where), SUFFIXES, outputs=True)
     return survey_files(where, outputs=False)
 
 
-def root_of(where: str | os.PathLike[str]) -> str:
+def root_of(where: Where) -> str:
     """`listing_root` as text, for URLs too.
 
     Example:
         >>> root_of("s3://bucket/batch_*/a.tif"), root_of("/data/*.tif")
         ('s3://bucket', '/data')
     """
-    return url_root(str(where), (*SUFFIXES, *NAMED)) if is_url(where) else str(listing_root(where))
+    return url_root(str(where), (*SUFFIXES, *NAMED)) if is_url(where) else str(_local_root(where))
 
 
 def member_path(root: str, name: str) -> str:
@@ -217,7 +238,7 @@ def member_path(root: str, name: str) -> str:
     return url_member(root, name) if is_url(root) else str(Path(root) / name)
 
 
-def fingerprint(path: str | os.PathLike[str], kind: Literal["stat", "content"]) -> str:
+def fingerprint(path: Where, kind: Literal["stat", "content"]) -> str:
     """What identifies an input file, so that a changed file is noticed.
 
     Args:
@@ -242,7 +263,7 @@ def fingerprint(path: str | os.PathLike[str], kind: Literal["stat", "content"]) 
     return within(patience(None), str(path), lambda: _fingerprint(path, kind))
 
 
-def _fingerprint(path: str | os.PathLike[str], kind: Literal["stat", "content"]) -> str:
+def _fingerprint(path: Where, kind: Literal["stat", "content"]) -> str:
     if is_url(path):
         return url_fingerprint(str(path), kind)
     path = Path(location(path))
@@ -298,7 +319,7 @@ def _listed(path: Path) -> list[Path]:
     return found
 
 
-def _absolute(where: str | os.PathLike[str]) -> Path:
+def _absolute(where: Where) -> Path:
     # Not resolve(): a symlink to a file keeps the name that the user gave it.
     return Path(os.path.abspath(Path(location(where)).expanduser()))  # noqa: PTH100
 

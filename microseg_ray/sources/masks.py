@@ -18,10 +18,9 @@ from microseg_ray.sources.patience import patience, within
 from microseg_ray.sources.remote import location
 
 if TYPE_CHECKING:
-    import os
-
     from numpy.typing import NDArray
 
+    from microseg_ray.files import Where
     from microseg_ray.sources.base import Pixels
 
 __all__ = ["read_mask"]
@@ -30,7 +29,7 @@ __all__ = ["read_mask"]
 _ONE_PAGE = Parts()
 
 
-def read_mask(path: str | os.PathLike[str], image: Parts | None = _ONE_PAGE) -> NDArray[np.uint8]:
+def read_mask(path: Where, image: Parts | None = _ONE_PAGE) -> NDArray[np.uint8]:
     """The labels of a whole mask.
 
     Palette images keep their indices, 1-bit images are 0 and 1, gray PNGs of 2 and 4 bits keep the stored numbers.

@@ -21,6 +21,7 @@ from microseg_ray.sources.specimen.bar_colors import gray_above_bar
 from microseg_ray.sources.specimen.columns import Columns, column_range
 
 if TYPE_CHECKING:
+    from microseg_ray.files import Where
     from microseg_ray.settings import SourceSettings
     from microseg_ray.sources.info import Format
 
@@ -48,7 +49,7 @@ _READERS: dict[Format, tuple[str, str]] = {
 """Module and name of each format's reader; what is not listed is read by rosettasciio."""
 
 
-def open_micrograph(path: str | os.PathLike[str], source: SourceSettings | None = None) -> Micrograph:
+def open_micrograph(path: Where, source: SourceSettings | None = None) -> Micrograph:
     """Open a micrograph for reading by region.
 
     Reads headers only, except where an RGB file may be gray: then some or all of its pixels are compared. Alpha is

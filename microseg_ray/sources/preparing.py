@@ -14,9 +14,9 @@ from microseg_ray.sources.specimen.flat_field import FlatMicrograph
 from microseg_ray.sources.specimen.info_bar import find_info_bar
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
+    from microseg_ray.files import Where
     from microseg_ray.settings import Scaling
     from microseg_ray.sources.base import Micrograph
     from microseg_ray.sources.info import MicrographInfo
@@ -82,7 +82,7 @@ class View:
 
 
 def open_prepared(
-    path: str | os.PathLike[str],
+    path: Where,
     scaling: Scaling,
     source: SourceSettings | None = None,
     scale: ScaleRule | None = None,
@@ -139,7 +139,7 @@ def prepared(
     return _wrapped(micrograph, scaling, target)
 
 
-def open_view(path: str | os.PathLike[str], scaling: Scaling, source: SourceSettings | None, view: View) -> Micrograph:
+def open_view(path: Where, scaling: Scaling, source: SourceSettings | None, view: View) -> Micrograph:
     """Open a micrograph as it was decided before: nothing is looked for, no pixel size decides.
 
     Args:

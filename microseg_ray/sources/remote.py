@@ -23,6 +23,8 @@ from microseg_ray.files.objects import is_object_url
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from microseg_ray.files import Where
+
 __all__ = [
     "byte_size",
     "filesystem",
@@ -56,7 +58,7 @@ def is_url(where: object) -> bool:
     return _URL.match(text) is not None and _LOCAL.match(text) is None
 
 
-def location(where: str | os.PathLike[str]) -> str:
+def location(where: Where) -> str:
     """A path or URL as text; `file://` URLs become paths.
 
     Example:

@@ -12,7 +12,7 @@ from microseg_ray.errors import ChangedInputError
 from microseg_ray.sources.listing import fingerprint
 
 if TYPE_CHECKING:
-    import os
+    from microseg_ray.files import Where
 
 __all__ = ["Unchanged", "require_unchanged"]
 
@@ -22,7 +22,7 @@ _LEAST_BETWEEN = 20.0
 _REMEMBERED = 64
 
 
-def require_unchanged(path: str | os.PathLike[str], mark: str) -> None:
+def require_unchanged(path: Where, mark: str) -> None:
     """Refuse a file whose fingerprint is another one now.
 
     Args:

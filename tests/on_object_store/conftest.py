@@ -36,39 +36,81 @@ def server() -> Iterator[Server]:
     running.stop()
 
 
+SECRET = "a-secret-that-must-not-be-found"
+
+
 @pytest.fixture
 def secret() -> str:
     """The secret key, which must not be found anywhere."""
-    return "a-secret-that-must-not-be-found"
+    return SECRET
 
 
-@pytest.fixture
-def bucket(server: Server, secret: str, monkeypatch: pytest.MonkeyPatch) -> ObjectPath:
-    """An empty bucket, with the environment that jobs find it by."""
-    import boto3
-
+def _point_to(server: Server, patch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "AWS_ACCESS_KEY_ID": "tests",
-        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_ENDPOINT_URL": server.url,
         "AWS_REGION": "us-east-1",
     }.items():
-        monkeypatch.setenv(name, value)
+        patch.setenv(name, value)
+
+
+def _new_bucket() -> ObjectPath:
+    import boto3
+
     name = f"bucket-{uuid4().hex[:12]}"
     boto3.client("s3").create_bucket(Bucket=name)
     return ObjectPath(name)
 
 
 @pytest.fixture
+def bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> ObjectPath:
+    """An empty bucket, with the environment that jobs find it by."""
+    _point_to(server, monkeypatch)
+    return _new_bucket()
+
+
+def _copy(folder: Path, target: ObjectPath) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            (target / path.relative_to(folder).as_posix()).write(path.read_bytes())
+
+
+@pytest.fixture
 def sent() -> Callable[[Path, ObjectPath], None]:
     """`sent(folder, place)` copies a folder into the store."""
+    return _copy
 
-    def copy(folder: Path, target: ObjectPath) -> None:
-        for path in folder.rglob("*"):
-            if path.is_file():
-                (target / path.relative_to(folder).as_posix()).write(path.read_bytes())
 
-    return copy
+@pytest.fixture(scope="session")
+def stored(server: Server, archive: Path, checkpoint: Path) -> ObjectPath:
+    """A bucket with `archive` and the checkpoint `best`; read only, and found by the environment of `bucket`."""
+    with pytest.MonkeyPatch.context() as patch:
+        _point_to(server, patch)
+        place = _new_bucket()
+        for name, folder in {"archive": archive, "best": checkpoint}.items():
+            _copy(folder, place / name)
+    return place
+
+
+@pytest.fixture(scope="session")
+def local_run(archive: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run in a folder that runs in the store are compared with; read only."""
+    from microseg_ray.on_ray.actors import segment
+    from microseg_ray.settings import SegmentSettings
+
+    output = tmp_path_factory.mktemp("local") / "run"
+    where = {"archive": str(archive), "checkpoint": str(checkpoint), "output": str(output)}
+    segment(SegmentSettings(**where, shard=256, workers=0, fingerprint="content"))
+    return output
+
+
+@pytest.fixture(autouse=True)
+def _own_copies(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of objects that tests keep are no others than their own."""
+    folder = tmp_path_factory.mktemp("copies")
+    folder.chmod(0o700)
+    monkeypatch.setattr("microseg_ray.files.kept.copies_folder", lambda: folder)
 
 
 @pytest.fixture

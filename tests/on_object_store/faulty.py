@@ -30,6 +30,7 @@ class Faults:
         stall: Seconds that a stall lasts.
         injected: How many failed, by kind.
         requests: How many came.
+        asked: How many came, by method and path.
     """
 
     share: float
@@ -38,6 +39,7 @@ class Faults:
     seed: int = 0
     injected: Counter[str] = field(default_factory=Counter)
     requests: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._draw = random.Random(self.seed)
@@ -76,6 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.server.faults.asked[f"{self.command} {self.path}"] += 1
         kind = self.server.faults.next()
         if kind == "stall":
             time.sleep(self.server.faults.stall)

@@ -23,6 +23,8 @@ from microseg_ray.settings import SegmentSettings
 from microseg_ray.sources import open_micrograph
 from tests.on_object_store.faulty import KINDS, Faults, FaultyProxy
 
+SHARDS = 15
+
 
 def settings(archive, checkpoint, output, **options) -> SegmentSettings:
     chosen = {"shard": 256, "workers": 0, "fingerprint": "content"}
@@ -86,16 +88,12 @@ def test_a_store_that_stays_away_stops_the_run_with_advice(bucket, faulty, monke
 
 
 @pytest.mark.slow
-def test_a_run_through_a_faulty_store_has_the_same_bytes(
-    archive, checkpoint, bucket, faulty, quick, sent, objects_of, tmp_path
-):
-    sent(archive, bucket / "in")
-    here = segment(settings(archive, checkpoint, tmp_path / "run"))
+def test_a_run_through_a_faulty_store_has_the_same_bytes(local_run, stored, bucket, faulty, quick, objects_of):
     faults = faulty(Faults(share=0.08, stall=2.5, seed=5))
-    there = segment(settings(bucket / "in", checkpoint, bucket / "run"))
+    there = segment(settings(stored / "archive", stored / "best", bucket / "run"))
     assert not there.ledger.failures
-    assert there.ledger.computed == here.ledger.computed
-    local, remote = objects_of(tmp_path / "run"), objects_of(bucket / "run")
+    assert there.ledger.computed == SHARDS
+    local, remote = objects_of(local_run), objects_of(bucket / "run")
     assert local.keys() == remote.keys()
     assert {name for name in local if local[name] != remote[name]} == {"run.json"}
     assert set(faults.injected) == set(KINDS), faults
@@ -103,10 +101,8 @@ def test_a_run_through_a_faulty_store_has_the_same_bytes(
 
 @pytest.mark.slow
 def test_an_outage_stops_the_run_and_the_same_command_goes_on(
-    archive, checkpoint, bucket, server, sent, objects_of, tmp_path, monkeypatch
+    local_run, stored, bucket, server, objects_of, monkeypatch
 ):
-    sent(archive, bucket / "in")
-    segment(settings(archive, checkpoint, tmp_path / "run"))
     monkeypatch.setattr(client, "_TRIES", 1)
 
     def report(progress) -> None:
@@ -114,11 +110,11 @@ def test_an_outage_stops_the_run_and_the_same_command_goes_on(
             monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
 
     with pytest.raises((StoreError, ObjectStoreError), match="object store did not do what was asked"):
-        segment(settings(bucket / "in", checkpoint, bucket / "run"), report=report)
+        segment(settings(stored / "archive", stored / "best", bucket / "run"), report=report)
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    done = segment(settings(bucket / "in", checkpoint, bucket / "run"))
+    done = segment(settings(stored / "archive", stored / "best", bucket / "run"))
     assert not done.ledger.failures
-    local, remote = objects_of(tmp_path / "run"), objects_of(bucket / "run")
+    local, remote = objects_of(local_run), objects_of(bucket / "run")
     assert {name for name in local if local[name] != remote[name]} == {"run.json"}
 
 
@@ -133,14 +129,10 @@ def shards_done(output: ObjectPath) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_killed_job_is_resumed_with_the_same_bytes(
-    archive, checkpoint, bucket, secret, sent, objects_of, tmp_path, workers
-):
-    sent(archive, bucket / "in")
-    segment(settings(archive, checkpoint, tmp_path / "run"))
+def test_a_killed_job_is_resumed_with_the_same_bytes(local_run, stored, bucket, secret, objects_of, tmp_path, workers):
     command = [
-        *(sys.executable, "-m", "microseg_ray.cli", "segment", "--archive", str(bucket / "in"), "--shard", "256"),
-        *("--checkpoint", str(checkpoint), "--output", str(bucket / "run"), "--fingerprint", "content"),
+        *(sys.executable, "-m", "microseg_ray.cli", "segment", "--archive", str(stored / "archive"), "--shard", "256"),
+        *("--checkpoint", str(stored / "best"), "--output", str(bucket / "run"), "--fingerprint", "content"),
         *("--workers", str(workers), "--runtime", "torch"),
     ]
     with (tmp_path / "first.txt").open("w") as said:
@@ -152,21 +144,23 @@ def test_a_killed_job_is_resumed_with_the_same_bytes(
             time.sleep(0.1)
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
-    assert 0 < shards_done(bucket / "run") < 15
+    assert 0 < shards_done(bucket / "run") < SHARDS
     assert not read_lease(bucket / "run")[0].free
     second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stderr[-2000:]
-    local, remote = objects_of(tmp_path / "run"), objects_of(bucket / "run")
+    local, remote = objects_of(local_run), objects_of(bucket / "run")
     assert local.keys() == remote.keys()
     assert {name for name in local if local[name] != remote[name]} == {"run.json"}
     for text in (second.stdout, second.stderr, (tmp_path / "first.txt").read_text()):
         assert secret not in text
 
 
-def test_a_tiled_micrograph_is_read_in_blocks_and_not_tile_by_tile(archive, bucket, faulty, sent):
-    sent(archive, bucket / "in")
+def test_a_tiled_micrograph_is_read_in_blocks_and_not_tile_by_tile(archive, stored, bucket, faulty):
     faults = faulty(Faults(share=0.0))
-    with open_micrograph(str(bucket / "in" / "large.tif")) as there, open_micrograph(archive / "large.tif") as here:
+    with (
+        open_micrograph(str(stored / "archive" / "large.tif")) as there,
+        open_micrograph(archive / "large.tif") as here,
+    ):
         box = Box(0, 0, *here.info.shape)
         assert np.array_equal(there.read(box), here.read(box))
     tiles = 10 * 11

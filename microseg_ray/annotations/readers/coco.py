@@ -18,12 +18,11 @@ from microseg_ray.errors import InputError
 from microseg_ray.geometry import Box
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from microseg_ray.annotations.regions import ReadOptions
     from microseg_ray.annotations.shapes import Extent, Shape
+    from microseg_ray.files import Place
 
 __all__ = ["CocoPolygons", "CocoRuns", "read_coco"]
 
@@ -131,7 +130,7 @@ class CocoRuns:
         return _decode(self.runs)[box.slices] > 0
 
 
-def read_coco(path: Path, options: ReadOptions) -> list[Drawing]:
+def read_coco(path: Place, options: ReadOptions) -> list[Drawing]:
     """Read a COCO file.
 
     Args:
@@ -165,7 +164,7 @@ def read_coco(path: Path, options: ReadOptions) -> list[Drawing]:
     return list(drawings.values())
 
 
-def _pages(path: Path, images: list[_Image]) -> dict[int | str, int]:
+def _pages(path: Place, images: list[_Image]) -> dict[int | str, int]:
     """The page of each image that shares its file with others; a file of its own has no such number.
 
     Raises:

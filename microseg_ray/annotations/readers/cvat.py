@@ -28,10 +28,9 @@ from microseg_ray.annotations.shapes import Ellipse, Rectangle
 from microseg_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from microseg_ray.annotations.regions import ReadOptions
     from microseg_ray.annotations.shapes import Shape
+    from microseg_ray.files import Place
 
 __all__ = ["read_cvat", "read_label_map"]
 
@@ -39,7 +38,7 @@ _SHAPES = ("polygon", "box", "ellipse", "polyline", "mask", "points", "cuboid", 
 _EXPORT = "export it as `CVAT for images 1.1`"
 
 
-def read_cvat(path: Path, options: ReadOptions) -> list[Drawing]:
+def read_cvat(path: Place, options: ReadOptions) -> list[Drawing]:
     """Read an annotations.xml.
 
     Args:
@@ -91,7 +90,7 @@ def read_cvat(path: Path, options: ReadOptions) -> list[Drawing]:
     return drawings
 
 
-def read_label_map(path: Path) -> dict[str, str]:
+def read_label_map(path: Place) -> dict[str, str]:
     r"""The labelmap.txt of CVAT's "segmentation mask 1.1": colour as #rrggbb -> label.
 
     Raises:
@@ -120,7 +119,7 @@ def read_label_map(path: Path) -> dict[str, str]:
     return colors
 
 
-def _size(path: Path, image: ET.Element, place: int) -> tuple[int, int] | None:
+def _size(path: Place, image: ET.Element, place: int) -> tuple[int, int] | None:
     height, width = image.get("height"), image.get("width")
     if height is None or width is None:
         return None

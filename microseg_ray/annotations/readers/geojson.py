@@ -26,10 +26,10 @@ from microseg_ray.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from microseg_ray.annotations.regions import ReadOptions
     from microseg_ray.annotations.shapes import Shape
+    from microseg_ray.files import Place
 
 __all__ = ["is_geometry", "read_geojson"]
 
@@ -52,7 +52,7 @@ class _Feature(BaseModel):
 _Features = TypeAdapter(list[_Feature])
 
 
-def read_geojson(path: Path, options: ReadOptions) -> list[Drawing]:
+def read_geojson(path: Place, options: ReadOptions) -> list[Drawing]:
     """Read GeoJSON: a FeatureCollection, a list of features, one feature, or geometries without features.
 
     A geometry without a feature has no class: its value is "(none)". The plane that QuPath writes is the page.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import zipfile
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from microseg_ray.annotations.regions import (
     BadRegionError,
@@ -22,13 +22,12 @@ from microseg_ray.annotations.regions import (
     polygon,
 )
 from microseg_ray.annotations.shapes import Ellipse, Polygon, Rectangle
-from microseg_ray.errors import InputError
+from microseg_ray.errors import InputError, ObjectStoreError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from microseg_ray.annotations.regions import ReadOptions
     from microseg_ray.annotations.shapes import Shape
+    from microseg_ray.files import Place
 
 __all__ = ["read_imagej"]
 
@@ -37,7 +36,7 @@ _AREAS = {"POLYGON", "FREEHAND", "TRACED"}
 _LINES = {"LINE", "FREELINE", "POLYLINE", "ANGLE"}
 
 
-def read_imagej(path: Path, options: ReadOptions) -> list[Drawing]:
+def read_imagej(path: Place, options: ReadOptions) -> list[Drawing]:
     """Read the regions of one image.
 
     Args:
@@ -70,23 +69,29 @@ def read_imagej(path: Path, options: ReadOptions) -> list[Drawing]:
     return [drawing]
 
 
-def _contents(path: Path) -> list[tuple[str, bytes]]:
+def _contents(path: Place) -> list[tuple[str, bytes]]:
     """Name and bytes of each ROI."""
     try:
-        if not zipfile.is_zipfile(path):
-            content = path.read_bytes()
-            if not content.startswith(b"Iout"):
-                raise InputError(
-                    path, "neither a ROI of ImageJ nor a ZIP of them", "save it from the ROI manager again"
-                )
-            return [(path.stem, content)]
-        with zipfile.ZipFile(path) as archive:
-            members = [item for item in archive.infolist() if item.filename.lower().endswith(".roi")]
-            if sum(item.file_size for item in members) > _MAX_BYTES:
-                raise InputError(path, "the ZIP unpacks to more than 1 GiB", "save it from the ROI manager again")
-            return [(item.filename[:-4], archive.read(item)) for item in members]
+        with path.open("rb") as file:
+            return _rois(path, file)
+    except ObjectStoreError:
+        raise
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise InputError(path, f"cannot be read ({error})", "copy it again") from error
+
+
+def _rois(path: Place, file: IO[bytes]) -> list[tuple[str, bytes]]:
+    if not zipfile.is_zipfile(file):
+        file.seek(0)
+        content = file.read()
+        if not content.startswith(b"Iout"):
+            raise InputError(path, "neither a ROI of ImageJ nor a ZIP of them", "save it from the ROI manager again")
+        return [(path.stem, content)]
+    with zipfile.ZipFile(file) as archive:
+        members = [item for item in archive.infolist() if item.filename.lower().endswith(".roi")]
+        if sum(item.file_size for item in members) > _MAX_BYTES:
+            raise InputError(path, "the ZIP unpacks to more than 1 GiB", "save it from the ROI manager again")
+        return [(item.filename[:-4], archive.read(item)) for item in members]
 
 
 def _value(roi: Any, name: str, options: ReadOptions) -> str:

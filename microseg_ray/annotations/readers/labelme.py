@@ -28,10 +28,9 @@ from microseg_ray.annotations.regions import (
 from microseg_ray.annotations.shapes import Bitmap, Ellipse, Rectangle
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from microseg_ray.annotations.regions import ReadOptions
     from microseg_ray.annotations.shapes import Shape
+    from microseg_ray.files import Place
 
 __all__ = ["read_labelme"]
 
@@ -52,7 +51,7 @@ class _Document(BaseModel):
     imageWidth: int | None = None  # noqa: N815
 
 
-def read_labelme(path: Path, options: ReadOptions) -> list[Drawing]:
+def read_labelme(path: Place, options: ReadOptions) -> list[Drawing]:
     """Read a LabelMe file: polygon, rectangle, circle, line, linestrip and mask; points are ignored.
 
     Args:

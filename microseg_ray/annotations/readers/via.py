@@ -29,10 +29,9 @@ from microseg_ray.annotations.shapes import Ellipse, Rectangle
 from microseg_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from microseg_ray.annotations.regions import ReadOptions
     from microseg_ray.annotations.shapes import Shape
+    from microseg_ray.files import Place
 
 __all__ = ["read_via"]
 
@@ -53,7 +52,7 @@ class _Entry(BaseModel):
 _Entries = TypeAdapter(dict[str, _Entry])
 
 
-def read_via(path: Path, options: ReadOptions) -> list[Drawing]:
+def read_via(path: Place, options: ReadOptions) -> list[Drawing]:
     """Read a VIA file of any kind.
 
     Args:
@@ -91,18 +90,18 @@ def read_via(path: Path, options: ReadOptions) -> list[Drawing]:
     return list(drawings.values())
 
 
-def _is_csv(path: Path) -> bool:
+def _is_csv(path: Place) -> bool:
     return not read_text(path).lstrip().startswith(("{", "["))
 
 
-def _of_json(path: Path) -> list[_Entry]:
+def _of_json(path: Place) -> list[_Entry]:
     document = read_json(path)
     if isinstance(document, dict) and "_via_img_metadata" in document:
         document = document["_via_img_metadata"]
     return list(validated(path, document, _Entries).values())
 
 
-def _of_csv(path: Path) -> list[_Entry]:
+def _of_csv(path: Place) -> list[_Entry]:
     # VIA 1 puts a comment in front of the header.
     text = read_text(path).lstrip().removeprefix("#")
     reader = csv.DictReader(io.StringIO(text, newline=""))
@@ -123,7 +122,7 @@ def _of_csv(path: Path) -> list[_Entry]:
     return entries
 
 
-def _cell(path: Path, row: int, column: str, text: str | None) -> Any:
+def _cell(path: Place, row: int, column: str, text: str | None) -> Any:
     try:
         cell = json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -133,7 +132,7 @@ def _cell(path: Path, row: int, column: str, text: str | None) -> Any:
     return cell
 
 
-def _only_attribute(path: Path, entries: list[_Entry]) -> str | None:
+def _only_attribute(path: Place, entries: list[_Entry]) -> str | None:
     names: dict[str, None] = {}
     for entry in entries:
         for region in entry.regions.values() if isinstance(entry.regions, dict) else entry.regions:

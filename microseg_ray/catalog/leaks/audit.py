@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microseg_ray.catalog.rows import CatalogRow
+    from microseg_ray.files import Where
     from microseg_ray.settings import SourceSettings
     from microseg_ray.sources import Micrograph
     from microseg_ray.symmetry import Symmetry
@@ -145,9 +146,7 @@ def find_leaks(
     return sorted(leaks, key=lambda leak: (leak.first, leak.second))
 
 
-def reduce_micrograph(
-    path: str | os.PathLike[str], source: SourceSettings | None = None, scaling: Scaling | None = None
-) -> Reduced:
+def reduce_micrograph(path: Where, source: SourceSettings | None = None, scaling: Scaling | None = None) -> Reduced:
     """A micrograph read once, block by block, and reduced; only its specimen counts, not its info bar.
 
     The survey of the tile job, an append and the audit job all reduce through the same opening, so that they compare the

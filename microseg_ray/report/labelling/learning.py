@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
-from microseg_ray.files import local_folder, sole_writer, write_json
+from microseg_ray.files import absolute_text, local_folder, sole_writer, write_json
 from microseg_ray.names import text
 from microseg_ray.outputs import Kind, claim
 from microseg_ray.quarantine import Failure
@@ -164,7 +164,7 @@ class _Round:
 
     def _start(self) -> str:
         if self._settings.checkpoint is not None:
-            return str(Path(self._settings.checkpoint).expanduser().absolute())
+            return absolute_text(self._settings.checkpoint)
         last = self._rounds.last()
         if last:
             return str(self._rounds.checkpoint(last))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import InputError, MicrosegError, StoreError
 from microseg_ray.figures.pictures import thumbnail
-from microseg_ray.files import delete_folder, whole
+from microseg_ray.files import delete_folder, local_folder, whole
 from microseg_ray.names import text
 from microseg_ray.report.viewer.encoding import jpeg, limits_of
 from microseg_ray.report.viewer.hover import read_objects
@@ -196,7 +196,7 @@ def find_truths(where: str | None, names: tuple[str, ...]) -> dict[str, Path]:
         return {}
     by_stem: dict[str, list[Path]] = {}
     for file in list_files(where):
-        by_stem.setdefault(file.stem, []).append(file)
+        by_stem.setdefault(file.stem, []).append(local_folder(file, "view"))
     found = {}
     for name in names:
         masks = by_stem.get(Path(name).stem, [])

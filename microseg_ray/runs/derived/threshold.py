@@ -18,7 +18,7 @@ import zarr
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, counted, file_account, write_accounts
 from microseg_ray.catalog import relative_name
 from microseg_ray.errors import InputError, MicrosegError, RunMismatchError, SettingsError, StoreError
-from microseg_ray.files import sole_writer, whole, write_json
+from microseg_ray.files import local_folder, sole_writer, whole, write_json
 from microseg_ray.outputs import Kind, claim, settle
 from microseg_ray.quarantine import Failure, stop_if_full, write_failures
 from microseg_ray.recognition import is_record, read_record
@@ -122,8 +122,8 @@ def threshold(settings: ThresholdSettings, report: Report = lambda *_: None) -> 
 
 def _of_maps(settings: ThresholdSettings, output: Path, report: Report) -> Thresholded:
     where = settings.probabilities or ""
-    listing, root = survey_files(where, MAP_SUFFIXES), listing_root(where)
-    files = listing.files
+    listing, root = survey_files(where, MAP_SUFFIXES), local_folder(listing_root(where), "threshold")
+    files = [local_folder(file, "threshold") for file in listing.files]
     _claim(settings, output)
     targets = {target.relative_to(output).as_posix() for target in _targets(files, root, output, settings)}
     maps = Kind.STORE if settings.format == "zarr" else Kind.FILE

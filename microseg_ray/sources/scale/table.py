@@ -8,13 +8,14 @@ import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from microseg_ray.errors import InputError
+from microseg_ray.errors import InputError, ObjectStoreError
+from microseg_ray.files import ObjectPath, content_of, place
 
 if TYPE_CHECKING:
-    import os
+    from microseg_ray.files import Place, Where
 
 __all__ = ["TableRow", "read_pixel_sizes", "row_for"]
 
@@ -53,7 +54,7 @@ class TableRow:
         return fnmatchcase(name, self.pattern) or fnmatchcase(name, f"*/{self.pattern}")
 
 
-def read_pixel_sizes(table: str | os.PathLike[str]) -> tuple[TableRow, ...]:
+def read_pixel_sizes(table: Where) -> tuple[TableRow, ...]:
     r"""Read a table: `pattern,um_per_pixel` and optionally `um_per_pixel_y`, for pixels that are not square.
 
     Lines without any value are skipped. Read once for each state of the file.
@@ -74,17 +75,18 @@ def read_pixel_sizes(table: str | os.PathLike[str]) -> tuple[TableRow, ...]:
             ...
         microseg_ray.errors.InputError: ...sizes.csv: line 3: um_per_pixel is 'nan'; give micrometres above zero, as in 0.05
     """
-    path = Path(table)
+    path = place(table)
     try:
-        state = path.stat()
-        return _read(str(path), state.st_mtime_ns, state.st_size)
+        return _read(str(path), _state(path))
     except FileNotFoundError as error:
         raise InputError(table, "no such table of pixel sizes", "correct source.pixel_sizes") from error
+    except ObjectStoreError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(table, f"the table of pixel sizes cannot be read ({error})", "save it as UTF-8") from error
 
 
-def row_for(path: str, table: str | os.PathLike[str]) -> TableRow | None:
+def row_for(path: str, table: Where) -> TableRow | None:
     """The first line of a table that fits a micrograph.
 
     Raises:
@@ -93,9 +95,18 @@ def row_for(path: str, table: str | os.PathLike[str]) -> TableRow | None:
     return next((row for row in read_pixel_sizes(table) if row.fits(path)), None)
 
 
+def _state(path: Place) -> str:
+    if isinstance(path, ObjectPath):
+        return path.entity_tag()
+    found = path.stat()
+    return f"{found.st_mtime_ns}:{found.st_size}"
+
+
 @lru_cache(maxsize=4)
-def _read(table: str, _changed: int, _size: int) -> tuple[TableRow, ...]:
-    reader = csv.DictReader(io.StringIO(Path(table).read_text(encoding="utf-8-sig")), skipinitialspace=True)
+def _read(table: str, _state: str) -> tuple[TableRow, ...]:
+    reader = csv.DictReader(
+        io.StringIO(content_of(place(table)).decode("utf-8-sig"), newline=None), skipinitialspace=True
+    )
     try:
         names = [str(name).strip() for name in reader.fieldnames or ()]
     except csv.Error as error:
