@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ __all__ = [
 
 MANIFEST = ".microseg.json"
 _FORMAT = 1
+_LISTED = 2  # names in one folder of an object store from which a listing is fewer requests
 _MAKES_MICROGRAPHS = frozenset({"simulate", "demo", "divide"})
 _ABOUT = "Entries that microseg_ray created here. It replaces and deletes nothing else."
 
@@ -101,10 +103,11 @@ def check(folder: Where, job: str, entries: Mapping[str, Kind], *, proven: bool 
     folder = place(folder).absolute()
     known = _read(folder)
     _require_inside(entries)
+    there = _present(folder, entries)
     for name, kind in entries.items():
         path = folder / name
         _refuse_links(folder, path)
-        if not _is_there(path):
+        if name not in there:
             continue
         entry = known.get(name)
         if entry is not None and entry["job"] != job and kind is Kind.FILE:
@@ -147,12 +150,13 @@ def drop(folder: Where, job: str, names: Iterable[str] | None = None) -> None:
     """
     folder = place(folder).absolute()
     wanted = None if names is None else tuple(names)
-    found: list[tuple[Place, Kind]] = []
-    for name, entry in _read(folder).items():
-        if entry["job"] != job or not _is_there(folder / name):
-            continue
-        if wanted is None or any(PurePosixPath(name).is_relative_to(each) for each in wanted):
-            found.append((folder / name, Kind(entry["kind"])))
+    meant = {
+        name: Kind(entry["kind"])
+        for name, entry in _read(folder).items()
+        if entry["job"] == job and (wanted is None or any(PurePosixPath(name).is_relative_to(each) for each in wanted))
+    }
+    there = _present(folder, meant)
+    found = [(folder / name, kind) for name, kind in meant.items() if name in there]
     for path, kind in found:
         _refuse_links(folder, path)
         for other in foreign_to(path, kind):
@@ -185,7 +189,8 @@ def settle(folder: Where, job: str) -> None:
     """
     folder = place(folder).absolute()
     known = _read(folder)
-    kept = {name: entry for name, entry in known.items() if entry["job"] != job or _is_there(folder / name)}
+    there = _present(folder, [name for name, entry in known.items() if entry["job"] == job])
+    kept = {name: entry for name, entry in known.items() if entry["job"] != job or name in there}
     if kept != known:
         _write(folder, kept)
 
@@ -279,6 +284,21 @@ def _is_there(path: Where) -> bool:
     """Whether something is there, a broken link included."""
     found = place(path)
     return found.exists() if isinstance(found, ObjectPath) else os.path.lexists(found)
+
+
+def _present(folder: Place, names: Iterable[str]) -> set[str]:
+    """Which of these are there; of many in one folder of an object store a listing says it, in place of a request for each."""
+    together: dict[Place, list[str]] = defaultdict(list)
+    for name in names:
+        together[(folder / name).parent].append(name)
+    found: set[str] = set()
+    for parent, own in together.items():
+        if isinstance(parent, ObjectPath) and len(own) > _LISTED:
+            inside = {path.name for path in parent.iterdir()}
+            found.update(name for name in own if PurePosixPath(name).name in inside)
+        else:
+            found.update(name for name in own if _is_there(folder / name))
+    return found
 
 
 def _read(folder: Place) -> dict[str, dict[str, str]]:

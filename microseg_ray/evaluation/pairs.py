@@ -15,11 +15,11 @@ import zarr
 from microseg_ray.catalog import Catalog, CatalogRow, build_catalog
 from microseg_ray.errors import InputError, SettingsError
 from microseg_ray.files import name_below, place
+from microseg_ray.files.arrays import zarr_place
 from microseg_ray.models.ensemble import describe, folders
 from microseg_ray.quarantine import Failure
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
-from microseg_ray.runs.store.where import zarr_place
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, DataSettings, EvaluateSettings
 from microseg_ray.sources import list_files, open_micrograph, read_mask
 from microseg_ray.sources.agreement import class_order_objection, shape_objection

@@ -218,6 +218,24 @@ class ObjectPath:
             answer = self.client.get(self.key)
             return answer.bytes().to_bytes(), str(answer.meta["e_tag"])
 
+    def read_end(self, count: int) -> bytes:
+        """The last bytes.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        with reaching(self):
+            return self.client.get(self.key, options={"range": {"suffix": count}}).bytes().to_bytes()
+
+    def read_ranges(self, starts: list[int], lengths: list[int]) -> list[bytes]:
+        """Parts of the content; near ones are fetched by one request.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        with reaching(self):
+            return [bytes(part) for part in self.client.get_ranges(self.key, starts=starts, lengths=lengths)]
+
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The content as text, with every end of a line as one character, as `pathlib` has it."""
         with self.open(encoding=encoding, errors=errors) as file:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.errors import SettingsError
 from microseg_ray.figures import plot_training
-from microseg_ray.files import delete_file, sole_writer, write_json, write_text
+from microseg_ray.files import absolute_text, delete_file, sole_writer, write_json, write_text
 from microseg_ray.fitting.history import read_history
 from microseg_ray.names import text
 from microseg_ray.outputs import Kind, claim, drop, settle
@@ -169,7 +169,7 @@ def _train(settings: TrainSettings, report: Report, launch: Launch | None) -> Tr
         delete_file(output / name)
     # From here on a restarted worker must resume, not start afresh again.
     settings = settings.model_copy(
-        update={"overwrite": False, "output": str(output), "tiles": str(Path(settings.tiles).absolute())}
+        update={"overwrite": False, "output": str(output), "tiles": absolute_text(settings.tiles)}
     )
     write_json(output / "settings.json", settings.resolved())
     drawn = _draw(settings)

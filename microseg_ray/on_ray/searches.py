@@ -18,7 +18,7 @@ from typing import Any
 
 from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
 from microseg_ray.errors import MicrosegError, SettingsError
-from microseg_ray.files import sole_writer
+from microseg_ray.files import absolute_text, sole_writer
 from microseg_ray.fitting.precision import settled
 from microseg_ray.fitting.search.binding import ENTRIES, SEARCH_FILE, bind_search, check_bound, check_search, keep_best
 from microseg_ray.fitting.search.objective import HIGHER_IS_BETTER, Objective
@@ -135,7 +135,7 @@ def _search(settings: TuneSettings, output: Path, report: Report) -> list[Trial]
     from ray import tune as ray_tune
 
     storage, name = output / "ray", "sweep"
-    absolute = settings.model_copy(update={"output": str(output), "tiles": str(Path(settings.tiles).absolute())})
+    absolute = settings.model_copy(update={"output": str(output), "tiles": absolute_text(settings.tiles)})
     trainable = ray_tune.with_resources(_trial, {"cpu": settings.cpus, "gpu": settings.gpus, **settings.ray.resources})
     space = {"settings": absolute.resolved(), "values": _space(settings)}
     known = storage / name

@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 
 from microseg_ray.errors import MicrosegError
+from microseg_ray.files.arrays import zarr_place
 from microseg_ray.geometry import Box
 from microseg_ray.names import text
 from microseg_ray.report.doubt import UNKNOWN, window_sums
@@ -17,7 +18,6 @@ from microseg_ray.runs.opening import open_of_run
 from microseg_ray.runs.store.glance import glance
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.one_shard import read_array
-from microseg_ray.runs.store.where import zarr_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -16,13 +16,13 @@ import zarr
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, file_account, write_accounts
 from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError, StoreError
 from microseg_ray.files import lies_in, sole_writer, whole, whole_folder, write_json
+from microseg_ray.files.arrays import zarr_place
 from microseg_ray.outputs import Kind, claim, settle
 from microseg_ray.quarantine import Failure, stop_if_full, write_failures
 from microseg_ray.recognition import is_only_zarr, is_record, read_record
 from microseg_ray.runs.derived.threshold import class_of_run
 from microseg_ray.runs.folder import Run
 from microseg_ray.runs.store.masks import MaskStore
-from microseg_ray.runs.store.where import zarr_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,7 +19,7 @@ Weight = Annotated[float, Field(ge=0)]
 class FitSettings(EpochSettings):
     """What decides how a model is fitted, wherever it runs."""
 
-    in_object_stores: ClassVar[frozenset[str]] = frozenset({"model.weights"})
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"model.weights", "tiles"})
     tiles: str = Field(description="tile store that the tile job wrote")
     crop: int | None = Field(
         default=None, ge=8, le=8192, description="train on crops of this many pixels out of larger tiles"

@@ -20,6 +20,7 @@ class TileSettings(DataJobSettings):
     """`tile`: archive of micrographs and masks -> tile store."""
 
     job: ClassVar[str] = "tile"
+    in_object_stores: ClassVar[frozenset[str]] = frozenset({"images", "masks", "output", "source.pixel_sizes", "table"})
     output: str = Field(description="folder of the tile store that is written")
     classes: Classes = ()
     tile: int = Field(default=256, ge=8, le=8192)

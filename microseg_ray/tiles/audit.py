@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.catalog import CatalogRow, Leak, find_leaks, write_leaks
 from microseg_ray.errors import InputError
+from microseg_ray.files import place
 from microseg_ray.tiles.survey import look
 from microseg_ray.tiles.tasks import LookTask
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from microseg_ray.catalog import Reduced
+    from microseg_ray.files import Place
     from microseg_ray.settings import TileSettings
     from microseg_ray.tiles.mapping import Mapper
     from microseg_ray.tiles.tasks import Surveyed
@@ -24,7 +25,7 @@ _NAMED = 10
 
 
 def audit_splits(
-    good: Sequence[Surveyed], held: dict[str, dict[str, Any]], settings: TileSettings, output: Path, mapper: Mapper
+    good: Sequence[Surveyed], held: dict[str, dict[str, Any]], settings: TileSettings, output: Place, mapper: Mapper
 ) -> list[Leak]:
     """Find pairs across splits and write them to `leaks.csv`; raises unless `data.audit` is `report`.
 
@@ -45,11 +46,11 @@ def audit_splits(
     for found in good:
         if found.reduced is not None:
             pair = found.pair
-            rows.append(CatalogRow(pair.name, Path(pair.image), None, pair.group, pair.split))
+            rows.append(CatalogRow(pair.name, place(pair.image), None, pair.group, pair.split))
             reduced.append(found.reduced)
     for (name, entry), means in zip(held.items(), looked, strict=True):
         if means is not None:  # a micrograph of the store that cannot be read any more cannot be compared
-            rows.append(CatalogRow(name, Path(entry["image"]), None, entry["group"], entry["split"]))
+            rows.append(CatalogRow(name, place(entry["image"]), None, entry["group"], entry["split"]))
             reduced.append(means)
     leaks = find_leaks(rows, reduced, source=settings.source)
     leaks = [leak for leak in leaks if leak.first not in held or leak.second not in held]

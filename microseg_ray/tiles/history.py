@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import InputError, SettingsError, StoreError
+from microseg_ray.files import place
 from microseg_ray.settings import TileSettings
 from microseg_ray.sources import fingerprint
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from microseg_ray.catalog import CatalogRow
+    from microseg_ray.files import Place
     from microseg_ray.tiles.shards import LeftOut
     from microseg_ray.tiles.store import TileStore
     from microseg_ray.tiles.tasks import Surveyed, Unusable
@@ -50,7 +51,7 @@ class Differences:
         """Whether there is a difference at all."""
         return bool(self.settings or self.added or self.gone or self.refused)
 
-    def message(self, output: Path, *, append: bool) -> str:
+    def message(self, output: Place, *, append: bool) -> str:
         """The error message."""
         parts = [f"tile.{key} is another" for key in self.settings if not append]
         parts += [f"{name}: {what}" for name, what in sorted(self.refused.items())[:_NAMED]]
@@ -152,7 +153,7 @@ def _changed(row: CatalogRow, entry: dict[str, Any], settings: TileSettings) -> 
         except InputError:
             now = ""
         if now != before:
-            return f"the {what} changed" if Path(entry[what]).exists() else f"the {what} is gone"
+            return f"the {what} changed" if place(entry[what]).exists() else f"the {what} is gone"
     return ""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.catalog import build_catalog
 from microseg_ray.errors import InputError, SettingsError, StoreError
+from microseg_ray.files import place
 from microseg_ray.outputs import Kind, check, claim, settle
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.recognition import is_store
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from microseg_ray.catalog import Catalog, CatalogRow, Leak
+    from microseg_ray.files import Place
     from microseg_ray.settings import TileSettings
     from microseg_ray.tiles.shards import LeftOut
     from microseg_ray.tiles.tasks import TileRow
@@ -111,7 +112,7 @@ def tile(settings: TileSettings, report: Report = lambda *_: None, mapper: Mappe
             f"tile.workers: {settings.workers} worker processes need Ray; call microseg_ray.on_ray.rows.tile, or give "
             "workers 0 to run in this process"
         )
-    output = Path(settings.output).absolute()
+    output = place(settings.output).absolute()
     entries = {
         "tiles.zarr": Kind.STORE,
         **dict.fromkeys(("tiles.parquet", "failures.csv", "leaks.csv", ACCOUNTS_FILE), Kind.FILE),
@@ -185,7 +186,7 @@ def _unchanged(store: TileStore, catalog: Catalog, settings: TileSettings) -> Ti
 class _Making:
     """One writing of tiles: a whole store, or what is added to `old`."""
 
-    def __init__(self, settings: TileSettings, output: Path, mapper: Mapper, old: TileStore | None) -> None:
+    def __init__(self, settings: TileSettings, output: Place, mapper: Mapper, old: TileStore | None) -> None:
         self.settings = settings
         self.output = output
         self.mapper = mapper

@@ -15,14 +15,16 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
-from microseg_ray.errors import UNREADABLE, StoreError
+from microseg_ray.errors import UNREADABLE, ObjectStoreError, StoreError
+from microseg_ray.files import ObjectPath
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
+
+    from microseg_ray.files import Place
 
 __all__ = ["TileReader"]
 
@@ -39,7 +41,7 @@ class TileReader:
         array: (slot, ...), one chunk a slot.
     """
 
-    def __init__(self, folder: Path, array: zarr.Array[Any]) -> None:
+    def __init__(self, folder: Place, array: zarr.Array[Any]) -> None:
         self._folder = folder
         self._array = array
         self._plain = _plainly_sharded(array)
@@ -62,6 +64,8 @@ class TileReader:
                 return _from_shards(self._folder / array.basename, array, slots)
             distinct, place = np.unique(slots, return_inverse=True)
             return np.asarray(array.oindex[distinct])[place]
+        except ObjectStoreError:
+            raise
         except (OSError, *UNREADABLE) as error:
             reason = f"{array.basename} cannot be read ({error}); make the store again with `microseg tile`"
             raise StoreError(f"{self._folder}: {reason}") from error
@@ -89,29 +93,47 @@ def _are(codecs: Iterable[Any], kinds: tuple[type, ...]) -> bool:
     return len(found) == len(kinds) and all(isinstance(codec, kind) for codec, kind in zip(found, kinds, strict=True))
 
 
-def _from_shards(folder: Path, array: zarr.Array[Any], slots: NDArray[np.int64]) -> NDArray[Any]:
+def _from_shards(folder: Place, array: zarr.Array[Any], slots: NDArray[np.int64]) -> NDArray[Any]:
     tiles = np.empty((len(slots), *array.shape[1:]), array.dtype)
     per_shard = (array.shards or (1,))[0]
     decoder = Zstd()
     shards = slots // per_shard
     for shard in np.unique(shards).tolist():
         path = folder / array.metadata.encode_chunk_key((shard, *(0 for _ in array.shape[1:])))
+        places = np.flatnonzero(shards == shard)
+        if isinstance(path, ObjectPath):
+            # A request for the table and one or a few for the tiles: neighbours are fetched together.
+            entries = _entries(path.read_end(_table_bytes(per_shard)), per_shard)
+            wanted = _present(entries[slots[places] % per_shard], slots[places], path.name)
+            contents = path.read_ranges(wanted[:, 0].tolist(), wanted[:, 1].tolist())
+            for place, content in zip(places.tolist(), contents, strict=True):
+                decoder.decode(content, tiles[place])
+            continue
         with path.open("rb") as file:
-            entries = _entries(file.read, file.seek, per_shard)
-            for place in np.flatnonzero(shards == shard).tolist():
-                offset, length = entries[int(slots[place]) % per_shard]
-                if offset == _ABSENT:
-                    raise ValueError(f"tile {slots[place]} is missing in {path.name}")
-                file.seek(int(offset))
-                decoder.decode(file.read(int(length)), tiles[place])
+            file.seek(-_table_bytes(per_shard), 2)
+            entries = _entries(file.read(), per_shard)
+            wanted = _present(entries[slots[places] % per_shard], slots[places], path.name)
+            for place, (offset, length) in zip(places.tolist(), wanted.tolist(), strict=True):
+                file.seek(offset)
+                decoder.decode(file.read(length), tiles[place])
     return tiles
 
 
-def _entries(read: Any, seek: Any, count: int) -> NDArray[np.uint64]:
-    """Offset and length of each chunk of a shard: uint64 (count, 2)."""
-    size = count * _ENTRY_BYTES
-    seek(-(size + _CHECKSUM_BYTES), 2)
-    table = read(size)
-    if int(google_crc32c.value(table)) != int.from_bytes(read(_CHECKSUM_BYTES), "little"):
+def _table_bytes(count: int) -> int:
+    return count * _ENTRY_BYTES + _CHECKSUM_BYTES
+
+
+def _present(entries: NDArray[np.uint64], slots: NDArray[np.int64], name: str) -> NDArray[np.uint64]:
+    """The entries of tiles, none of which is missing."""
+    absent = np.flatnonzero(entries[:, 0] == _ABSENT)
+    if absent.size:
+        raise ValueError(f"tile {slots[absent[0]]} is missing in {name}")
+    return entries
+
+
+def _entries(end: bytes, count: int) -> NDArray[np.uint64]:
+    """Offset and length of each chunk of a shard, from its last bytes: uint64 (count, 2)."""
+    table = end[: count * _ENTRY_BYTES]
+    if int(google_crc32c.value(table)) != int.from_bytes(end[len(table) :], "little"):
         raise ValueError("the checksum of a shard's table is wrong")
     return np.frombuffer(table, "<u8").reshape(count, 2)

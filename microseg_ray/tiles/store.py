@@ -20,7 +20,6 @@ import hashlib
 import json
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -29,8 +28,9 @@ import pyarrow.compute as pc
 import zarr
 from zarr.codecs import ZstdCodec
 
-from microseg_ray.errors import UNREADABLE, StoreError
-from microseg_ray.files import delete_file, delete_folder
+from microseg_ray.errors import UNREADABLE, ObjectStoreError, StoreError
+from microseg_ray.files import delete_file, delete_folder, place
+from microseg_ray.files.arrays import zarr_place
 from microseg_ray.names import in_table
 from microseg_ray.outputs import require_store
 from microseg_ray.settings import IGNORE_INDEX, ClassSpec, Scaling
@@ -40,10 +40,11 @@ from microseg_ray.tiles.reading import TileReader
 from microseg_ray.tiles.spec import TileSpec
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from microseg_ray.files import Place, Where
 
 __all__ = ["TileStore", "write_table"]
 
@@ -54,7 +55,7 @@ COLUMNS = ("micrograph", "group", "split", "y0", "x0", "low", "high")
 class TileStore:
     """A finished tile store, read by training; see the module for what lies where."""
 
-    def __init__(self, folder: Path, group: zarr.Group, spec: TileSpec, table: pa.Table | None) -> None:
+    def __init__(self, folder: Place, group: zarr.Group, spec: TileSpec, table: pa.Table | None) -> None:
         self.folder = folder
         self.spec = spec
         self.table = table
@@ -62,7 +63,7 @@ class TileStore:
         self._slots = spec.slots
 
     @classmethod
-    def create(cls, folder: str | os.PathLike[str], spec: TileSpec, made_from: Mapping[str, Any]) -> TileStore:
+    def create(cls, folder: Where, spec: TileSpec, made_from: Mapping[str, Any]) -> TileStore:
         """Make an empty store in place of an older one; `write_table` finishes it.
 
         Args:
@@ -70,7 +71,7 @@ class TileStore:
             spec: Grid, dtype and classes.
             made_from: The settings and inputs, kept for whoever asks where the tiles came from.
         """
-        folder = Path(folder)
+        folder = place(folder)
         folder.mkdir(parents=True, exist_ok=True)
         delete_file(folder / "tiles.parquet")
         require_store(folder / "tiles.zarr")
@@ -87,7 +88,7 @@ class TileStore:
             **_profile_record(spec),
             "made_from": dict(made_from),
         }
-        group = zarr.create_group(folder / "tiles.zarr", attributes={"microseg": record})
+        group = zarr.create_group(zarr_place(folder / "tiles.zarr"), attributes={"microseg": record})
         count, side = spec.tiles_per_shard, spec.side
         for name, shape, dtype, fill in (
             ("images", (spec.channels, side, side), spec.dtype, 0),
@@ -106,7 +107,7 @@ class TileStore:
         return cls(folder, group, spec, None)
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], *, unfinished: bool = False, parts: Sequence[int] = ()) -> TileStore:
+    def open(cls, folder: Where, *, unfinished: bool = False, parts: Sequence[int] = ()) -> TileStore:
         """Open a store.
 
         Args:
@@ -117,12 +118,12 @@ class TileStore:
         Raises:
             StoreError: Nothing is there, or it is damaged or not finished.
         """
-        folder = Path(folder)
+        folder = place(folder)
         # The output itself may be called tiles.zarr.
         if folder.name == "tiles.zarr" and not (folder / "tiles.zarr").exists():
             folder = folder.parent
         try:
-            group = zarr.open_group(folder / "tiles.zarr", mode="r+" if unfinished else "r")
+            group = zarr.open_group(zarr_place(folder / "tiles.zarr"), mode="r+" if unfinished else "r", zarr_format=3)
             record = cast("dict[str, Any]", group.attrs["microseg"])
             spec = TileSpec(
                 record["tiles"],
@@ -168,9 +169,11 @@ class TileStore:
         return cls(folder, group, spec, table)
 
     @staticmethod
-    def _read_table(folder: Path) -> pa.Table:
+    def _read_table(folder: Place) -> pa.Table:
         try:
             return read_parquet(folder / "tiles.parquet")
+        except ObjectStoreError:
+            raise
         except (OSError, *UNREADABLE) as error:
             raise StoreError(
                 f"{folder}: tiles.parquet cannot be read ({error}): the tile job did not finish; run it again"
@@ -200,7 +203,7 @@ class TileStore:
             if not isinstance(entry, dict):  # a store of the first format, which did not keep paths
                 continue
             for what, before in zip(("image", "mask"), entry["fingerprints"], strict=True):
-                if not Path(entry[what]).exists():
+                if not place(entry[what]).exists():
                     found[name] = f"the {what} is gone"
                 elif fingerprint(entry[what], "content" if before.startswith("sha256:") else "stat") != before:
                     found.setdefault(name, f"the {what} changed")
@@ -219,7 +222,9 @@ class TileStore:
             StoreError: The store was made with shards of another size.
         """
         spec = self.spec.grown(tiles)
-        writable = TileStore(self.folder, zarr.open_group(self.folder / "tiles.zarr", mode="r+"), spec, None)
+        writable = TileStore(
+            self.folder, zarr.open_group(zarr_place(self.folder / "tiles.zarr"), mode="r+", zarr_format=3), spec, None
+        )
         for name in ("images", "masks"):
             array = writable._array(name)
             if (array.shards or (0,))[0] != spec.tiles_per_shard:
@@ -283,8 +288,10 @@ class TileStore:
         if not 0 <= shard < self.spec.shards:
             raise StoreError(f"{self.folder}: shard {shard}: there are {self.spec.shards} shards, counted from 0")
         tiles = self.spec.shard_range(shard)
+        # Each is opened once: in an object store that is a request.
+        targets = {name: self._array(name) for name in ("images", "masks")}
         for name, array in (("images", images), ("masks", masks)):
-            target = self._array(name)
+            target = targets[name]
             expected = (len(tiles), *target.shape[1:])
             if array.shape != expected or array.dtype != target.dtype:
                 raise StoreError(
@@ -294,7 +301,7 @@ class TileStore:
         for name, array in (("images", images), ("masks", masks)):
             # Not stored in the metadata, so it must be asked for at each opening: a tile of one value is still written.
             first = shard * self.spec.tiles_per_shard
-            self._array(name).with_config({"write_empty_chunks": True})[first : first + len(tiles)] = array
+            targets[name].with_config({"write_empty_chunks": True})[first : first + len(tiles)] = array
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Indices of the tiles of a split, in order; empty where the store has none."""
@@ -358,9 +365,7 @@ class TileStore:
             raise StoreError(f"{self.folder}: {reason}; make the store again with `microseg tile`") from error
 
 
-def write_table(
-    folder: str | os.PathLike[str], rows: list[dict[str, Any]], grown: Mapping[str, Any] | None = None
-) -> None:
+def write_table(folder: Where, rows: list[dict[str, Any]], grown: Mapping[str, Any] | None = None) -> None:
     """Write tiles.parquet, whole or not at all: this finishes a store.
 
     Args:
@@ -371,7 +376,7 @@ def write_table(
     table = pa.Table.from_pylist([in_table(row) for row in rows])
     if grown:
         table = table.replace_schema_metadata({_GROWN: json.dumps(grown)})
-    write_parquet(Path(folder) / "tiles.parquet", table)
+    write_parquet(place(folder) / "tiles.parquet", table)
 
 
 def _profile_record(spec: TileSpec) -> dict[str, Any]:

@@ -31,7 +31,6 @@ from microseg_ray.symmetry import SYMMETRIES
 from microseg_ray.tables import write_csv
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
@@ -190,7 +189,7 @@ def hashes(reduced: Reduced) -> NDArray[np.uint64]:
     return np.packbits(np.array(bits), axis=1).view(np.uint64).ravel()
 
 
-def write_leaks(path: str | os.PathLike[str], leaks: Iterable[Leak]) -> None:
+def write_leaks(path: Where, leaks: Iterable[Leak]) -> None:
     """Write pairs as CSV with the columns of `Leak`, whole or not at all.
 
     Example:

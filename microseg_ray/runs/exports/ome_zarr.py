@@ -21,13 +21,13 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from microseg_ray.errors import UNREADABLE, InputError
+from microseg_ray.files.arrays import zarr_place
 from microseg_ray.files.objects import is_object_url
 from microseg_ray.geometry import Box, ceil_to
 from microseg_ray.names import text
 from microseg_ray.runs.opening import open_of_run, require_unchanged
 from microseg_ray.runs.store.pyramid import halved, label_axes, label_metadata, level_shapes
 from microseg_ray.runs.store.spec import CHUNK, create_pixels
-from microseg_ray.runs.store.where import zarr_place
 from microseg_ray.sources import member_path
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import zarr
 
 from microseg_ray.errors import InputError
 from microseg_ray.figures.pictures import class_palette
+from microseg_ray.files.arrays import zarr_place
 from microseg_ray.names import text
 from microseg_ray.runs.store.pyramid import level_shapes
-from microseg_ray.runs.store.where import zarr_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

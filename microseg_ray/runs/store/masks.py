@@ -25,10 +25,10 @@ import numpy as np
 
 from microseg_ray.errors import UNREADABLE, StoreError
 from microseg_ray.files import ObjectPath, delete_file, delete_folder, place, sync
+from microseg_ray.files.arrays import created_group, opened_group
 from microseg_ray.outputs import require_store
 from microseg_ray.runs.store.pyramid import build_pyramid, label_metadata, level_shapes, stale_levels
 from microseg_ray.runs.store.spec import NOT_DONE, MaskSpec, create_ledger, create_pixels
-from microseg_ray.runs.store.where import created_group, opened_group
 from microseg_ray.settings import ClassSpec
 from microseg_ray.statistics.counts import SPREADS, count_classes
 

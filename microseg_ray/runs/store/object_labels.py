@@ -10,11 +10,11 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from microseg_ray.files import delete_folder
+from microseg_ray.files.arrays import zarr_place
 from microseg_ray.geometry import Box, ceil_to
 from microseg_ray.outputs import require_store
 from microseg_ray.runs.store.pyramid import label_axes, level_shapes
 from microseg_ray.runs.store.spec import CHUNK
-from microseg_ray.runs.store.where import zarr_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

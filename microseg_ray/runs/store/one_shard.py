@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from numcodecs.zstd import Zstd
 
-from microseg_ray.runs.store.where import zarr_place
+from microseg_ray.files.arrays import zarr_place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

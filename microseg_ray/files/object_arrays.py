@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from zarr.storage import ObjectStore
 
-from microseg_ray.files import ObjectPath
 from microseg_ray.files.client import reaching
+from microseg_ray.files.objects import ObjectPath
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from microseg_ray.files import ObjectPath, place
+from microseg_ray.files.objects import ObjectPath
+from microseg_ray.files.places import place
 
 if TYPE_CHECKING:
     import zarr
     from zarr.storage import ObjectStore
 
-    from microseg_ray.files import Where
+    from microseg_ray.files.places import Where
 
 __all__ = ["created_group", "opened_group", "zarr_place"]
 
@@ -28,7 +29,7 @@ def zarr_place(where: Where) -> str | ObjectStore[Any]:
     found = place(where)
     if not isinstance(found, ObjectPath):
         return str(found)
-    from microseg_ray.runs.store.object_store import object_store
+    from microseg_ray.files.object_arrays import object_store
 
     return object_store(found)
 
