@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microseg_ray.errors import MicrosegError
+from microseg_ray.errors import MicrosegError, ObjectStoreError
 from microseg_ray.evaluation.events import FILE
 from microseg_ray.evaluation.writing import OWNER, TABLES
 from microseg_ray.figures import Pane, compose_panel, error_colors, thumbnail, tinted
@@ -71,6 +71,8 @@ class Drawing:
             self._panel(pair, truth, prediction)
             if pair.open_image is not None and truth.size <= OVERLAY_PIXELS:
                 self._overlays(pair, truth, prediction)
+        except ObjectStoreError:
+            raise
         except (MicrosegError, ValueError, OSError) as error:
             stop_if_full(error, self._output)
             return [Failure(pair.name, "draw", str(error))]

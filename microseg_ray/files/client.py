@@ -22,6 +22,7 @@ __all__ = [
     "client_of",
     "client_options",
     "endpoint",
+    "failure",
     "reaching",
     "require_credentials",
     "retries",
@@ -148,12 +149,22 @@ def reaching(path: object, *, writing: bool = False) -> Iterator[None]:
 
         if not isinstance(error, BaseError):
             raise
-        # The lines after the first repeat it in the words of the library.
-        said = str(error).split("\n\nDebug source", 1)[0]
-        code = re.search(r"<Code>(\w+)</Code>", said)
-        head = said.splitlines()[0].split(": <", 1)[0][:300]
-        reason = f"{head}{f' ({code[1]})' if code else ''}"
-        raise ObjectStoreError(
-            f"{path}: the object store did not do what was asked ({reason}); check the address, the network, and "
-            "AWS_ENDPOINT_URL, AWS_REGION and the credentials in the environment"
-        ) from None
+        raise failure(path, error) from None
+
+
+def failure(path: object, error: Exception) -> ObjectStoreError:
+    """The error of a request that was given up, with the reason of the client and advice.
+
+    Example:
+        >>> str(failure("s3://bucket/a", OSError("no route")))[:61]
+        's3://bucket/a: the object store did not do what was asked (no'
+    """
+    # The lines after the first repeat it in the words of the library.
+    said = str(error).split("\n\nDebug source", 1)[0]
+    code = re.search(r"<Code>(\w+)</Code>", said)
+    head = said.splitlines()[0].split(": <", 1)[0][:300] if said else type(error).__name__
+    reason = f"{head}{f' ({code[1]})' if code else ''}"
+    return ObjectStoreError(
+        f"{path}: the object store did not do what was asked ({reason}); check the address, the network, and "
+        "AWS_ENDPOINT_URL, AWS_REGION and the credentials in the environment"
+    )

@@ -15,9 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from microseg_ray.errors import InputError
+from microseg_ray.errors import InputError, ObjectStoreError
 from microseg_ray.files import ObjectPath
-from microseg_ray.files.client import client_options, require_credentials, retries
+from microseg_ray.files.client import SCHEME, client_options, failure, reaching, require_credentials, retries
 from microseg_ray.files.objects import is_object_url
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ def _register_objects() -> bool:
         """A file by blocks that are kept: the library's own asks for each tile of a TIFF by itself."""
 
         def _fetch_range(self, start: int, end: int) -> bytes:
-            return cast("bytes", self.fs.cat_file(self.path, start=start, end=end))
+            with reaching(f"{SCHEME}{self.path}"):
+                return cast("bytes", self.fs.cat_file(self.path, start=start, end=end))
 
     class Objects(FsspecStore):
         """Without a listing that is kept, and with our patience."""
@@ -289,13 +290,24 @@ def _reaching(url: str) -> Iterator[None]:
                 url, f"the server cannot be reached ({cause})", "check the address and the network"
             ) from error
         raise
-    except (PermissionError, IsADirectoryError, InputError):
+    except (PermissionError, IsADirectoryError, InputError, ObjectStoreError):
         raise
     except Exception as error:
+        if is_object_url(url) and _is_outage(error):
+            raise failure(url, error) from error
         # Each protocol's client has exceptions of its own.
         text = " ".join(str(error).split())[:200]
         reason = f"the server did not answer as it should ({type(error).__name__}: {text})"
         raise InputError(url, reason, "check the address, the network and the credentials") from error
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the client of object stores gave a request up, so that no file is to blame."""
+    if find_spec("obstore") is None:
+        return False
+    from obstore.exceptions import GenericError
+
+    return isinstance(error, GenericError)
 
 
 def _has_ranges(file: Any, url: str, size: int) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.catalog import build_catalog
-from microseg_ray.errors import InputError, SettingsError, StoreError
+from microseg_ray.errors import InputError, ObjectStoreError, SettingsError, StoreError
 from microseg_ray.files import place
 from microseg_ray.outputs import Kind, check, claim, settle
 from microseg_ray.quarantine import Failure, write_failures
@@ -25,7 +25,7 @@ from microseg_ray.tiles.mapping import Mapper, Report, in_process
 from microseg_ray.tiles.shards import TRAINED_ON, changed_pair, shard_task, tile_rows, write_shard
 from microseg_ray.tiles.spec import TileSpec
 from microseg_ray.tiles.store import TileStore, write_table
-from microseg_ray.tiles.survey import survey, survey_task
+from microseg_ray.tiles.survey import OUTAGE, survey, survey_task
 from microseg_ray.tiles.tasks import Surveyed, Unusable
 
 if TYPE_CHECKING:
@@ -205,6 +205,9 @@ class _Making:
         audit = settings.audit != "off" and len(splits) > 1
         surveys = self.mapper(survey, [survey_task(row, settings, audit=audit) for row in rows], "survey")
         bad = [found for found in surveys if isinstance(found, Unusable)]
+        outage = next((found for found in bad if found.stage == OUTAGE), None)
+        if outage is not None:
+            raise ObjectStoreError(f"{outage.reason}; then run the same command again")
         good = [found for found in surveys if isinstance(found, Surveyed)]
         failures += [Failure(found.pair.name, found.stage, found.reason) for found in bad]
         if not good:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microseg_ray.catalog import Reducer, reduce_micrograph
-from microseg_ray.errors import InputError, MicrosegError
+from microseg_ray.errors import InputError, MicrosegError, ObjectStoreError
 from microseg_ray.geometry import TileGrid
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.sources import fingerprint, intensity_limits, open_prepared, read_mask
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from microseg_ray.sources.specimen.profile import IntensitySample
     from microseg_ray.tiles.tasks import LookTask
 
-__all__ = ["look", "mask_of", "source_of", "survey", "survey_task"]
+__all__ = ["OUTAGE", "look", "mask_of", "source_of", "survey", "survey_task"]
+
+OUTAGE = "store"
+"""The stage of a pair whose object store did not answer: it is not set aside, the job stops."""
 
 _ROWS = 256  # rows of a mask that are counted at a time
 
@@ -52,6 +55,8 @@ def survey(task: SurveyTask) -> Surveyed | Unusable:
     pair = task.pair
     try:
         return _survey(task)
+    except ObjectStoreError as error:
+        return Unusable(pair, ("", ""), OUTAGE, str(error))
     except MicrosegError as error:
         stage = "mask" if getattr(error, "where", "") == pair.mask else "image"
         reason = str(error).removeprefix(f"{pair.image}: ")
@@ -64,6 +69,8 @@ def look(task: LookTask) -> Reduced | None:
     """Reduce a micrograph that the store holds already, for the audit; None where it cannot be read any more."""
     try:
         return reduce_micrograph(task.image, task.source, task.scaling)
+    except ObjectStoreError:
+        raise
     except MicrosegError:
         return None
 

@@ -123,7 +123,7 @@ class Unusable:
     Attributes:
         pair: The pair.
         fingerprints: Of the image and of the mask; empty for a file that cannot be read.
-        stage: `mask`, `image` or `read`.
+        stage: `mask`, `image` or `read`; `store` where nothing is wrong with it but the object store does not answer.
         reason: What is wrong.
     """
 

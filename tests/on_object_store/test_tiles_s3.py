@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import numpy as np
 import pytest
 
 from microseg_ray.errors import StoreError
 from microseg_ray.models.checkpoint import load_checkpoint
+from microseg_ray.tiles import make
 from microseg_ray.tiles.store import TileStore
+from tests.on_object_store.faulty import KINDS, Faults, FaultyProxy
 
 OF_THE_PLACE = {"tiles.zarr/zarr.json"}
 """What names the files that the tiles were made of."""
@@ -128,3 +131,42 @@ def test_train_reads_tiles_from_the_store(places, microseg, monkeypatch):
         weights.append(load_checkpoint(here / f"model-{number}" / "last")[0].state_dict())
     for name, expected in weights[0].items():
         assert all((other[name] == expected).all() for other in weights[1:]), name
+
+
+def test_a_store_that_goes_away_costs_no_micrograph(places, server, microseg, monkeypatch):
+    """Tiles without the micrographs of an outage would be another training set."""
+    _, there = places
+    monkeypatch.setattr("microseg_ray.files.client._TRIES", 1)
+    real = make.survey
+
+    def survey(task):
+        if task.pair.name.startswith("0_b"):
+            monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        return real(task)
+
+    monkeypatch.setattr(make, "survey", survey)
+    stopped = microseg(*command(there, "--workers", 0))
+    assert stopped.code == 1
+    assert "the object store did not do what was asked" in stopped.err
+    assert "run the same command again" in stopped.err
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    monkeypatch.setattr(make, "survey", real)
+    assert microseg(*command(there, "--workers", 0)).code == 0
+
+
+@pytest.mark.slow
+def test_tiles_through_a_faulty_store_have_the_same_bytes(places, server, microseg, objects_of, monkeypatch):
+    here, there = places
+    assert microseg(*command(here, "--workers", 0)).code == 0
+    monkeypatch.setattr("microseg_ray.files.client._ANSWER", timedelta(seconds=2))
+    monkeypatch.setattr("microseg_ray.files.client._LONGEST_PAUSE", timedelta(milliseconds=300))
+    proxy = FaultyProxy(server.url, Faults(share=0.15, stall=2.5, seed=7))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    made = microseg(*command(there, "--workers", 0))
+    proxy.shutdown()
+    proxy.server_close()
+    assert made.code == 0, made.err
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    local, remote = objects_of(here / "tiles"), objects_of(there / "tiles")
+    assert {name for name in local if local[name] != remote[name]} == OF_THE_PLACE
+    assert set(proxy.faults.injected) == set(KINDS), proxy.faults.injected
