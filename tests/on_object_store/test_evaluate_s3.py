@@ -47,10 +47,12 @@ def test_evaluate_gives_the_same_bytes(
         "evaluate", "--table", table[0], "--checkpoint", checkpoint, *options, "--output", tmp_path / "found"
     )
     assert here.code == 0, here.err
+    before = counted.requests
     there = microseg(
         "evaluate", "--table", table[1], "--checkpoint", stored / "best", *options, "--output", bucket / "found"
     )
     assert there.code == 0, there.err
+    assert counted.requests - before < 250, "outputs are looked for one by one"
     local, remote = objects_of(tmp_path / "found"), objects_of(bucket / "found")
     assert local.keys() == remote.keys()
     assert {name for name in local if local[name] != remote[name]} == OF_THE_PLACE
