@@ -211,7 +211,7 @@ def test_a_missing_page_and_a_truncated_file_on_a_server(files, tmp_path):
 
 def test_where_only_local_files_will_do_urls_say_so():
     with pytest.raises(InputError, match="a URL cannot be used here; copy the files"):
-        list_files("s3://bucket/images")
+        list_files("https://host/images")
 
 
 @pytest.mark.parametrize("kind", ["memory", "http"])
