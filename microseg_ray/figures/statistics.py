@@ -103,6 +103,8 @@ def plot_sizes(stem: Place, rows: Sequence[Mapping[str, Any]], said: str = "") -
         rows: Of `object_sizes.csv`, of all micrographs together.
         said: A line above the plot.
     """
+    from matplotlib.ticker import LogLocator
+
     units = list(dict.fromkeys(row["unit"] for row in rows))
     figure = new_figure(9.6, 0.6 + 3.0 * len(units))
     panels = figure.subplots(len(units), 2, squeeze=False)
@@ -110,9 +112,11 @@ def plot_sizes(stem: Place, rows: Sequence[Mapping[str, Any]], said: str = "") -
         for axes, key in zip(pair, ("number_share", "area_share"), strict=True):
             _sizes(axes, [row for row in rows if row["unit"] == unit], key)
             axes.set_xscale("log", base=2)
+            # Few and short ones: those of small diameters would overlap.
+            axes.xaxis.set_major_locator(LogLocator(base=2, numticks=7))
             axes.set_xlabel(f"equivalent diameter / {_unit(unit)}")
             axes.set_ylabel(f"share by {key.removesuffix('_share')}")
-            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_major_formatter("{x:.3g}")
     if panels[0][0].get_legend_handles_labels()[0]:
         panels[0][0].legend(fontsize=7)
     _say(figure, said)

@@ -30,9 +30,18 @@ __all__ = [
 SHOWN_NOTES = 10
 
 
+def _table(*columns: str, figures: Sequence[str]) -> Table:
+    """A table whose names wrap where the terminal is narrow; a figure, which is wrong without its end, is never cut."""
+    table = Table()
+    for name in columns:
+        table.add_column(name, no_wrap=name in figures, overflow="fold")
+    return table
+
+
 def print_areas(rows: Sequence[Any], limit: int = 30) -> None:
     """Print the first rows of areas.csv."""
-    table = Table("micrograph", "class", "pixels", "area fraction", "area um2", "pixel size um")
+    figures = ("pixels", "area\nfraction", "area um2", "pixel size\num")
+    table = _table("micrograph", "class", *figures, figures=figures)
     for row in rows[:limit]:
         fraction = "-" if row.area_fraction is None else f"{row.area_fraction:.5f}"
         area = "-" if row.area_um2 is None else f"{row.area_um2:.6g}"
@@ -45,12 +54,13 @@ def print_areas(rows: Sequence[Any], limit: int = 30) -> None:
 
 def print_objects(rows: Sequence[Any], notes: Mapping[str, str], remark: str, limit: int = 30) -> None:
     """Print the first rows of object_classes.csv, what is to be said of them, and which micrographs have no intensities."""
-    table = Table("micrograph", "class", "objects", "inside", "objects per mm2", "d10", "d50", "d90", "unit")
+    figures = ("objects", "inside", "per mm2", "d50")
+    table = _table("micrograph", "class", *figures, figures=figures)
     for row in rows[:limit]:
-        figures = (row.density_per_mm2, row.number_d10, row.number_d50, row.number_d90)
-        shown = ["-" if value is None else f"{value:.4g}" for value in figures]
+        diameter = "-" if row.number_d50 is None else f"{row.number_d50:.4g} {row.unit}"
+        density = "-" if row.density_per_mm2 is None else f"{row.density_per_mm2:.4g}"
         counts = (str(row.object_count), str(row.inside_count))
-        table.add_row(escape(text(row.micrograph)), escape(row.class_name), *counts, *shown, row.unit)
+        table.add_row(escape(text(row.micrograph)), escape(row.class_name), *counts, density, diameter)
     console.print(table)
     if len(rows) > limit:
         console.print(f"... and {len(rows) - limit} more rows in object_classes.csv")

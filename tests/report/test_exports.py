@@ -47,9 +47,14 @@ def measured(tmp_path_factory, request):
 
 def test_the_workbook_holds_the_values_of_all_tables(measured):
     sheets = sheets_of(measured / "statistics.xlsx")
-    assert list(sheets) == ["about", *TABLES]
+    assert list(sheets) == ["about", "columns", *TABLES]
     for name in TABLES:
-        head, *rows = sheets[name]
+        titles, *rows = sheets[name]
+        # The headings are words, each with one column of the CSV.
+        named = {title: column for sheet, title, column in sheets["columns"][1:] if sheet == name}
+        assert list(named) == titles
+        assert not [title for title in titles if "_" in title]
+        head = [named[title] for title in titles]
         wanted = rows_of(measured / f"{name}.csv")
         # Summaries come first, where a sheet that is too long still has them.
         key = {
@@ -168,6 +173,7 @@ def test_rows_that_do_not_fit_are_named(tmp_path):
         "sheet objects: the first 7 of 9 rows; all are in objects.csv and objects.parquet",
     ]
     sheets = sheets_of(tmp_path / "a.xlsx")
+    assert ["objects", "object", "object"] in sheets["columns"]
     assert [row[1] for row in sheets["objects"]] == ["object", *range(7)]
     assert [row[1] for row in sheets["intervals"]] == ["x", 8, *range(6)]
     assert len(sheets["areas"]) == 8

@@ -25,6 +25,7 @@ from tests.finished_runs import finished_run
 CLASSES = (ClassSpec(name="matrix"), ClassSpec(name="grain, large"), ClassSpec(name="pore"))
 SHAPES = {"a.tif": (90, 130), "deep/b.tif": (64, 64), "c.tif": (40, 200)}
 SIZES = {"a.tif": (0.5, 0.5), "deep/b.tif": None, "c.tif": (0.4, 0.2)}
+MEASURE = ("measure", "--exports.write", "false", "--intervals.measure", "false", "--run")
 
 
 def mask_of(name: str) -> np.ndarray:
@@ -126,7 +127,7 @@ def test_a_class_without_objects_and_a_micrograph_without_a_pixel_size(run):
 def test_an_unfinished_micrograph_is_left_out_and_named(run, microseg):
     store = MaskStore.open(run.store_path("c.tif"))
     store.forget((0, 1))
-    ran = microseg("measure", "--run", run.folder)
+    ran = microseg(*MEASURE, run.folder)
     assert ran.code == 0
     assert {row["micrograph"] for row in rows_of(run)} == {"a.tif", "deep/b.tif"}
     assert "not finished, such as c.tif" in (run.folder / "accounting.csv").read_text()
@@ -150,7 +151,7 @@ def test_a_damaged_mask_is_set_aside_and_nothing_else_is_lost(run, microseg):
     content = bytearray(shard.read_bytes())
     content[5] ^= 0xFF
     shard.write_bytes(content)
-    ran = microseg("measure", "--run", run.folder)
+    ran = microseg("measure", "--run", run.folder, "--exports.write", "false")
     assert ran.code == 3
     failures = (run.folder / "failures.csv").read_text()
     # Whichever step reads the mask first names it, once.
@@ -162,7 +163,7 @@ def test_a_damaged_mask_is_set_aside_and_nothing_else_is_lost(run, microseg):
 
 def test_measure_writes_objects_and_says_so(run, microseg):
     options = ("--objects.min_pixels", "9", "--objects.classes", "pore", "--objects.connectivity", "4")
-    ran = microseg("measure", "--run", run.folder, *options)
+    ran = microseg(*MEASURE, run.folder, *options)
     assert ran.code == 0, ran.err
     rows = rows_of(run)
     assert {row["class_name"] for row in rows} == {"pore"}
@@ -173,7 +174,7 @@ def test_measure_writes_objects_and_says_so(run, microseg):
     account = next(line for line in (run.folder / "accounting.csv").read_text().splitlines() if "objects" in line)
     assert "smaller than objects.min_pixels" in account or account.endswith(",0,0,")
     assert "have one pixel" not in ran.out
-    ran = microseg("measure", "--run", run.folder)
+    ran = microseg(*MEASURE, run.folder)
     assert "removed" not in ran.out
     every = rows_of(run)
     assert len(every) > len(rows)
@@ -181,10 +182,10 @@ def test_measure_writes_objects_and_says_so(run, microseg):
     assert (f"{single} of {len(every)} objects have one pixel" in " ".join(ran.out.split())) == (
         2 * single > len(every)
     )
-    ran = microseg("measure", "--run", run.folder, "--objects.measure", "false")
+    ran = microseg(*MEASURE, run.folder, "--objects.measure", "false")
     assert "removed, because the tables are new: objects.csv" in ran.out
     assert not (run.folder / "objects.csv").exists()
-    ran = microseg("measure", "--run", run.folder, "--objects.classes", "crack")
+    ran = microseg(*MEASURE, run.folder, "--objects.classes", "crack")
     assert ran.code == 2
     assert "'crack' is no class of this run" in ran.err
 
@@ -192,7 +193,7 @@ def test_measure_writes_objects_and_says_so(run, microseg):
 def test_measure_with_another_pixel_size_gives_other_micrometres(run, microseg):
     measure_objects(run, ObjectSettings())
     before = rows_of(run)
-    assert microseg("measure", "--run", run.folder, "--pixel_size_um", "3").code == 0
+    assert microseg(*MEASURE, run.folder, "--pixel_size_um", "3").code == 0
     for old, new in zip(before, rows_of(run), strict=True):
         assert new["pixel_count"] == old["pixel_count"]
         assert new["area_um2"] == pytest.approx(9 * old["pixel_count"])
@@ -201,7 +202,7 @@ def test_measure_with_another_pixel_size_gives_other_micrometres(run, microseg):
 
 def test_a_foreign_table_is_not_replaced(run, microseg):
     (run.folder / "objects.csv").write_text("mine")
-    ran = microseg("measure", "--run", run.folder)
+    ran = microseg(*MEASURE, run.folder)
     assert ran.code == 1
     assert "objects.csv: exists and is not known" in ran.err
     assert (run.folder / "objects.csv").read_text() == "mine"
@@ -217,7 +218,7 @@ def test_row_groups_hold_a_bounded_number_of_rows(run, monkeypatch):
 
 
 def test_the_report_shows_the_objects_of_each_class(run, microseg):
-    assert microseg("measure", "--run", run.folder).code == 0
+    assert microseg(*MEASURE, run.folder).code == 0
     assert microseg("report", "--run", run.folder).code == 0
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     table = page[page.index("objects-heading") :]
@@ -225,6 +226,6 @@ def test_the_report_shows_the_objects_of_each_class(run, microseg):
         for row in csv.DictReader(handle):
             assert f'data-value="{int(row["object_count"])}' in table
             assert row["class_name"] in table
-    assert microseg("measure", "--run", run.folder, "--objects.measure", "false").code == 0
+    assert microseg(*MEASURE, run.folder, "--objects.measure", "false").code == 0
     assert microseg("report", "--run", run.folder).code == 0
     assert "objects-heading" not in (run.folder / "report.html").read_text(encoding="utf-8")

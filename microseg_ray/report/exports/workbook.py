@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from microseg_ray.files import whole
 from microseg_ray.names import text
+from microseg_ray.report.exports.headings import heading
 from microseg_ray.report.exports.reading import TABLES, Published, batches, columns_of, rows_in, table_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from microseg_ray.files import Place
 
@@ -79,22 +80,40 @@ def write_workbook(path: Place, published: Published, most_rows: int = SHEET_ROW
         about += [("state", published.partial or "complete")]
         about += [("rows left out", note) for note in notes]
         about += [(f"sheet {name}", f"{min(counts[name], most_rows)} rows of {name}.csv") for name, _ in found]
-        about += [("what each column is", "docs/statistics.md of microseg_ray")]
+        about += [("what each column is", "sheet columns; docs/statistics.md of microseg_ray")]
         sheet = book.add_worksheet("about")
         sheet.set_column(0, 0, 22)
         for row, cells in enumerate(about):
             for column, value in enumerate(cells):
                 _write(sheet, row, column, value)
+        columns = {name: _columns(name, table) for name, table in found}
+        if found:
+            _name_columns(book.add_worksheet("columns"), columns, head)
         for name, table in found:
-            columns = columns_of(table)
-            if name == "objects":
-                columns = [each for each in columns if each not in _SAID_ELSEWHERE]
             sheet = book.add_worksheet(name)
             sheet.freeze_panes(1, 0)
-            for column, title in enumerate(columns):
-                sheet.write_string(0, column, title, head)
-            _fill(sheet, table, columns, most_rows)
+            for place, column in enumerate(columns[name]):
+                title = heading(column)
+                sheet.set_column(place, place, max(10, len(title)))
+                sheet.write_string(0, place, title, head)
+            _fill(sheet, table, columns[name], most_rows)
     return notes
+
+
+def _columns(name: str, table: Place) -> list[str]:
+    return [each for each in columns_of(table) if name != "objects" or each not in _SAID_ELSEWHERE]
+
+
+def _name_columns(sheet: Any, columns: Mapping[str, Sequence[str]], head: Any) -> None:
+    """Which column of which CSV each column of a sheet is."""
+    rows = [(name, heading(column), column) for name, own in columns.items() for column in own]
+    sheet.freeze_panes(1, 0)
+    for place, (title, width) in enumerate((("sheet", 16), ("column", 46), ("name in the CSV and Parquet tables", 36))):
+        sheet.set_column(place, place, width)
+        sheet.write_string(0, place, title, head)
+    for row, cells in enumerate(rows, 1):
+        for place, value in enumerate(cells):
+            _write(sheet, row, place, value)
 
 
 def _fill(sheet: Any, table: Place, columns: list[str], limit: int) -> None:
