@@ -50,13 +50,23 @@ class Counted:
 
     @property
     def number(self) -> float:
-        """How many objects the field stands for.
+        """How many objects the field stands for; nan where objects are as large as the field, so that counting says nothing.
 
         Example:
-            >>> Counted(inside=10, cut=6, corners=4, pixels=900).number
-            12.0
+            >>> Counted(inside=10, cut=6, corners=4, pixels=900).number, Counted(inside=0, cut=1, corners=4, pixels=900).number
+            (12.0, nan)
         """
-        return self.inside + self.cut / 2 - self.corners / 4
+        number = self.inside + self.cut / 2 - self.corners / 4
+        return number if number > 0 or not self.inside + self.cut else math.nan
+
+    def __add__(self, other: Counted) -> Counted:
+        """The objects of both."""
+        return Counted(
+            self.inside + other.inside,
+            self.cut + other.cut,
+            self.corners + other.corners,
+            self.pixels + other.pixels,
+        )
 
 
 @dataclass(frozen=True)
@@ -156,7 +166,6 @@ def planimetric_rows(
         return []
     in_um = all(each.pixel_size_um is not None for each in found)
     per_area = "1/mm2" if in_um else "1/Mpx"
-    said = f"objects below {found[0].least} px are left out" if found[0].least > 1 else ""
     rows = []
     for index in found[0].classes:
         if index == boundaries:
@@ -165,16 +174,30 @@ def planimetric_rows(
         density = [_density(each, own.number, in_um=in_um) for each, own in zip(found, counts, strict=True)]
         area = [_mean_area(each, own, in_um=in_um) for each, own in zip(found, counts, strict=True)]
         place = RowPlace(scope, name, index, classes[index].name, unfinished)
+        said = _said(counts, found[0].least)
         rows.append(place.row(Quantity("objects_per_area", per_area, "ASTM E1245"), density, said))
         unit = "um2" if in_um else "px"
         rows.append(place.row(Quantity("mean_object_area", unit, "ASTM E1245"), area, said))
     if boundaries is not None:
-        grains = [sum(own.number for index, own in each.classes.items() if index != boundaries) for each in found]
-        density = [_density(each, number, in_um=in_um) for each, number in zip(found, grains, strict=True)]
+        grains = [
+            sum((own for index, own in each.classes.items() if index != boundaries), Counted(0, 0, 0, 0))
+            for each in found
+        ]
+        density = [_density(each, own.number, in_um=in_um) for each, own in zip(found, grains, strict=True)]
+        said = _said(grains, found[0].least)
         place = RowPlace(scope, name, boundaries, classes[boundaries].name, unfinished)
         row = place.row(Quantity("grains_per_area", per_area, "ASTM E112"), density, said)
         rows += [row, _grain_size(row, in_um=in_um)]
     return rows
+
+
+def _said(counts: Sequence[Counted], least: int) -> str:
+    """What is to be said of counts."""
+    small = f"objects below {least} px are left out" if least > 1 else ""
+    large = sum(math.isnan(own.number) for own in counts)
+    return "; ".join(
+        filter(None, (small, f"fields with objects as large as the field, left out: {large}" if large else ""))
+    )
 
 
 def _grain_size(density: StereologyRow, *, in_um: bool) -> StereologyRow:

@@ -87,6 +87,11 @@ def test_fields_without_a_pixel_size_or_an_object_have_no_g():
     assert (rows["grains_per_area"].mean, rows["grains_per_area"].unit) == (5, "1/Mpx")
     assert rows["planimetric_grain_size_number"].mean is None
     assert "no pixel size" in rows["planimetric_grain_size_number"].reason
+    # A matrix that holds all corners cannot be counted; it is left out and said.
+    matrix = [field(0, 1, 4, 10**6), field(3, 2, 0, 10**6)]
+    row = planimetric_rows("archive", "", matrix, CLASSES, 2, 0)[0]
+    assert (row.mean, row.fields) == (16, 1)
+    assert row.reason == "fields with objects as large as the field, left out: 1; one field: no interval"
     empty = FieldObjects({1: Counted(0, 0, 0, 0)}, 0, (1.0, 1.0), 5)
     (density, area) = planimetric_rows("archive", "", [empty], CLASSES, None, 0)
     assert (density.mean, area.mean) == (None, None)

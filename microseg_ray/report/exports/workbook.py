@@ -92,8 +92,7 @@ def write_workbook(path: Place, published: Published, most_rows: int = SHEET_ROW
         for name, table in found:
             sheet = book.add_worksheet(name)
             sheet.freeze_panes(1, 0)
-            for place, column in enumerate(columns[name]):
-                title = heading(column)
+            for place, title in enumerate(map(heading, columns[name])):
                 sheet.set_column(place, place, max(10, len(title)))
                 sheet.write_string(0, place, title, head)
             _fill(sheet, table, columns[name], most_rows)
