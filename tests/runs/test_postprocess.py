@@ -148,7 +148,7 @@ def test_no_small_part_is_left_after_the_majority_filter(mask, speck, hole, radi
     assert small_parts(result, limits)[0] == 0
 
 
-@pytest.mark.parametrize("kind", ["labels", "seed_pred"])
+@pytest.mark.parametrize("kind", [pytest.param("labels", marks=pytest.mark.slow), "seed_pred"])
 def test_no_small_part_is_left_on_a_real_mask(real_data, kind, tmp_path):
     from PIL import Image
 
