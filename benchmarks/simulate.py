@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from microseg_ray.runs.drive import Pending
+    from microseg_ray.runs.store.shard_set import ShardSet
     from microseg_ray.runs.tasks import Outcome
 
 SHARD = 2048
@@ -47,15 +48,33 @@ class Simulated:
 
     def run(self, pending: Pending) -> Iterator[Outcome]:
         """Yield outcomes in the order of the tasks."""
-        from microseg_ray.runs.tasks import Outcome, PrepareTask
+        from microseg_ray.runs.tasks import BeginTask, Outcome, Pieces, PrepareTask
 
         while pending:
             task = pending.popleft()
             self.kinds[type(task).__name__] += 1
-            yield Outcome(task, ok=True, prepared=pickle.loads(self.found) if isinstance(task, PrepareTask) else None)
+            match task:
+                case PrepareTask():
+                    yield Outcome(task, ok=True, prepared=pickle.loads(self.found))
+                case BeginTask():
+                    side = task.view.shape[0] // SHARD
+                    yield Outcome(task, ok=True, pieces=Pieces(_levels(side), 2))
+                case _:
+                    yield Outcome(task, ok=True)
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _levels(side: int) -> tuple[ShardSet, ...]:
+    """The shards of a pyramid of a mask of so many shards along a side."""
+    from microseg_ray.runs.store.shard_set import ShardSet
+
+    found = []
+    while side > 1:
+        side = -(-side // 2)
+        found.append(ShardSet((side, side)))
+    return tuple(found)
 
 
 def one(micrographs: int, shards: int, folder: Path) -> dict[str, float]:
@@ -87,7 +106,11 @@ def one(micrographs: int, shards: int, folder: Path) -> dict[str, float]:
     drive.work(run, ledger, progress, lambda: executor, lambda _: None)
     worked = time.process_time() - began
     done = {"PrepareTask": micrographs, "ShardTask": micrographs * shards, "FinishTask": micrographs}
-    if executor.kinds != done or progress.finished != micrographs or progress.shards_done != micrographs * shards:
+    if (
+        {kind: executor.kinds[kind] for kind in done} != done
+        or progress.finished != micrographs
+        or progress.shards_done != micrographs * shards
+    ):
         raise SystemExit(f"the schedule is not complete: {executor.kinds}, {progress}")
     return {
         "listed": listed,

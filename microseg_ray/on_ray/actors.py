@@ -21,7 +21,7 @@ from microseg_ray.on_ray.metrics import PoolMetrics
 from microseg_ray.on_ray.resources import Demand, fitting, nodes_with, require, waiting
 from microseg_ray.runs import segment as without_ray
 from microseg_ray.runs.plan import SHARDS_IN_FLIGHT
-from microseg_ray.runs.tasks import BandTask, FinishTask, Outcome, PrepareTask, Task, timed
+from microseg_ray.runs.tasks import BandTask, FinishTask, LevelTask, Outcome, PrepareTask, Task, timed
 from microseg_ray.runs.worker import ArchiveWorker
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def _ready(references: list[Any]) -> list[Any]:
 
 
 def shards_of(task: Task, side: int) -> int:
-    """How many times `shard_timeout` a task has: a band that of all its shards, finishing that of all of the micrograph.
+    """How many times `shard_timeout` a task has: once for each shard of the mask or of a level that it computes or reads.
 
     Args:
         task: The task; a header has the time of one shard.
@@ -287,8 +287,10 @@ def shards_of(task: Task, side: int) -> int:
     match task:
         case BandTask():
             return len(task.shards)
+        case LevelTask():
+            return 4 * len(task.shards)
         case FinishTask():
-            # Building the pyramid reads every shard once.
+            # Building the pyramid reads every shard once; where that was done in pieces, the ledger is read.
             return -(-task.view.shape[0] // side) * -(-task.view.shape[1] // side)
         case _:
             return 1

@@ -18,10 +18,12 @@ from microseg_ray.errors import MicrosegError, StoreError
 from microseg_ray.files import ObjectPath, delete_folder
 from microseg_ray.outputs import require_store
 from microseg_ray.quarantine import Failure
+from microseg_ray.runs.finishing import Finishings, first_task
 from microseg_ray.runs.queue import TaskQueue
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.tasks import (
     BandTask,
+    BeginTask,
     FinishTask,
     Outcome,
     Prepared,
@@ -226,24 +228,28 @@ def work(
     left = {name: len(found.missing) for name, found in ledger.prepared.items()}
     progress.shards = sum(left.values())
     idle = sorted(name for name in left if not left[name])
-    last = (_finish(run, name, ledger) for name in idle if not ledger.prepared[name].finished)
+    last = (_first(run, name, ledger) for name in idle if not ledger.prepared[name].finished)
     units: Iterator[Task] = _shards(run, ledger) if division is None else _bands(run, ledger, division)
     pending = TaskQueue(chain(units, last))
     progress.finished += sum(1 for name in idle if ledger.prepared[name].finished)
     if not pending:
         return
+    large = Finishings(lambda name: _finish(run, name, ledger))
     for outcome in executor().run(pending):
         task = outcome.task
-        if _noted(outcome, ledger, progress):
-            if isinstance(task, ShardTask | BandTask):
-                done = len(task.shards) if isinstance(task, BandTask) else 1
-                ledger.computed += done
-                progress.shards_done += done
-                left[task.name] -= done
-                if not left[task.name]:
-                    pending.appendleft(_finish(run, task.name, ledger))
-            else:
-                progress.finished += 1
+        if not _noted(outcome, ledger, progress):
+            large.give_up(task.name)
+        elif isinstance(task, ShardTask | BandTask):
+            done = len(task.shards) if isinstance(task, BandTask) else 1
+            ledger.computed += done
+            progress.shards_done += done
+            left[task.name] -= done
+            if not left[task.name]:
+                pending.appendleft(_first(run, task.name, ledger))
+        elif isinstance(task, FinishTask):
+            progress.finished += 1
+        else:
+            pending.insert(large.after(outcome))
         report(progress)
     for name, how in ledger.gone.items():
         if how == "changed":
@@ -344,6 +350,10 @@ def _shards(run: Run, ledger: Ledger) -> Iterator[ShardTask]:
             if name in ledger.gone:
                 break
             yield ShardTask(name, path, store, found.view, found.limits, shard)
+
+
+def _first(run: Run, name: str, ledger: Ledger) -> FinishTask | BeginTask:
+    return first_task(_finish(run, name, ledger), ledger.prepared[name].missing.grid)
 
 
 def _finish(run: Run, name: str, ledger: Ledger) -> FinishTask:

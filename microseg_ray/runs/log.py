@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 from microseg_ray.files import ObjectPath, rotate
 from microseg_ray.names import text
 from microseg_ray.runs.folder import LOG_FILES
-from microseg_ray.runs.tasks import BandTask, FinishTask, PrepareTask, ShardTask
+from microseg_ray.runs.tasks import AuditTask, BandTask, BeginTask, FinishTask, LevelTask, PrepareTask, ShardTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +41,15 @@ SENT_SECONDS = 30.0
 """How often a log in an object store is sent."""
 _REMEMBERED = 200
 _FEWEST = 20
+_EVENTS = {
+    PrepareTask: "prepared",
+    ShardTask: "shard",
+    BandTask: "band",
+    BeginTask: "finishing",
+    LevelTask: "pyramid",
+    AuditTask: "seam",
+    FinishTask: "finished",
+}
 
 
 @dataclass(frozen=True)
@@ -184,14 +193,18 @@ class Watched:
             case BandTask():
                 fields["shards"] = [list(task.shards[0]), list(task.shards[-1])]
                 fields["count"] = shards = len(task.shards)
+            case LevelTask():
+                fields["shards"] = [list(task.shards[0]), list(task.shards[-1])]
+                fields["count"] = len(task.shards)
+            case AuditTask():
+                fields["seam"] = task.seam
             case _:
                 pass
         fields |= {"seconds": round(outcome.seconds, 3), "worker": outcome.worker}
         if not outcome.ok:
             self._log.write("failed", **fields, stage=task.stage, reason=outcome.reason)
             return
-        names = {PrepareTask: "prepared", FinishTask: "finished", ShardTask: "shard", BandTask: "band"}
-        self._log.write(names[type(task)], **fields)
+        self._log.write(_EVENTS[type(task)], **fields)
         if shards:
             self._judge(fields, outcome.seconds / shards)
 

@@ -28,13 +28,15 @@ class TaskQueue:
     """
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
-        self._tasks: Iterator[Task] = iter(tasks)
+        self._tasks: list[Iterator[Task]] = [iter(tasks)]
         self._next: deque[Task] = deque()
 
     def __bool__(self) -> bool:
         """Whether a task is left."""
-        if not self._next:
-            self._next.extend(islice(self._tasks, 1))
+        while self._tasks and not self._next:
+            self._next.extend(islice(self._tasks[-1], 1))
+            if not self._next:
+                self._tasks.pop()
         return bool(self._next)
 
     def popleft(self) -> Task:
@@ -50,3 +52,14 @@ class TaskQueue:
     def appendleft(self, task: Task) -> None:
         """Put a task before all others."""
         self._next.appendleft(task)
+
+    def insert(self, tasks: Iterable[Task]) -> None:
+        """Put tasks before those that the queue was made with; each is made when it is asked for.
+
+        Example:
+            >>> queue = TaskQueue(iter("yz"))
+            >>> queue.insert(iter("ab"))
+            >>> [queue.popleft() for _ in range(4)]
+            ['a', 'b', 'y', 'z']
+        """
+        self._tasks.append(iter(tasks))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.geometry import Box
     from microseg_ray.runs.bands import StripStream
-    from microseg_ray.runs.tasks import BandTask, FinishTask
+    from microseg_ray.runs.tasks import AuditTask, BandTask, FinishTask
     from microseg_ray.settings import ClassSpec
     from microseg_ray.sources import View
     from microseg_ray.stitching import EnginePlan, Predictor, ShardPixels
@@ -88,7 +88,7 @@ class Streamer:
         stream: StripStream = self.model().strips(rows)  # type: ignore[attr-defined]
         return stream
 
-    def audit(self, task: FinishTask) -> SeamAudit:
+    def audit(self, task: FinishTask | AuditTask) -> SeamAudit:
         """Compare the mask on disk with a tile in its middle.
 
         A tile costs as much as a small micrograph, so few of those are looked at: one in sixteen, always the same.

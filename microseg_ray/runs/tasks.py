@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from microseg_ray.runs.store.masks import MaskStore
     from microseg_ray.runs.store.shard_set import ShardSet
     from microseg_ray.sources import View
+    from microseg_ray.stitching.seams import SeamAudit
 
 __all__ = [
+    "AuditTask",
     "BandTask",
+    "BeginTask",
     "Calibration",
     "FinishTask",
+    "LevelTask",
     "Outcome",
+    "Pieces",
     "PrepareTask",
     "Prepared",
     "ShardTask",
@@ -140,9 +145,76 @@ class FinishTask:
     limits: tuple[float, float]
     calibration: Calibration
     stage: str = "finish"
+    seams: SeamAudit | None = None
+    """Of a large micrograph, whose pyramid is made and whose seams are measured already; None: all is to be done."""
 
 
-Task = PrepareTask | ShardTask | BandTask | FinishTask
+@dataclass(frozen=True)
+class BeginTask:
+    """Find out in which pieces a large micrograph is finished, and make the empty levels of its pyramid."""
+
+    name: str
+    path: str
+    store: str
+    view: View
+    stage: str = "finish"
+
+
+@dataclass(frozen=True)
+class LevelTask:
+    """Make a few shards of a pyramid, in this order.
+
+    Attributes:
+        shards: (level, y, x) of each.
+    """
+
+    name: str
+    path: str
+    store: str
+    shards: tuple[tuple[int, int, int], ...]
+
+    @property
+    def stage(self) -> str:
+        """What failures.csv calls it."""
+        (level, y, x), last = self.shards[0], self.shards[-1]
+        return f"pyramid {level}: {y},{x} to {last[0]}: {last[1]},{last[2]}"
+
+
+@dataclass(frozen=True)
+class AuditTask:
+    """Measure one of the sampled seams of a large micrograph.
+
+    Attributes:
+        seam: Which.
+    """
+
+    name: str
+    path: str
+    store: str
+    view: View
+    limits: tuple[float, float]
+    seam: int
+
+    @property
+    def stage(self) -> str:
+        """What failures.csv calls it."""
+        return f"seam {self.seam}"
+
+
+Task = PrepareTask | ShardTask | BandTask | BeginTask | LevelTask | AuditTask | FinishTask
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What is left of the finishing of a large micrograph.
+
+    Attributes:
+        levels: Shards to make of level 1, 2, ...
+        seams: Seams to measure.
+    """
+
+    levels: tuple[ShardSet, ...] = ()
+    seams: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,7 +229,9 @@ class Outcome:
         gone: No other task of the micrograph can be done either: the file has `changed`, is `missing`, or has `stalled`.
         detail: A traceback, where the failure is the engine's own.
         prepared: The result of a `PrepareTask`.
-        note: The seam measurements of a `FinishTask`.
+        pieces: The result of a `BeginTask`.
+        seams: The result of an `AuditTask`.
+        note: The note of the mask that a `FinishTask` wrote.
         seconds: How long it took.
         worker: Host and process that did it.
     """
@@ -169,6 +243,8 @@ class Outcome:
     gone: Literal["", "changed", "missing", "stalled"] = ""
     detail: str = ""
     prepared: Prepared | None = None
+    pieces: Pieces = field(default_factory=Pieces)
+    seams: SeamAudit | None = None
     note: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = field(default=0.0, compare=False)
     worker: str = field(default="", compare=False)

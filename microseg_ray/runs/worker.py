@@ -29,14 +29,18 @@ from microseg_ray.models.memory import release_memory
 from microseg_ray.names import require_room
 from microseg_ray.quarantine import is_full
 from microseg_ray.runs.config import load_own_predictor
+from microseg_ray.runs.finisher import Finisher
 from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.runs.store.shard_set import ShardSet
 from microseg_ray.runs.store.spec import MaskSpec
 from microseg_ray.runs.streaming import Streamer
 from microseg_ray.runs.tasks import (
+    AuditTask,
     BandTask,
+    BeginTask,
     Calibration,
     FinishTask,
+    LevelTask,
     Outcome,
     Prepared,
     PrepareTask,
@@ -59,7 +63,6 @@ from microseg_ray.sources.scale.provenance import pixel_size_mark
 from microseg_ray.sources.specimen.intensity import CHECKED_WINDOWS, intensity_sample
 from microseg_ray.sources.unchanged import Unchanged
 from microseg_ray.stitching import ShardPixels, engine_grid, predict_shard, shard_window
-from microseg_ray.stitching.seams import SeamAudit, audit_seams
 from microseg_ray.stitching.shards import extended, unmeasured
 
 if TYPE_CHECKING:
@@ -93,6 +96,7 @@ class ArchiveWorker:
         self._computing = threading.Lock()
         self._inputs = Unchanged()
         self._streamer = Streamer(config.plan, config.classes, self._read, self._model)
+        self._finisher = Finisher(config, self._streamer, self._read, self._model, self._computing)
 
     def do(self, task: Task) -> Outcome:
         """Do one task; every failure comes back as a row."""
@@ -131,9 +135,7 @@ class ArchiveWorker:
             return None
         return None
 
-    def _require_unchanged(
-        self, task: ShardTask | BandTask | FinishTask, store: MaskStore, *, final: bool = False
-    ) -> None:
+    def _require_unchanged(self, task: Task, store: MaskStore, *, final: bool = False) -> None:
         """Refuse results of a file that is not the one any more that the store is bound to: before anything is committed."""
         mark = str(store.identity.get("fingerprint", ""))
         if mark:
@@ -147,6 +149,8 @@ class ArchiveWorker:
                 return self._shard(task)
             case BandTask():
                 return self._band(task)
+            case BeginTask() | LevelTask() | AuditTask():
+                return self._piece(task)
             case FinishTask():
                 return self._finish(task)
 
@@ -290,27 +294,16 @@ class ArchiveWorker:
             result = predict_shard(pixels, self._model(), grid, part, plan, task.limits)
         return result if part == box else extended(result, box.height)
 
+    def _piece(self, task: BeginTask | LevelTask | AuditTask) -> Outcome:
+        return self._finisher.do(task)
+
     def _finish(self, task: FinishTask) -> Outcome:
-        grid = engine_grid(task.view.specimen.shape, self.config.plan)
         note: dict[str, Any] = {"verdict": self.config.verdict, **calibration_note(task.calibration, task.view)}
-        seams = SeamAudit(0, 0.0, 0)
-        if self.config.plan.strip:
-            with self._computing:
-                seams = self._streamer.audit(task)
-        elif len(grid) > 1:
-            with self._computing:
-                seams = audit_seams(
-                    lambda box: self._read(task.path, task.view, box),
-                    self._model(),
-                    grid,
-                    task.limits,
-                    plan=self.config.plan,
-                )
-        note |= asdict(seams)
+        note |= asdict(task.seams or self._finisher.seams(task))
         store = MaskStore.open(task.store)
         self._require_unchanged(task, store, final=True)
         with self.config.writing():
-            store.finish(task.calibration.pixel_size_um, note)
+            store.finish(task.calibration.pixel_size_um, note, made=task.seams is not None)
         self.forget(task.path)
         return Outcome(task, ok=True, note=note)
 

@@ -13,6 +13,7 @@ shape, too. That difference is what `exact` holds up to; `promise` puts it into 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from microseg_ray.stitching.scoring import Predictor
 
-__all__ = ["SeamAudit", "audit_mask", "audit_seams", "promise"]
+__all__ = ["SeamAudit", "audit_mask", "audit_seam", "audit_seams", "promise", "sampled_seams"]
 
 BAND = 16
 MANY_TILES = 128
@@ -54,6 +55,22 @@ class SeamAudit:
     shape_pixels: int = 0
     shape_max_abs: float = 0.0
     shape_argmax_flips: int = 0
+
+    def plus(self, other: SeamAudit) -> SeamAudit:
+        """Both together: pixels and flips added up, the larger difference.
+
+        Example:
+            >>> SeamAudit(64, 0.25, 1).plus(SeamAudit(32, 0.5, 0))
+            SeamAudit(pixels=96, seam_max_abs=0.5, seam_argmax_flips=1, shape_pixels=0, shape_max_abs=0.0, shape_argmax_flips=0)
+        """
+        return SeamAudit(
+            self.pixels + other.pixels,
+            max(self.seam_max_abs, other.seam_max_abs),
+            self.seam_argmax_flips + other.seam_argmax_flips,
+            self.shape_pixels + other.shape_pixels,
+            max(self.shape_max_abs, other.shape_max_abs),
+            self.shape_argmax_flips + other.shape_argmax_flips,
+        )
 
 
 def promise(verdict: str, reason: str, seams: Mapping[str, Any]) -> str:
@@ -103,6 +120,43 @@ class _Difference:
         self.flips += int(np.count_nonzero(here.argmax(axis=0) != there.argmax(axis=0)))
 
 
+def sampled_seams(grid: TileGrid, samples: int | None = None) -> list[tuple[Tile, Tile]]:
+    """The seams that are compared: pairs of neighbours, spread evenly and always the same ones.
+
+    Args:
+        grid: The tiles that were used.
+        samples: How many; None: 2, or 1 in a small grid.
+
+    Returns:
+        As many as there are, at most `samples`.
+
+    Example:
+        >>> grid = TileGrid((400, 400), 64, 8, 8)
+        >>> [(left.core.x1, right.core.x0) for left, right in sampled_seams(grid, 1)]
+        [(400, 400)]
+    """
+    rows, columns = grid.counts
+    across, down = rows * (columns - 1), (rows - 1) * columns
+    count = across + down
+    if not count:
+        return []
+    if samples is None:
+        samples = 2 if len(grid) >= MANY_TILES else 1
+    spread = np.linspace(0, count - 1, min(samples, count)) if samples > 1 else [count // 2]
+    return [_seam(grid, round(index)) for index in spread]
+
+
+def _seam(grid: TileGrid, index: int) -> tuple[Tile, Tile]:
+    """Neighbours in a row come first, then those in a column, both in row-major order."""
+    rows, columns = grid.counts
+    across = rows * (columns - 1)
+    if index < across:
+        row, column = divmod(index, columns - 1)
+        return grid.at(row, column), grid.at(row, column + 1)
+    row, column = divmod(index - across, columns)
+    return grid.at(row, column), grid.at(row + 1, column)
+
+
 def audit_seams(
     read: Callable[[Box], NDArray[Any]],
     predictor: Predictor,
@@ -120,26 +174,39 @@ def audit_seams(
         grid: The tiles that were used.
         limits: Intensities (low, high) of the scaling.
         plan: How the run joins tiles; None: cores are cropped.
-        samples: Seams that are compared, spread evenly and always the same ones; None: 2, or 1 in a small grid.
+        samples: As for `sampled_seams`.
 
     Returns:
         The largest differences found.
     """
-    pairs = _seams(grid)
-    if not pairs:
-        return SeamAudit(0, 0.0, 0)
-    if samples is None:
-        samples = 2 if len(grid) >= MANY_TILES else 1
     plan = plan or EnginePlan(tile=max(grid.tile_shape), halo=0, stride=grid.stride, shard=max(grid.shape))
-    spread = np.linspace(0, len(pairs) - 1, min(samples, len(pairs))) if samples > 1 else [len(pairs) // 2]
-    chosen = [pairs[round(index)] for index in spread]
+    found = (audit_seam(read, predictor, grid, limits, seam, plan) for seam in sampled_seams(grid, samples))
+    return reduce(SeamAudit.plus, found, SeamAudit(0, 0.0, 0))
+
+
+def audit_seam(
+    read: Callable[[Box], NDArray[Any]],
+    predictor: Predictor,
+    grid: TileGrid,
+    limits: Limits,
+    seam: tuple[Tile, Tile],
+    plan: EnginePlan,
+) -> SeamAudit:
+    """`audit_seams` of one of them; it takes a few tiles, however large the micrograph is.
+
+    Args:
+        read: Gives pixels (channel, y, x) of a box inside the micrograph.
+        predictor: The model.
+        grid: The tiles that were used.
+        limits: Intensities (low, high) of the scaling.
+        seam: One of `sampled_seams`.
+        plan: How the run joins tiles.
+    """
     seams, shapes = _Difference(), _Difference()
-    for left, right in chosen:
-        box, middle = _band(left, right, plan)
-        centred = _centred(middle, grid.tile_shape, grid)
-        shared = box.intersection(_trusted(centred, grid, plan))
-        if shared.area == 0:
-            continue
+    box, middle = _band(*seam, plan)
+    centred = _centred(middle, grid.tile_shape, grid)
+    shared = box.intersection(_trusted(centred, grid, plan))
+    if shared.area:
         expected = _cut(tile_scores(read(centred.visible), predictor, centred, plan, limits), centred, shared)
         seams.add(stitched_scores(read, predictor, grid, shared, plan, limits), expected)
         other = _centred(middle, _second_shape(grid, plan), grid)
@@ -194,13 +261,6 @@ def audit_mask(
 
 def _cut(scores: NDArray[np.float32], tile: Tile, box: Box) -> NDArray[np.float32]:
     return scores[(..., *box.relative_to(tile.box).slices)]
-
-
-def _seams(grid: TileGrid) -> list[tuple[Tile, Tile]]:
-    rows, columns = grid.counts
-    across = [(grid.at(row, column), grid.at(row, column + 1)) for row in range(rows) for column in range(columns - 1)]
-    down = [(grid.at(row, column), grid.at(row + 1, column)) for row in range(rows - 1) for column in range(columns)]
-    return across + down
 
 
 def _band(left: Tile, right: Tile, plan: EnginePlan) -> tuple[Box, tuple[int, int]]:

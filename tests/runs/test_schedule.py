@@ -68,7 +68,8 @@ def peak_of_plan(folder, checkpoint, side: int) -> int:
         tracemalloc.stop()
     assert not ledger.failures
     assert cost.missing == cost.shards == progress.shards == ledger.computed == side**2
-    assert counting.seen == {"ShardTask": side**2, "FinishTask": 1}
+    # Above 32 shards of level 1 finishing is divided; this executor finds nothing left to do of it.
+    assert counting.seen == {"ShardTask": side**2, "FinishTask": 1, **({"BeginTask": 1} if side > 10 else {})}
     return peak
 
 

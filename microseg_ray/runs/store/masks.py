@@ -24,16 +24,18 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from microseg_ray.errors import UNREADABLE, StoreError
-from microseg_ray.files import ObjectPath, delete_file, delete_folder, place, sync
+from microseg_ray.files import ObjectPath, delete_file, delete_folder, place
 from microseg_ray.files.arrays import created_group, opened_group
 from microseg_ray.outputs import require_store
+from microseg_ray.runs.store.levels import BEGUN, Levels
 from microseg_ray.runs.store.pyramid import build_pyramid, label_metadata, level_shapes, stale_levels
+from microseg_ray.runs.store.shard_files import flush, held, shard_file
 from microseg_ray.runs.store.spec import NOT_DONE, MaskSpec, create_ledger, create_pixels
 from microseg_ray.settings import ClassSpec
-from microseg_ray.statistics.counts import SPREADS, count_classes
+from microseg_ray.statistics.counts import count_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterable, Mapping
 
     import zarr
     from numpy.typing import NDArray
@@ -43,9 +45,6 @@ if TYPE_CHECKING:
     from microseg_ray.statistics.counts import SpreadKind, Spreads
 
 __all__ = ["MaskStore"]
-
-_INDEX_BYTES = 16 + 4
-"""Of a shard of one chunk: place and length of the chunk, and the checksum of both."""
 
 
 class MaskStore:
@@ -145,7 +144,7 @@ class MaskStore:
     @property
     def finished(self) -> bool:
         """Whether pyramid and OME metadata were written, after the last shard; read from disk."""
-        return "ome" in opened_group(self.path, "r").attrs
+        return "ome" in self._attributes()
 
     @cached_property
     def mask(self) -> zarr.Array[Any]:
@@ -191,17 +190,8 @@ class MaskStore:
         counted: NDArray[np.bool_] = np.all(self.counts >= 0, axis=-1)
         for found in self.spreads.values():
             counted &= np.all(found >= 0, axis=(-2, -1))
-        held = [self._held(array) for array in self._outputs()]
-        return [shard for shard in self._shards() if not (counted[shard] and all(holds(shard) for holds in held))]
-
-    def _held(self, array: zarr.Array[Any]) -> Callable[[tuple[int, int]], bool]:
-        """Tells of a shard whether its file can hold one, at least its index: zarr reads an empty file as one never written."""
-        folder = place(self.path) / array.basename
-        if not isinstance(folder, ObjectPath):
-            return lambda shard: _holds_a_shard(self._file(array, shard))
-        # One listing in place of a request for each shard.
-        sizes: dict[Place, int] = {ObjectPath(folder.bucket, each["path"]): each["size"] for each in folder.below()}
-        return lambda shard: sizes.get(self._file(array, shard), 0) >= _INDEX_BYTES
+        there = [held(self.path, array) for array in self._outputs()]
+        return [shard for shard in self._shards() if not (counted[shard] and all(holds(shard) for holds in there))]
 
     def _begun(self) -> bool:
         """Whether the ledger has an entry at all."""
@@ -311,12 +301,18 @@ class MaskStore:
         """Take the mask for one whose pyramid is still to be made; its shards stay."""
         self._unfinish()
 
-    def finish(self, pixel_size_um: tuple[float, float] | None, note: Mapping[str, Any]) -> None:
+    @property
+    def levels(self) -> Levels:
+        """The pyramid, to be made in pieces before `finish`."""
+        return Levels(self.path, self._group, self.spec, self._record)
+
+    def finish(self, pixel_size_um: tuple[float, float] | None, note: Mapping[str, Any], *, made: bool = False) -> None:
         """Write the pyramid and the OME-Zarr metadata; call it once the last shard is in.
 
         Args:
             pixel_size_um: (y, x) of the full resolution, or None.
             note: Goes into the `microseg` attribute beside the identity (verdict, seam measurements, calibration).
+            made: The pyramid was made by `levels` already.
 
         Raises:
             StoreError: A shard is missing, or damaged on disk; damaged shards are missing from now on.
@@ -324,22 +320,35 @@ class MaskStore:
         missing = self.missing()
         if missing:
             raise StoreError(f"{self.path}: {len(missing)} shards are not done yet, the first is {missing[0]}")
-        self._unfinish()
-        try:
-            levels = build_pyramid(self._group, self.spec)
-        except UNREADABLE as error:
-            damaged = [shard for shard in self._shards() if not self.recount(shard)]
-            for shard in damaged:
-                self.forget(shard)
-            raise StoreError(
-                f"{self.path}: shards {damaged} are damaged on disk ({error}); run the same command again to compute them anew"
-            ) from error
+        if not made:
+            self._unfinish()
+            try:
+                build_pyramid(self._group, self.spec)
+            except UNREADABLE as error:
+                raise self.damaged(error, self._shards()) from error
+        elif any(self.levels.missing()):
+            self._unfinish()
+            raise StoreError(f"{self.path}: its pyramid lacks shards; run the same command again to make it anew")
         folder = place(self.path)
         for partial in () if isinstance(folder, ObjectPath) else folder.rglob("*.partial"):
             delete_file(partial)  # left by killed writers; no process writes here any more
         self._record = {**self._record, "note": dict(note)}
-        ome = label_metadata(place(self.path).stem, self.spec, levels, pixel_size_um)
+        ome = label_metadata(place(self.path).stem, self.spec, level_shapes(self.spec.shape), pixel_size_um)
         self._group.attrs.put({"microseg": self._record, "ome": ome})
+
+    def damaged(self, error: Exception, shards: Iterable[tuple[int, int]]) -> StoreError:
+        """What to say of a pyramid that cannot be made; damaged shards are missing from now on, and the pyramid is not begun.
+
+        Args:
+            error: Why a level below cannot be read.
+            shards: The shards of the mask that it was made of.
+        """
+        found = [shard for shard in shards if not self.recount(shard)]
+        for shard in found:
+            self.forget(shard)
+        self._unfinish()
+        what = f"shards {found} are damaged on disk" if found else "a level of its pyramid is damaged on disk"
+        return StoreError(f"{self.path}: {what} ({error}); run the same command again to compute them anew")
 
     def recalibrate(
         self, pixel_size_um: tuple[float, float], source: str, more: Mapping[str, Any] | None = None
@@ -367,9 +376,13 @@ class MaskStore:
         return dict(self._record.get("note", {}))
 
     def _unfinish(self) -> None:
-        """A pyramid must not outlive the pixels that it was made of."""
-        if self.finished:
+        """A pyramid must not outlive the pixels that it was made of, nor a part of it."""
+        if {"ome", BEGUN} & set(self._attributes()):
             self._group.attrs.put({"microseg": self._record})
+
+    def _attributes(self) -> Mapping[str, Any]:
+        """As they are on disk now."""
+        return opened_group(self.path, "r").attrs
 
     def _shards(self) -> list[tuple[int, int]]:
         return list(np.ndindex(*self.spec.shards))
@@ -378,23 +391,7 @@ class MaskStore:
         return [self.mask] if self.spec.extra == "none" else [self.mask, self._array(self.spec.extra)]
 
     def _file(self, array: zarr.Array[Any], shard: tuple[int, int]) -> Place:
-        """Where zarr keeps the mask's, an extra output's or the ledger's part of one shard."""
-        ledger = array.basename in {"counts", *SPREADS}
-        key = (*shard, *(0 for _ in array.shape[2:])) if ledger else (*(0 for _ in array.shape[:-2]), *shard)
-        return place(self.path) / array.basename / array.metadata.encode_chunk_key(key)
+        return shard_file(self.path, array, shard)
 
     def _flush(self, array: zarr.Array[Any], shard: tuple[int, int]) -> None:
-        """Push a shard to the disk itself, so that a power cut cannot leave counts without their pixels."""
-        file = self._file(array, shard)
-        if isinstance(file, ObjectPath):
-            return
-        folders = [folder for folder in file.parents if folder.is_relative_to(self.path)]
-        for target in (file, *folders):
-            sync(target)
-
-
-def _holds_a_shard(file: Place) -> bool:
-    try:
-        return file.stat().st_size >= _INDEX_BYTES
-    except OSError:
-        return False
+        flush(self.path, self._file(array, shard))

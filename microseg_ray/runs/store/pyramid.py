@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 
     from microseg_ray.runs.store.spec import MaskSpec
 
-__all__ = ["build_pyramid", "halved", "label_axes", "label_metadata", "level_shapes", "mode_downsample", "stale_levels"]
+__all__ = [
+    "build_pyramid",
+    "create_level",
+    "halved",
+    "label_axes",
+    "label_metadata",
+    "level_grids",
+    "level_shapes",
+    "make_level_shard",
+    "mode_downsample",
+    "stale_levels",
+]
 
 SMALLEST_LEVEL = 512
 _ROWS = 64
@@ -116,17 +127,57 @@ def build_pyramid(group: zarr.Group, spec: MaskSpec) -> list[tuple[int, int]]:
         Shapes of all levels, the full resolution first.
     """
     shapes = level_shapes(spec.shape)
-    for index in range(1, len(shapes)):
-        finer, shape, name = shapes[index - 1], shapes[index], str(index)
-        level = create_pixels(group, name, shape, spec, overwrite=True)
-        source = group[str(index - 1)]
-        for y0 in range(0, shape[0], spec.shard):
-            for x0 in range(0, shape[1], spec.shard):
-                box = Box(y0, x0, min(y0 + spec.shard, shape[0]), min(x0 + spec.shard, shape[1]))
-                fine = Box(2 * box.y0, 2 * box.x0, min(2 * box.y1, finer[0]), min(2 * box.x1, finer[1]))
-                pixels = np.asarray(source[fine.slices])  # type: ignore[index]
-                level[box.slices] = mode_downsample(pixels)
+    for level, grid in enumerate(level_grids(spec), 1):
+        create_level(group, spec, level)
+        for shard in np.ndindex(*grid):
+            make_level_shard(group, spec, level, shard)
     return shapes
+
+
+def level_grids(spec: MaskSpec) -> list[tuple[int, int]]:
+    """Shards along (y, x) of levels 1, 2, ...
+
+    Example:
+        >>> from microseg_ray.runs.store.spec import MaskSpec
+        >>> level_grids(MaskSpec((5000, 3000), (), shard=512))
+        [(5, 3), (3, 2), (2, 1), (1, 1)]
+    """
+    return [(-(-height // spec.shard), -(-width // spec.shard)) for height, width in level_shapes(spec.shape)[1:]]
+
+
+def create_level(group: zarr.Group, spec: MaskSpec, level: int) -> None:
+    """Make the empty array of a level, in place of what is there.
+
+    Args:
+        group: The mask's group.
+        spec: What the store was made for.
+        level: From 1.
+    """
+    create_pixels(group, str(level), level_shapes(spec.shape)[level], spec, overwrite=True)
+
+
+def make_level_shard(group: zarr.Group, spec: MaskSpec, level: int, shard: tuple[int, int]) -> None:
+    """Write one shard of a level; it is made of at most four shards of the level below.
+
+    Args:
+        group: The mask's group, with the level's array.
+        spec: What the store was made for.
+        level: From 1.
+        shard: (y, x) index of the shard.
+    """
+    finer, coarser = level_shapes(spec.shape)[level - 1 : level + 1]
+    box, fine = _boxes(shard, spec.shard, coarser, finer)
+    pixels = np.asarray(group[str(level - 1)][fine.slices])  # type: ignore[index]
+    target: Any = group[str(level)]
+    # Not stored in the metadata: a shard of one value is still written.
+    target.with_config({"write_empty_chunks": True})[box.slices] = mode_downsample(pixels)
+
+
+def _boxes(shard: tuple[int, int], side: int, coarser: tuple[int, int], finer: tuple[int, int]) -> tuple[Box, Box]:
+    """The pixels of a shard of a level, and those of the level below that it is made of."""
+    y0, x0 = shard[0] * side, shard[1] * side
+    box = Box(y0, x0, min(y0 + side, coarser[0]), min(x0 + side, coarser[1]))
+    return box, Box(2 * box.y0, 2 * box.x0, min(2 * box.y1, finer[0]), min(2 * box.x1, finer[1]))
 
 
 def stale_levels(group: zarr.Group, spec: MaskSpec) -> list[int]:
@@ -144,16 +195,14 @@ def stale_levels(group: zarr.Group, spec: MaskSpec) -> list[int]:
 
 
 def _is_made_of_finer(group: zarr.Group, spec: MaskSpec, shapes: list[tuple[int, int]], index: int) -> bool:
-    (height, width), finer = shapes[index], shapes[index - 1]
+    coarser, finer = shapes[index], shapes[index - 1]
     try:
         level, source = group[str(index)], group[str(index - 1)]
-        for y0 in range(0, height, spec.shard):
-            for x0 in range(0, width, spec.shard):
-                box = Box(y0, x0, min(y0 + spec.shard, height), min(x0 + spec.shard, width))
-                fine = Box(2 * box.y0, 2 * box.x0, min(2 * box.y1, finer[0]), min(2 * box.x1, finer[1]))
-                expected = mode_downsample(np.asarray(source[fine.slices]))  # type: ignore[index]
-                if not np.array_equal(np.asarray(level[box.slices]), expected):  # type: ignore[index]
-                    return False
+        for shard in np.ndindex(*level_grids(spec)[index - 1]):
+            box, fine = _boxes(shard, spec.shard, coarser, finer)
+            expected = mode_downsample(np.asarray(source[fine.slices]))  # type: ignore[index]
+            if not np.array_equal(np.asarray(level[box.slices]), expected):  # type: ignore[index]
+                return False
     except (OSError, *UNREADABLE):
         return False
     return True
