@@ -125,11 +125,13 @@ def fit(
         state.history.append(row)
         state.epoch += 1
         if workers.rank == 0:
-            save_checkpoints(state, settings, card, judged.as_metrics(list(classes)))
+            with workers.writing():
+                save_checkpoints(state, settings, card, judged.as_metrics(list(classes)))
         if back and not row.best:
             _go_back(state, settings, workers)
         if workers.rank == 0:
-            save_state(state, settings, identity, list(classes))
+            with workers.writing():
+                save_state(state, settings, identity, list(classes))
         if workers.any_true(bool(report(row))) and state.epoch < settings.epochs:
             return "stopped from outside"
     return state.progress.stopped

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.errors import SettingsError
+from microseg_ray.fence import Fence
 from microseg_ray.files import delete_file, sole_writer, write_json
 from microseg_ray.fitting.history import read_history
 from microseg_ray.fitting.train import (
@@ -40,7 +41,14 @@ ENTRIES = {
     "events": Kind.EVENTS,
     **dict.fromkeys(
         (
-            *("crops/tiles.parquet", "weights.safetensors", "pretraining.json", "state.pt", "settings.json"),
+            *(
+                "crops/tiles.parquet",
+                "weights.safetensors",
+                "pretraining.json",
+                "state.pt",
+                "state.before.pt",
+                "settings.json",
+            ),
             *("metrics.csv", "mlflow_run", "weights.json", PROGRESS_FILE, FAILURES_FILE, ACCOUNTS_FILE),
         ),
         Kind.FILE,
@@ -111,6 +119,7 @@ def pretrain(
 
     settings = settled(_located(_as_train_reads(settings)), gpu=settings.gpu)
     with sole_writer(settings.output):
+        Fence.raised(settings.output)
         claim(settings.output, OWNER, ENTRIES)
         if settings.overwrite:
             drop(settings.output, OWNER)

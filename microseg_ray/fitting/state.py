@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from microseg_ray.settings.epochs import EpochSettings
 
 __all__ = [
+    "OLDER_STATE_FILE",
     "STATE_FILE",
     "Fit",
     "go_on",
@@ -37,8 +39,11 @@ __all__ = [
     "saved_state",
 ]
 
+_log = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"
+OLDER_STATE_FILE = "state.before.pt"
+"""Of the epoch before: gone on from where the last one cannot be read."""
 KEPT_FOLDER = "epochs"
 UNLABELLED_FOLDER = "unlabelled"
 """Of the squares of `train.unlabelled`, in the output."""
@@ -183,6 +188,8 @@ def save_state(state: Fit, settings: EpochSettings, identity: str, classes: list
     output = Path(settings.output).absolute()
     with whole(output / STATE_FILE) as partial:
         torch.save({"identity": identity, "settings": _deciding(settings), **state.document()}, partial)
+        if (output / STATE_FILE).exists():
+            (output / STATE_FILE).replace(output / OLDER_STATE_FILE)
     write_history(output, state.history, classes)
 
 
@@ -225,22 +232,38 @@ def _short(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).splitlines()[:2])
 
 
-def saved_state(settings: EpochSettings, store: TileStore) -> dict[str, Any] | None:
-    """The state that an interrupted or finished fit left in the output, None where there is none.
-
-    Raises:
-        SettingsError: It cannot be read, or is of other settings or other tiles; the message says which.
-    """
-    path = Path(settings.output).absolute() / STATE_FILE
-    if settings.overwrite or not path.exists():
-        return None
+def _loaded(path: Path) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch.load raises half a dozen types for a damaged file.
         raise SettingsError(
-            f"{path}: cannot be read ({error}); give another output, or --overwrite to start afresh"
+            f"{path}: cannot be read ({_short(error)}); give another output, or --overwrite to start afresh"
         ) from error
+    return saved
+
+
+def saved_state(settings: EpochSettings, store: TileStore) -> dict[str, Any] | None:
+    """The state that an interrupted or finished fit left in the output, None where there is none.
+
+    Where it cannot be read, that of the epoch before is taken, and a warning is logged.
+
+    Raises:
+        SettingsError: Neither can be read, or it is of other settings or other tiles; the message says which.
+    """
+    folder = Path(settings.output).absolute()
+    # A kill between the two renames of `save_state` leaves the older one alone.
+    found = [folder / name for name in (STATE_FILE, OLDER_STATE_FILE) if (folder / name).exists()]
+    if settings.overwrite or not found:
+        return None
+    path, *before = found
+    try:
+        saved = _loaded(path)
+    except SettingsError as error:
+        if not before:
+            raise
+        saved = _loaded(before[0])
+        _log.warning("%s; gone on from the epoch before (%s)", error, OLDER_STATE_FILE)
     if saved["identity"] != identity_of(settings, store):
         older, now = {"unlabelled": None, **saved.get("settings", {})}, _deciding(settings)
         differing = [

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.errors import SettingsError
+from microseg_ray.fence import Fence
 from microseg_ray.figures import plot_training
 from microseg_ray.files import absolute_text, delete_file, sole_writer, write_json, write_text
 from microseg_ray.fitting.history import read_history
@@ -45,6 +46,7 @@ ENTRIES = {
         (
             PROGRESS_FILE,
             "state.pt",
+            "state.before.pt",
             "settings.json",
             "metrics.csv",
             "mlflow_run",
@@ -156,6 +158,8 @@ def train(settings: TrainSettings, report: Report = lambda _: None, launch: Laun
     settings = settled(settings, gpu=settings.gpu)
     _check_early(settings)
     with sole_writer(settings.output):
+        # A worker of an earlier job that lives on writes nothing any more.
+        Fence.raised(settings.output)
         return _train(settings, report, launch)
 
 

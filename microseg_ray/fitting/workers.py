@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from microseg_ray.fence import Fence
 
 __all__ = ["Workers"]
 
@@ -17,6 +22,7 @@ class Workers:
         rank: Index of this worker, from 0.
         world: Number of workers.
         device: Device of this worker.
+        fence: Of the job, which another job ends; None where this process holds the lock of the output itself.
 
     Example:
         >>> Workers(rank=1, world=2).distributed, Workers(device="cuda:0").kind
@@ -26,6 +32,7 @@ class Workers:
     rank: int = 0
     world: int = 1
     device: str = "cpu"
+    fence: Fence | None = None
 
     @property
     def distributed(self) -> bool:
@@ -36,6 +43,14 @@ class Workers:
     def kind(self) -> str:
         """Type of the device: `cpu` or `cuda`."""
         return torch.device(self.device).type
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Write into the output inside the block.
+
+        Raises:
+            FencedError: On entering: another job has begun to write there.
+        """
+        return contextlib.nullcontext() if self.fence is None else self.fence.writing()
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over all workers, in place."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import MicrosegError
+from microseg_ray.fence import Fence
 from microseg_ray.files import delete_empty_folder, delete_file, delete_folder
 from microseg_ray.fitting import train as without_ray
 from microseg_ray.fitting.pretrain import pretrain as pretrain_without_ray
@@ -77,14 +78,15 @@ def launch_fit(start_ray: Callable[[], None], settings: TrainSettings | Pretrain
             report(progress)
 
         with _watched(Path(settings.output), on_progress):
-            _fit(settings)
+            # The caller holds the lock of the output, and has ended the epoch of an earlier job.
+            _fit(settings, Fence.raised(settings.output))
 
 
 def train_loop_per_worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs.
 
     Args:
-        config: `job`: `train` or `pretrain`; `settings`: its resolved settings.
+        config: `job`: `train` or `pretrain`; `settings`: its resolved settings; `fence`: its epoch.
     """
     import ray.train
 
@@ -92,7 +94,9 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     from microseg_ray.fitting.workers import Workers
 
     context = ray.train.get_context()
-    workers = Workers(context.get_world_rank(), context.get_world_size(), str(ray.train.torch.get_device()))
+    workers = Workers(
+        context.get_world_rank(), context.get_world_size(), str(ray.train.torch.get_device()), config["fence"]
+    )
 
     def on_epoch(row: EpochReport) -> None:
         ray.train.report({**scalars(row), "epoch": row.epoch})
@@ -107,7 +111,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         run_fit(settings_from(TrainSettings, config["settings"]), workers, on_epoch=on_epoch, fit=fit)
 
 
-def _fit(settings: TrainSettings | PretrainSettings) -> None:
+def _fit(settings: TrainSettings | PretrainSettings, fence: Fence) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
@@ -118,7 +122,11 @@ def _fit(settings: TrainSettings | PretrainSettings) -> None:
     name, storage = f"fit-{uuid.uuid4().hex[:12]}", Path(settings.output) / "ray"
     trainer = TorchTrainer(
         train_loop_per_worker,
-        train_loop_config={"job": settings.job, "settings": {**settings.resolved(), "threads": threads}},
+        train_loop_config={
+            "job": settings.job,
+            "settings": {**settings.resolved(), "threads": threads},
+            "fence": fence,
+        },
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=settings.workers,
             use_gpu=settings.gpu,

@@ -132,7 +132,8 @@ KEEPS = {"evaluate", "simulate"}  # these have no --overwrite
 # Names that one job or another would use, and names inside its folders.
 FILES = (
     "notes.txt", "areas.csv", "areas.parquet", "failures.csv", "report.html", "sections.csv", "metrics.json", "metrics.csv",
-    "tiles.parquet", "truth.csv", "settings.json", "state.pt", "curves.png", "report.json", "catalog.csv", "leaks.csv",
+    "tiles.parquet", "truth.csv", "settings.json", "state.pt", "state.before.pt", "curves.png",
+    "report.json", "catalog.csv", "leaks.csv",
     "catalog_failures.csv", "model.pt2", "model.pt2.json", "threshold.json", "probabilities.json", "classes.csv",
     "images/mine.tif", "images/grains_0000.tif", "masks/hand.png", "masks/0_a.png", "masks/0_a.png.zarr/notes.txt", "0_a.png",
     "best/notes.txt", "last/notes.txt", "epochs/0001/notes.txt", "events/notes.txt", "panels/mine.png", "overlays/mine.png",

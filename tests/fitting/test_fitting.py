@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from microseg_ray.errors import MicrosegError, RunMismatchError, SettingsError, StoreError
+from microseg_ray.errors import FencedError, MicrosegError, RunMismatchError, SettingsError, StoreError
+from microseg_ray.fence import Fence
 from microseg_ray.files import sole_writer
+from microseg_ray.fitting.loop import fit
 from microseg_ray.fitting.losses import class_weights_from_counts
 from microseg_ray.fitting.setup import check_fit
-from microseg_ray.fitting.train import StopFit
+from microseg_ray.fitting.train import StopFit, run_fit
 from microseg_ray.fitting.workers import Workers
 from microseg_ray.models.card import read_card
 from microseg_ray.models.checkpoint import load_checkpoint
@@ -261,6 +263,45 @@ def test_a_damaged_state_is_refused(tiles, tmp_path):
         train(settings(tiles, tmp_path / "fit", epochs=1))
 
 
+@pytest.mark.parametrize("damage", ["cut short", "empty", "gone"])
+def test_a_fit_goes_on_from_the_state_before_a_damaged_one(tiles, plain, tmp_path, caplog, damage):
+    train(settings(tiles, tmp_path / "fit", **INVARIANT))
+    state = tmp_path / "fit/state.pt"
+    raw = state.read_bytes()
+    match damage:
+        case "cut short":
+            state.write_bytes(raw[: len(raw) // 2])
+        case "empty":
+            state.write_bytes(b"")
+        case _:
+            state.unlink()  # as after a kill between the two renames
+    epochs = []
+    again = train(settings(tiles, tmp_path / "fit", **INVARIANT), lambda progress: epochs.append(progress.epoch))
+    assert without_times(again.history) == without_times(plain.history)
+    assert same_weights(again.last, plain.last)
+    assert set(epochs) == {len(plain.history)}
+    assert ("gone on from the epoch before" in caplog.text) == (damage != "gone")
+
+
+def test_a_worker_of_an_older_job_writes_nothing(tiles, tmp_path, tree_of):
+    """Another job begins, and ends, while it trains its first epoch."""
+    chosen = settings(tiles, tmp_path, epochs=1)
+    late = Workers(fence=Fence.raised(tmp_path))
+    done = []
+
+    def on_progress(_):
+        if not done:
+            train(chosen)
+            done.append(tree_of(tmp_path))
+
+    with pytest.raises(FencedError, match="another job has begun to write here"):
+        run_fit(settings(tiles, tmp_path, epochs=1, seed=5), late, on_progress, fit=fit)
+    after = tree_of(tmp_path)
+    kept = {name for name in done[0] if not name.startswith(("events/", ".progress"))}
+    assert {"state.pt", "best/model.safetensors", "metrics.csv"} <= kept
+    assert {name: after.get(name) for name in kept} == {name: done[0][name] for name in kept}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -359,6 +400,7 @@ def test_one_ray_worker_equals_this_process(tiles, plain, tmp_path, ray_session)
         "last",
         "metrics.csv",
         "settings.json",
+        "state.before.pt",
         "state.pt",
     ]
 

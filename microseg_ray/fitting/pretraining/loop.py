@@ -138,8 +138,9 @@ def reconstruct(
         state.epoch += 1
         ready = _with_whole_crops(state.model, job)
         if workers.rank == 0:
-            write_weights(settings, store, ready, row)
-            save_state(state, settings, identity, [])
+            with workers.writing():
+                write_weights(settings, store, ready, row)
+                save_state(state, settings, identity, [])
         if workers.any_true(bool(report(row))) and state.epoch < settings.epochs:
             return "stopped from outside"
     return ""
