@@ -20,12 +20,13 @@ from microseg_ray.files import sole_writer
 from microseg_ray.fitting.loop import fit
 from microseg_ray.fitting.losses import class_weights_from_counts
 from microseg_ray.fitting.setup import check_fit
-from microseg_ray.fitting.train import StopFit, run_fit
+from microseg_ray.fitting.train import ENTRIES, OWNER, StopFit, run_fit
 from microseg_ray.fitting.workers import Workers
 from microseg_ray.models.card import read_card
 from microseg_ray.models.checkpoint import load_checkpoint
 from microseg_ray.on_ray.fits import train
 from microseg_ray.on_ray.rows import tile
+from microseg_ray.outputs import claim
 from microseg_ray.settings import TileSettings, TrainSettings
 from microseg_ray.tiles.store import TileStore
 
@@ -286,6 +287,7 @@ def test_a_fit_goes_on_from_the_state_before_a_damaged_one(tiles, plain, tmp_pat
 def test_a_worker_of_an_older_job_writes_nothing(tiles, tmp_path, tree_of):
     """Another job begins, and ends, while it trains its first epoch."""
     chosen = settings(tiles, tmp_path, epochs=1)
+    claim(tmp_path, OWNER, ENTRIES)  # as the job of the late worker did
     late = Workers(fence=Fence.raised(tmp_path))
     done = []
 
