@@ -73,8 +73,10 @@ class _Objects(ObjectStore[Any]):
             await super().set(self._key(key), value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        with reaching(self._key(key), writing=True):
-            await super().set_if_not_exists(self._key(key), value)
+        # A write on a condition is not tried again after a reset, because it may have been done. One job writes a store, so
+        # that nobody can write this key in between.
+        if not await self.exists(key):
+            await self.set(key, value)
 
     async def delete(self, key: str) -> None:
         with reaching(self._key(key)):

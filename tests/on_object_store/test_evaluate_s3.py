@@ -148,3 +148,24 @@ def test_annotate_draws_the_same_masks(bucket, new_pairs, sent, objects_of, tmp_
                      "--output", bucket / "index")  # fmt: skip
     assert again.code == 2
     assert "is not empty; give another folder, or --overwrite" in again.err
+
+
+@pytest.mark.slow
+def test_a_run_in_the_store_is_judged_as_one_in_a_folder(
+    bucket, new_pairs, sent, checkpoint, objects_of, tmp_path, microseg
+):
+    """With the probabilities that it kept, and its areas are then corrected by what was found, which lies beside it."""
+    new_pairs(tmp_path / "in", 1)
+    sent(tmp_path / "in", bucket / "in")
+    for place in (tmp_path, bucket):
+        made = microseg("segment", "--archive", place / "in" / "images", "--checkpoint", checkpoint, "--workers", 0,
+                        "--extra", "probabilities", "--fingerprint", "content", "--output", place / "run")  # fmt: skip
+        assert made.code == 0, made.err
+        judged = microseg("evaluate", "--predictions", place / "run", "--masks", place / "in" / "masks",
+                          "--pictures", 1, "--output", place / "evaluation")  # fmt: skip
+        assert judged.code == 0, judged.err
+        measured = microseg("measure", "--run", place / "run", "--intervals.evaluation", place / "evaluation")
+        assert measured.code == 0, measured.err
+    local, remote = objects_of(tmp_path / "evaluation"), objects_of(bucket / "evaluation")
+    assert local.keys() == remote.keys()
+    assert {name for name in local if local[name] != remote[name]} == OF_THE_PLACE
