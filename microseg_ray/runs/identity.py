@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from microseg_ray.versions import version
 
 if TYPE_CHECKING:
     from microseg_ray.models.card import ModelCard

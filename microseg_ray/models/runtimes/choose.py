@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from microseg_ray.errors import SettingsError
 from microseg_ray.settings.limits import RuntimeChoice
+from microseg_ray.versions import version
 
 if TYPE_CHECKING:
     from microseg_ray.models.runtimes.base import Precision, Runtime

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import torch
 
 from microseg_ray.models.runtimes.base import check_inputs
 from microseg_ray.models.runtimes.units import torch_precision
+from microseg_ray.versions import version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

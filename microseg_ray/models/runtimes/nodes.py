@@ -123,6 +123,18 @@ class NodeWriter:
         made = self._activation(layer, value) if made is None else made
         return self._foreign(layer, [value]) if made is None else made
 
+    def layer_rows(self, layer: nn.Module, value: Node, offset: int, length: int, *, exact: bool = False) -> Node:
+        """As `Writer.layer_rows`. A transposed convolution leaves few rows out itself, so that the others are not copied."""
+        if isinstance(layer, nn.ConvTranspose2d) and layer.groups == 1:
+            last = (self.length(value, 2) - 1) * layer.stride[0] + layer.dilation[0] * (layer.kernel_size[0] - 1)
+            whole = last + 1 + int(layer.output_padding[0]) - 2 * int(layer.padding[0])
+            cropped = offset, whole - offset - length
+            # A padding as high as the kernel is not known to all of OpenVINO's kernels.
+            if max(cropped) + int(layer.padding[0]) < layer.kernel_size[0]:
+                return self._transposed(layer, self._float(value), cropped)
+        result = self.layer(layer, value, exact=exact)
+        return result if length == self.length(result, 2) else self.cut(result, 2, offset, length)
+
     def function(self, call: Callable[..., Any], args: Any, kwargs: Any, *, exact: bool = False) -> Node:  # noqa: ARG002
         """As `Writer.function`."""
         options = {key: value for key, value in kwargs.items() if key != "inplace"}
@@ -220,15 +232,16 @@ class NodeWriter:
             result = self._made("group_convolution", value, self._weights(layer.weight, shape), *places)
         return self._biased(result, layer.bias)
 
-    def _transposed(self, layer: nn.ConvTranspose2d, value: Node) -> Node:
-        pads = [int(pad) for pad in layer.padding]
+    def _transposed(self, layer: nn.ConvTranspose2d, value: Node, cropped: tuple[int, int] = (0, 0)) -> Node:
+        """The layer, without some rows at the top and at the bottom."""
+        above, beside = (int(pad) for pad in layer.padding)
         result = self._made(
             "convolution_backprop_data",
             value,
             self._weights(layer.weight),
             strides=list(layer.stride),
-            pads_begin=pads,
-            pads_end=pads,
+            pads_begin=[above + cropped[0], beside],
+            pads_end=[above + cropped[1], beside],
             dilations=list(layer.dilation),
             output_padding=[int(pad) for pad in layer.output_padding],
         )

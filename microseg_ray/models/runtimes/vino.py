@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from microseg_ray.models.runtimes.buffers import Buffers
 from microseg_ray.models.runtimes.nodes import largest_class, written
 from microseg_ray.models.runtimes.package import core, openvino_package, precision_here
 from microseg_ray.models.runtimes.writing import Writable
+from microseg_ray.versions import version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -32,6 +32,9 @@ class Writer(Protocol[V]):
     def layer(self, layer: nn.Module, value: V, *, exact: bool = False) -> V:
         """A torch layer of one input; `exact`: in float32, also where the rest is computed in bf16."""
 
+    def layer_rows(self, layer: nn.Module, value: V, offset: int, length: int, *, exact: bool = False) -> V:
+        """`length` rows of what a layer gives, from `offset` on."""
+
     def function(self, call: Callable[..., Any], args: Any, kwargs: Any, *, exact: bool = False) -> V:
         """A torch function; its arguments are values, tensors and numbers, also inside lists and tuples."""
 
@@ -75,6 +78,10 @@ class TensorWriter:
         # Tensors without values, on the device meta, are used to learn shapes; it has no autocast.
         result: Tensor = full_precision(layer, value) if exact and value.device.type != "meta" else layer(value)
         return result
+
+    def layer_rows(self, layer: nn.Module, value: Tensor, offset: int, length: int, *, exact: bool = False) -> Tensor:
+        """As `Writer.layer_rows`; a view."""
+        return self.layer(layer, value, exact=exact).narrow(2, offset, length)
 
     def function(self, call: Callable[..., Any], args: Any, kwargs: Any, *, exact: bool = False) -> Tensor:
         """As `Writer.function`."""

@@ -102,10 +102,7 @@ class _Enlarging(Operation):
         self.layer = layer
 
     def write(self, writer: Writer[V], values: Sequence[V], cut: Cut) -> V:
-        result = writer.layer(self.layer, values[0], exact=self.exact)
-        if cut.skip == 0 and cut.length == writer.length(result, 2):
-            return result
-        return writer.cut(result, 2, cut.skip, cut.length)
+        return writer.layer_rows(self.layer, values[0], cut.skip, cut.length, exact=self.exact)
 
 
 class _Border(Operation):

@@ -193,7 +193,7 @@ class Schedule:
         leader: list[int] = []
         for index, inputs in enumerate(self._inputs):
             follows = inputs and isinstance(self._rows[index], Same) and max(inputs) > 0
-            leader.append(leader[max(inputs)] if follows else index)
+            leader.append(max(leader[each] for each in inputs) if follows else index)
         groups: dict[int, set[int]] = {}
         for index in range(1, len(leader) - 1):
             groups.setdefault(leader[index], set()).add(index)

@@ -43,6 +43,9 @@ LAYERS = [
     nn.Softplus(),
 ]
 
+# Of 12: all, but one at either end, but one at both, and a few in the middle.
+PLACES = [(0, 12), (1, 11), (0, 11), (1, 10), (5, 3)]
+
 
 class Functions(nn.Module):
     """What a forward may call, with numbers and constants among the arguments."""
@@ -72,6 +75,35 @@ def test_a_layer_is_written_as_it_is_converted(layer):
             return (writer.layer(self.layer, inputs[0]),)
 
     _compare(One(), layer, torch.Size([1, 4, 12, 16]))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(4, 6, 2, stride=2),
+        nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1, bias=False),
+        nn.ConvTranspose2d(4, 4, 2, stride=2, groups=2),
+        nn.Upsample(scale_factor=2),
+    ],
+    ids=repr,
+)
+def test_some_rows_of_a_layer_are_those_of_all_its_rows(layer):
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def write(self, writer, *inputs):
+            return tuple(writer.layer_rows(self.layer, inputs[0], *rows) for rows in PLACES)
+
+    layer.eval().requires_grad_(requires_grad=False)
+    image = torch.randn(1, 4, 6, 9, generator=torch.Generator().manual_seed(0))
+    whole, torchs = layer(image), Rows().write(TensorWriter(), image)
+    found = load_runtime("openvino", "fp32", threads=1).compile(Rows(), [image])(image)
+    for rows, part, torchs_part in zip(PLACES, found, torchs, strict=True):
+        expected = whole[:, :, rows[0] : sum(rows)]
+        assert torch.equal(torchs_part, expected)
+        torch.testing.assert_close(part, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("layer", [nn.Identity(), nn.Dropout2d()], ids=repr)
