@@ -132,8 +132,8 @@ def sampled_seams(grid: TileGrid, samples: int | None = None) -> list[tuple[Tile
 
     Example:
         >>> grid = TileGrid((400, 400), 64, 8, 8)
-        >>> [(left.core.x1, right.core.x0) for left, right in sampled_seams(grid, 1)]
-        [(400, 400)]
+        >>> [(upper.core.y1, lower.core.y0) for upper, lower in sampled_seams(grid, 1)]
+        [(56, 56)]
     """
     rows, columns = grid.counts
     across, down = rows * (columns - 1), (rows - 1) * columns
