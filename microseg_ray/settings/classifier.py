@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from microseg_ray.settings.classes import Classes
 from microseg_ray.settings.data import AuditMode, DataFields
-from microseg_ray.settings.fitting import NO_AUGMENTATION, AugmentSettings, EarlyStoppingSettings, OptimizerSettings
+from microseg_ray.settings.fitting import AugmentSettings, EarlyStoppingSettings, OptimizerSettings, augmentation_of
 from microseg_ray.settings.limits import Epochs, Seed, Threads
 from microseg_ray.settings.model import ClassifierSettings
 from microseg_ray.settings.scaling import Scaling
@@ -60,9 +60,7 @@ class ClassifierJobSettings(DataFields):
     @property
     def augmentation(self) -> AugmentSettings:
         """The ranges that `augment` selects."""
-        if isinstance(self.augment, AugmentSettings):
-            return self.augment
-        return AugmentSettings() if self.augment else NO_AUGMENTATION
+        return augmentation_of(self.augment)
 
     @property
     def first_seed(self) -> int:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from microseg_ray.settings.base import JobSettings
-from microseg_ray.settings.fitting import NO_AUGMENTATION, AugmentSettings, MlflowSettings, OptimizerSettings
+from microseg_ray.settings.fitting import AugmentSettings, MlflowSettings, OptimizerSettings, augmentation_of
 from microseg_ray.settings.limits import Epochs, Seed, Threads
 from microseg_ray.settings.model import ModelSettings
 from microseg_ray.settings.ray import RaySettings
@@ -45,9 +45,7 @@ class EpochSettings(JobSettings):
     @property
     def augmentation(self) -> AugmentSettings:
         """The ranges that `augment` selects."""
-        if isinstance(self.augment, AugmentSettings):
-            return self.augment
-        return AugmentSettings() if self.augment else NO_AUGMENTATION
+        return augmentation_of(self.augment)
 
     @property
     def store(self) -> str:

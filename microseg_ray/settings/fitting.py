@@ -17,6 +17,7 @@ __all__ = [
     "OptimizerSettings",
     "PlateauSettings",
     "SamplingSettings",
+    "augmentation_of",
     "loss_section",
 ]
 
@@ -143,6 +144,18 @@ class AugmentSettings(Frozen):
 
 
 NO_AUGMENTATION = AugmentSettings(symmetries=False, brightness=0.0, contrast=0.0)
+
+
+def augmentation_of(augment: bool | AugmentSettings) -> AugmentSettings:
+    """The ranges that a setting `augment` selects: its own, the defaults, or none.
+
+    Example:
+        >>> augmentation_of(False) == NO_AUGMENTATION, augmentation_of(True) == AugmentSettings()
+        (True, True)
+    """
+    if isinstance(augment, AugmentSettings):
+        return augment
+    return AugmentSettings() if augment else NO_AUGMENTATION
 
 
 class PlateauSettings(Frozen):
