@@ -100,7 +100,7 @@ def fit(
     state = fresh(settings, store, workers)
     identity = identity_of(settings, store)
     if not go_on(state, settings, saved_state(settings, store)):
-        start_weights(state, settings.model.weights, settings.output)
+        start_weights(state, settings.model.start, settings.output)
     # Before the model is wrapped; what it measures depends on the architecture, not on the weights.
     card = card_of(settings, store, state.model)
     classes = tuple(item.name for item in store.spec.classes)

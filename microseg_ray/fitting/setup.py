@@ -119,7 +119,7 @@ def start_weights(state: Fit, weights: str | None, output: str, job: str = "trai
 
     Args:
         state: A fit before its first step.
-        weights: `model.weights`.
+        weights: `model.start` of the settings; None leaves the model as it is.
         output: Of the job.
         job: Its name, for the note.
 
@@ -177,7 +177,7 @@ def first_model(settings: TrainSettings, store: TileStore, workers: Workers) -> 
     """The model of `model.weights` as it was before the first step, frozen; also in a fit that goes on."""
     chosen = settings.model
     model: nn.Module = build_model(chosen.name, store.spec.channels, len(store.spec.classes), chosen.options)
-    load_weights(model, str(chosen.weights))
+    load_weights(model, str(chosen.start))
     return model.to(workers.device).eval().requires_grad_(False)
 
 

@@ -75,7 +75,7 @@ class FitSettings(EpochSettings):
 
     @model_validator(mode="after")
     def _held_to_weights(self) -> Self:
-        if self.hold and self.model.weights is None:
+        if self.hold and self.model.start is None:
             raise ValueError(
                 f"hold: {self.hold} holds a fit to its first weights; give model.weights, or leave hold out"
             )

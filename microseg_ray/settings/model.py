@@ -16,7 +16,7 @@ from pydantic import (
 
 from microseg_ray.settings.base import Frozen
 
-__all__ = ["IMAGENET", "OPTIONS", "Architecture", "ClassifierSettings", "ModelSettings"]
+__all__ = ["IMAGENET", "OPTIONS", "SCRATCH", "Architecture", "ClassifierSettings", "ModelSettings"]
 
 Architecture = Literal[
     "unet",
@@ -33,6 +33,12 @@ Architecture = Literal[
 
 IMAGENET = "imagenet"
 """In place of a file: the weights of an installed package (extra `pretrained`)."""
+
+SCRATCH = "scratch"
+"""In place of a file: random weights."""
+
+# The default has none of them, so a section `model` with one of them and no name means the default of earlier versions.
+_OPTIONS_OF_RESUNET = ("depth", "dilations")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "unet": {
@@ -80,9 +86,13 @@ _MAX_LAYERS_BYTES = 1 << 16
 class ModelSettings(Frozen):
     """Which architecture, and its options. An option that is not given is None here and has the architecture's default.
 
+    Without a name it is `efficientnet_unet` from ImageNet's weights, or `resunet` where `depth` or `dilations` is given.
+
     Example:
-        >>> ModelSettings(width=24).options["width"], ModelSettings(width=24).options["depth"]
-        (24, 4)
+        >>> ModelSettings().name, ModelSettings().start, ModelSettings(weights="scratch").start
+        ('efficientnet_unet', 'imagenet', None)
+        >>> ModelSettings(depth=3).name, ModelSettings(depth=3).options["width"]
+        ('resunet', 24)
         >>> ModelSettings(name="vgg16_unet", width=24)
         Traceback (most recent call last):
             ...
@@ -90,11 +100,14 @@ class ModelSettings(Frozen):
         ...`vgg16_unet` has no option width; its options are linear_decoder, input_scaling...
     """
 
-    name: Architecture = "resunet"
+    name: Architecture = Field(
+        default="efficientnet_unet",
+        description="default: efficientnet_unet, or resunet where depth or dilations is given",
+    )
     weights: str | None = Field(
         default=None,
         description="weights to start from: a file, URL or checkpoint folder (ImageNet's or MicroNet's for an encoder), or "
-        "imagenet for those of the extra `pretrained` (efficientnet_unet, efficientnet_deeplab)",
+        "imagenet for those of the extra `pretrained` (efficientnet_unet, efficientnet_deeplab; their default), or scratch",
     )
     width: int | None = Field(
         default=None,
@@ -153,6 +166,16 @@ class ModelSettings(Frozen):
 
     @model_validator(mode="before")
     @classmethod
+    def _named_by_its_options(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("name") is not None:
+            return values
+        given = any(values.get(option) is not None for option in _OPTIONS_OF_RESUNET)
+        return (
+            {**values, "name": "resunet"} if given else {key: value for key, value in values.items() if key != "name"}
+        )
+
+    @model_validator(mode="before")
+    @classmethod
     def _read_layers(cls, values: Any) -> Any:
         # The text and not the path: a worker or a checkpoint may be where the file is not.
         if not isinstance(values, dict) or values.get("architecture_file") is None:
@@ -171,7 +194,7 @@ class ModelSettings(Frozen):
     @classmethod
     def _findable(cls, value: str | None) -> str | None:
         # A worker may run in another folder.
-        named = value is None or value == IMAGENET or "://" in value
+        named = value in {None, IMAGENET, SCRATCH} or "://" in str(value)
         return value if named else str(Path(str(value)).absolute())
 
     @model_validator(mode="after")
@@ -192,6 +215,13 @@ class ModelSettings(Frozen):
         return {key: value for key, value in handler(self).items() if value is not None}
 
     @property
+    def start(self) -> str | None:
+        """What the weights start from: a file, URL or checkpoint folder, `IMAGENET`, or None for random weights."""
+        if self.weights is None:
+            return IMAGENET if self.name.startswith("efficientnet_") else None
+        return None if self.weights == SCRATCH else self.weights
+
+    @property
     def options(self) -> dict[str, Any]:
         """The architecture's options, all of them, with its defaults for those that were not given.
 
@@ -200,7 +230,7 @@ class ModelSettings(Frozen):
             {'encoder': 'resnet34', 'input_scaling': 'imagenet'}
         """
         defaults = dict(OPTIONS[self.name])
-        if self.weights is not None and "input_scaling" in defaults:
+        if self.start is not None and "input_scaling" in defaults:
             defaults["input_scaling"] = "imagenet"
         given = {name: getattr(self, name) for name in defaults}
         return {name: defaults[name] if value is None else value for name, value in given.items()}

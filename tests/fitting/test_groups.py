@@ -129,7 +129,7 @@ def _stop_after(epoch):
 
 
 def test_frozen_norms_of_the_encoder_keep_weights_and_statistics_and_the_decoders_do_not(tiles, tmp_path):
-    fit = train(settings(tiles, tmp_path / "fit", freeze_batch_norm="encoder"))
+    fit = train(settings(tiles, tmp_path / "fit", model=MODEL | {"weights": "scratch"}, freeze_batch_norm="encoder"))
     for name, value in load_checkpoint(fit.last)[0].state_dict().items():
         if "running_mean" in name:
             assert bool((value == 0).all()) == name.startswith("encoder."), name

@@ -225,7 +225,7 @@ def test_damaged_files_are_set_aside_and_the_rest_is_used(pairs, new_pairs, tmp_
     ran = microseg("pretrain", "--archive", archive, "--output", tmp_path / "own", *options, "--model.width", 2)
     assert ran.code == 3
     assert "files: 6 seen = 3 used + 2 set aside + 1 not taken" in ran.out
-    assert "microseg train --model.name resunet --model.weights" in ran.out
+    assert "microseg train --model.name efficientnet_unet --model.weights" in ran.out
     assert set(TileStore.open(tmp_path / "own/crops").table["micrograph"].to_pylist()) == {
         "0_a.png",
         "0_b.png",

@@ -115,7 +115,11 @@ def test_a_missing_package_names_the_extra(name, package, extra, monkeypatch):
 
 
 def test_settings_take_the_options_of_their_architecture_only():
-    assert ModelSettings().name == "resunet"
+    assert (ModelSettings().name, ModelSettings().start) == ("efficientnet_unet", "imagenet")
+    assert ModelSettings(weights="scratch").start is None
+    assert (ModelSettings(depth=3).name, ModelSettings(depth=3).start) == ("resunet", None)
+    assert ModelSettings(dilations=(1,)).name == "resunet"
+    assert ModelSettings(width=8, stages=3).name == "efficientnet_unet"
     assert ModelSettings(name="unet").options == {
         "width": 32,
         "depth": 4,
@@ -132,7 +136,7 @@ def test_settings_take_the_options_of_their_architecture_only():
     given = ModelSettings(name="deeplabv3plus", output_stride=8)
     assert given.model_dump(mode="json") == {"name": "deeplabv3plus", "output_stride": 8}
     assert ModelSettings.model_validate(given.model_dump(mode="json")) == given
-    assert ModelSettings().model_dump() == {"name": "resunet"}
+    assert ModelSettings().model_dump() == {"name": "efficientnet_unet"}
 
 
 def test_a_config_and_the_command_line_name_model_and_options(tmp_path):

@@ -126,7 +126,7 @@ def reconstruct(
     identity = identity_of(settings, store)
     saved = saved_state(settings, store)
     if saved is None:
-        start_weights(state, settings.model.weights, settings.output, "pretrain")
+        start_weights(state, settings.model.start, settings.output, "pretrain")
     else:
         state.restore(saved)
     job = _Job(settings, workers, Tiles(store, store.rows("train"), settings.held_bytes), on_step)

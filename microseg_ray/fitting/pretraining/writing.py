@@ -68,7 +68,7 @@ def write_weights(settings: PretrainSettings, store: TileStore, model: nn.Module
             "part": "encoder" if all(name.startswith("encoder.") for name in kept) else "model",
             "sha256": hashlib.sha256((output / WEIGHTS_FILE).read_bytes()).hexdigest(),
             "model": {"name": settings.model.name, "options": settings.model.options, "channels": store.spec.channels},
-            "started_from": settings.model.weights or "random weights",
+            "started_from": settings.model.start or "random weights",
             "scaling": store.spec.scaling.model_dump(mode="json"),
             "archive": settings.archive,
             "micrographs": micrographs,

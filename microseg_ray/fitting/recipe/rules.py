@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from microseg_ray.settings.model import SCRATCH
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -166,8 +168,10 @@ class _Chooser:
     @property
     def _pretrained(self) -> bool:
         if self._own("model", "name"):
-            name, weights = self.given.get("model.name"), self.given.get("model.weights")
-            return weights is not None and str(name) not in _WITHOUT_ENCODER
+            name, weights = str(self.given.get("model.name")), self.given.get("model.weights")
+            if weights is None:
+                return name.startswith("efficientnet_") and self.facts.weights
+            return weights != SCRATCH and name not in _WITHOUT_ENCODER
         return "model.weights" in self.choices and self._value("model.weights") is not None
 
     def _crop(self) -> None:

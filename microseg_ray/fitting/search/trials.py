@@ -98,6 +98,8 @@ def merged_settings(settings: TuneSettings, values: Mapping[str, Any], output: s
     document = {key: value for key, value in settings.resolved().items() if key not in _SEARCH_ONLY}
     # A trial is one process; Ray Tune runs as many at a time as it may.
     document |= {"output": output, "overwrite": False, "workers": 0}
+    # As it was given: a searched option may belong to another architecture than the default.
+    document["model"] = settings.model.model_dump(mode="json", exclude_unset=True)
     for key, value in values.items():
         _put(document, key, value)
     try:
