@@ -21,7 +21,8 @@ class EpochSettings(JobSettings):
     output: str = Field(description="folder of what the job writes: weights, metrics, events")
     epochs: Epochs = 20
     batch: int = Field(default=8, ge=1, le=1 << 20, description="tiles per step over all workers together")
-    model: ModelSettings = ModelSettings()
+    # A factory: pydantic-settings would put the name of a default instance over a section that means another one.
+    model: ModelSettings = Field(default_factory=ModelSettings)
     optimizer: OptimizerSettings = OptimizerSettings()
     augment: bool | AugmentSettings = Field(default=True, description="true, false, or a section of ranges")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(

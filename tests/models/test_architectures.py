@@ -144,6 +144,11 @@ def test_a_config_and_the_command_line_name_model_and_options(tmp_path):
     config.write_text("train: {tiles: t, output: o, model: {name: unet, width: 24, depth: 4, norm: batch}}")
     both = load_settings(TrainSettings, ["--model.depth", "3"], config).model
     assert (both.name, both.width, both.depth, both.norm) == ("unet", 24, 3, "batch")
+    # Without a name the options say which default is meant, also where file and command line give one each.
+    config.write_text("train: {tiles: t, output: o, model: {width: 24}}")
+    assert load_settings(TrainSettings, [], config).model.name == "efficientnet_unet"
+    assert load_settings(TrainSettings, ["--model.depth", "3"], config).model.options["width"] == 24
+    assert load_settings(TrainSettings, ["--model.depth", "3"], config).model.name == "resunet"
     arguments = ["--tiles", "t", "--output", "o", "--model.name", "deeplabv3plus", "--model.image_pooling", "false"]
     other = load_settings(TrainSettings, arguments).model
     assert other.options["image_pooling"] is False
