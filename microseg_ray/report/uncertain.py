@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 
 from microseg_ray.errors import MicrosegError
-from microseg_ray.files.arrays import zarr_place
 from microseg_ray.geometry import Box
 from microseg_ray.names import text
 from microseg_ray.report.doubt import UNKNOWN, window_sums
+from microseg_ray.report.kept import reader
 from microseg_ray.runs.opening import open_of_run
 from microseg_ray.runs.store.glance import glance
 from microseg_ray.runs.store.masks import MaskStore
-from microseg_ray.runs.store.one_shard import read_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,8 +38,6 @@ MOST_PIXELS = 1 << 32
 _BAND = 2
 """Rows of windows that are read at once: a chunk of the map."""
 _COLUMNS = 1 << 15
-_AT_ONCE = 1 << 22
-"""Pixels of a map that is read as a whole."""
 HOW_TO_GET = (
     "This run kept no map of its certainty, so the places where it is least certain are not known. "
     "They are shown of a run that was made with `microseg segment ... --extra margin` (or `entropy`)."
@@ -139,7 +135,7 @@ def uncertain_places(run: Run, names: Sequence[str], count: int) -> Places:
     best: list[tuple[float, str, Box]] = []
     for name, shape in shapes.items():
         try:
-            windows = doubtful_windows(shape, _reader(run, name, kind, shape), kind, step)
+            windows = doubtful_windows(shape, reader(run.store_path(name) / kind, shape), kind, step)
             own = heapq.nlargest(count, windows, key=lambda each: (each[0], -each[1].y0, -each[1].x0))
         except (KeyError, ValueError, RuntimeError, OSError):
             unread.append(text(name))
@@ -162,15 +158,6 @@ def _spread(windows: Iterable[tuple[float, str, Box]], count: int) -> list[tuple
     return sorted([*first, *later][:count], key=lambda each: -each[0])
 
 
-def _reader(run: Run, name: str, kind: str, shape: tuple[int, int]) -> Callable[[Box], NDArray[np.uint8]]:
-    path = run.store_path(name) / kind
-    if shape[0] * shape[1] <= _AT_ONCE:
-        values = read_array(path)
-        return lambda box: values[box.slices]
-    array = zarr.open_array(zarr_place(path), mode="r")
-    return lambda box: np.asarray(array[box.slices])
-
-
 def _place(run: Run, name: str, kind: str, box: Box, doubt: float) -> Place:
     store, image = MaskStore.open(run.store_path(name)), None
     try:
@@ -181,5 +168,5 @@ def _place(run: Run, name: str, kind: str, box: Box, doubt: float) -> Place:
         pass
     size = store.note.get("pixel_size_um")
     mask = store.read(box)
-    values = _reader(run, name, kind, store.spec.shape)(box)
+    values = reader(run.store_path(name) / kind, store.spec.shape)(box)
     return Place(text(name), box, doubt, image, mask, values, None if size is None else (size[0], size[1]))

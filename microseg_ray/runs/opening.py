@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from microseg_ray.errors import InputError
 from microseg_ray.settings import Scaling, SourceSettings
@@ -11,12 +11,27 @@ from microseg_ray.sources import View, fingerprint, member_path, open_view
 if TYPE_CHECKING:
     from microseg_ray.runs.folder import Run
     from microseg_ray.runs.store.masks import MaskStore
+    from microseg_ray.runs.store.spec import MaskSpec
     from microseg_ray.sources import Micrograph
 
 __all__ = ["open_of_run", "require_unchanged"]
 
 
-def open_of_run(run: Run, name: str, store: MaskStore) -> Micrograph:
+class Described(Protocol):
+    """A mask, open or not, as its store describes it."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the pixels are bound to."""
+        ...
+
+    @property
+    def spec(self) -> MaskSpec:
+        """Its shape."""
+        ...
+
+
+def open_of_run(run: Run, name: str, store: Described) -> Micrograph:
     """Open a micrograph of a run as it was segmented, on the grid of its mask.
 
     Args:

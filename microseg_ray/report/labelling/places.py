@@ -15,11 +15,11 @@ from microseg_ray.files import write_json
 from microseg_ray.names import text
 from microseg_ray.outputs import Kind, claim
 from microseg_ray.quarantine import Failure
+from microseg_ray.report.kept import kept_of
 from microseg_ray.report.labelling.ranking import Candidates, choose, rarity
 from microseg_ray.report.labelling.windows import Window, looks, spread_boxes, windows_of
 from microseg_ray.report.viewer.labels import Labels, Sheet
 from microseg_ray.report.viewer.subject import key_of
-from microseg_ray.runs.store.masks import MaskStore
 from microseg_ray.settings import IGNORE_INDEX
 from microseg_ray.tables import write_csv
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from microseg_ray.geometry import Box
     from microseg_ray.report.labelling.windows import Look
     from microseg_ray.runs.folder import Run
+    from microseg_ray.runs.store.masks import MaskStore
 
 __all__ = ["COLUMNS", "NEXT_FAILURES", "NEXT_FILES", "Found", "Place", "Search", "find_places", "write_places"]
 
@@ -141,7 +142,7 @@ def find_places(
     for done, name in enumerate(names, 1):
         try:
             found, labelled = _of_micrograph(run, labels, name, newest(name), rare, search)
-        except (MicrosegError, ValueError, OSError) as error:
+        except (MicrosegError, KeyError, ValueError, OSError) as error:
             failures.append(Failure(name, STAGE, str(error)))
             found, labelled = [], False
         if labelled:
@@ -170,19 +171,20 @@ def find_places(
 def _of_micrograph(
     run: Run, labels: Labels, name: str, newer: MaskStore | None, rare: NDArray[np.float64], search: Search
 ) -> tuple[list[Window], bool]:
-    store = MaskStore.open(run.store_path(name))
-    if (store.identity.get("view") or {}).get("file_shape") is not None:
+    kept = kept_of(run.store_path(name))
+    if (kept.identity.get("view") or {}).get("file_shape") is not None:
         raise InputError(name, "was segmented at another pixel size than its own, so it cannot be painted in")
-    sheet = Sheet(name, "", store.spec.shape, None)
+    sheet = Sheet(name, "", kept.spec.shape, None)
     marked = labels.labelled(name)
 
     def painted(box: Box) -> NDArray[np.bool_]:
         return labels.pixels(sheet, box) != IGNORE_INDEX if marked else np.zeros(box.shape, bool)
 
-    if newer is not None and newer.spec.shape == store.spec.shape:
-        store = newer
-    boxes = spread_boxes(store, search.shards)
-    return windows_of(name, store, boxes, rare[: len(store.spec.classes)], painted, search.side, _OF_ONE), marked
+    classes = len(kept.record["classes"])
+    if newer is not None and newer.spec.shape == kept.spec.shape:
+        kept, classes = kept_of(newer.path), len(newer.spec.classes)
+    boxes = spread_boxes(kept.spec, search.shards)
+    return windows_of(name, kept, boxes, rare[:classes], painted, search.side, _OF_ONE), marked
 
 
 def _fractions(run: Run, classes: int) -> NDArray[np.float64]:
@@ -202,9 +204,9 @@ def _seen(run: Run, windows: Iterable[Window], failures: list[Failure]) -> tuple
     for name, group in itertools.groupby(windows, key=lambda each: each.micrograph):
         of_one = list(group)
         try:
-            seen += looks(run, MaskStore.open(run.store_path(name)), of_one)
+            seen += looks(run, kept_of(run.store_path(name)), of_one)
             kept += of_one
-        except (MicrosegError, ValueError, OSError) as error:
+        except (MicrosegError, KeyError, ValueError, OSError) as error:
             failures.append(Failure(name, STAGE, str(error)))
     return kept, seen
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import zarr
 
 from microseg_ray.errors import MicrosegError
+from microseg_ray.files import place
+from microseg_ray.files.arrays import zarr_place
 from microseg_ray.geometry import Box
 from microseg_ray.report.doubt import stored_doubt, window_sums
+from microseg_ray.report.kept import reader
 from microseg_ray.report.labelling.ranking import scores_of
 from microseg_ray.runs.opening import open_of_run
 from microseg_ray.settings import IGNORE_INDEX
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from microseg_ray.report.kept import Kept
     from microseg_ray.runs.folder import Run
-    from microseg_ray.runs.store.masks import MaskStore
+    from microseg_ray.runs.store.spec import MaskSpec
 
     Doubt = tuple["Source", Callable[[Box, NDArray[np.uint8]], NDArray[np.float64]]]
 
@@ -62,22 +65,26 @@ class Look:
     deviation: float
 
 
-def doubt_of(store: MaskStore) -> Doubt:
+def doubt_of(kept: Kept) -> Doubt:
     """How the doubt of each pixel of a mask is read: a source, and a function of a box and its mask to (y, x) in [0, 1].
 
     A margin `m` (probability of the first class less that of the second) is a doubt of `1 - m`. An entropy is stored as a
     share of the largest one. Without either, a pixel is in doubt where the next one below or to the right has another class.
 
     Args:
-        store: The mask.
+        kept: The mask and what was kept beside it.
     """
-    kind = store.spec.extra
+    kind = kept.spec.extra
     if kind == "none":
         return "borders", lambda _, mask: _borders(mask)
-    array = zarr.open_array(f"{store.path}/{kind}", mode="r")
+    path = place(kept.path) / kind
     if kind == "probabilities":
+        import zarr
+
+        array = zarr.open_array(zarr_place(path), mode="r")
         return "probabilities", lambda box, _: 1 - _margin(np.asarray(array[(slice(None), *box.slices)]))
-    return kind, lambda box, _: stored_doubt(np.asarray(array[box.slices]), kind)
+    read = reader(path, kept.spec.shape)
+    return kind, lambda box, _: stored_doubt(read(box), kind)
 
 
 def _margin(probabilities: NDArray[Any]) -> NDArray[np.float64]:
@@ -94,22 +101,22 @@ def _borders(mask: NDArray[np.uint8]) -> NDArray[np.float64]:
     return found
 
 
-def spread_boxes(store: MaskStore, most: int) -> Iterator[Box]:
+def spread_boxes(spec: MaskSpec, most: int) -> Iterator[Box]:
     """The boxes of at most so many shards of a mask, spread evenly over it.
 
     Args:
-        store: The mask.
+        spec: Of the mask.
         most: How many shards are looked at.
     """
-    rows, columns = store.spec.shards
+    rows, columns = spec.shards
     count = rows * columns
-    for place in np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)):
-        yield store.spec.box((int(place) // columns, int(place) % columns))
+    for number in np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)):
+        yield spec.box((int(number) // columns, int(number) % columns))
 
 
 def windows_of(
     name: str,
-    store: MaskStore,
+    kept: Kept,
     boxes: Iterator[Box],
     rare: NDArray[np.float64],
     painted: Callable[[Box], NDArray[np.bool_]],
@@ -120,7 +127,7 @@ def windows_of(
 
     Args:
         name: The micrograph.
-        store: Its mask; parts that are not computed yet are left out.
+        kept: Its mask; parts that are not computed yet are left out.
         boxes: The parts of it that are looked at, one at a time.
         rare: (k,) how rare each class is.
         painted: Which pixels of a box are labelled.
@@ -128,14 +135,14 @@ def windows_of(
         most: How many are returned.
 
     Raises:
-        ValueError: A shard of the mask is damaged.
+        StoreError: A shard of the mask is damaged.
+        ValueError: One of the map is.
     """
-    source, doubt = doubt_of(store)
-    size = store.note.get("pixel_size_um")
-    known = None if size is None else (float(size[0]), float(size[1]))
+    source, doubt = doubt_of(kept)
+    known = kept.pixel_size_um
     best: list[Window] = []
     for box in boxes:
-        mask = store.read(box)
+        mask = kept.read(box)
         measured = mask != IGNORE_INDEX
         if not measured.any():
             continue
@@ -148,28 +155,28 @@ def windows_of(
         total = seen[free]
         means, shares = unsure[free] / total, classes[free] / total[:, None]
         scores = scores_of(means, shares, rare)
-        for place in np.argsort(-scores, kind="stable")[:most]:
-            y0, x0 = box.y0 + int(rows[place]) * side, box.x0 + int(columns[place]) * side
+        for number in np.argsort(-scores, kind="stable")[:most]:
+            y0, x0 = box.y0 + int(rows[number]) * side, box.x0 + int(columns[number]) * side
             inside = Box(y0, x0, min(y0 + side, box.y1), min(x0 + side, box.x1))
-            parts = tuple(float(each) for each in shares[place])
-            best.append(Window(name, inside, float(scores[place]), float(means[place]), parts, source, known))
+            parts = tuple(float(each) for each in shares[number])
+            best.append(Window(name, inside, float(scores[number]), float(means[number]), parts, source, known))
         best.sort(key=lambda each: (-each.score, each.box.y0, each.box.x0))
         del best[most:]
     return best
 
 
-def looks(run: Run, store: MaskStore, windows: Sequence[Window]) -> list[Look]:
+def looks(run: Run, kept: Kept, windows: Sequence[Window]) -> list[Look]:
     """What windows of one micrograph look like.
 
     Args:
         run: The run.
-        store: The mask of the micrograph in that run.
+        kept: The mask of the micrograph in that run.
         windows: All of one micrograph.
 
     Raises:
         MicrosegError: The micrograph cannot be read.
     """
-    with open_of_run(run, windows[0].micrograph, store) as micrograph:
+    with open_of_run(run, windows[0].micrograph, kept) as micrograph:
         found = []
         for window in windows:
             pixels = micrograph.read(window.box).astype(np.float64)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from microseg_ray.errors import UNREADABLE, StoreError
 from microseg_ray.files import place
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from microseg_ray.files import Where
 
 __all__ = ["Glance", "glance"]
@@ -23,11 +25,13 @@ class Glance:
         shape: (height, width).
         extra: `margin`, `entropy`, `probabilities` or `none`.
         finished: Whether pyramid and metadata are written.
+        record: All that the store says of itself: identity, shard, note.
     """
 
     shape: tuple[int, int]
     extra: str
     finished: bool
+    record: Mapping[str, Any]
 
 
 def glance(path: Where) -> Glance:
@@ -44,7 +48,8 @@ def glance(path: Where) -> Glance:
     """
     try:
         attributes = json.loads((place(path) / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-        height, width = attributes["microseg"]["shape"]
-        return Glance((int(height), int(width)), str(attributes["microseg"]["extra"]), "ome" in attributes)
+        record = attributes["microseg"]
+        height, width = record["shape"]
+        return Glance((int(height), int(width)), str(record["extra"]), "ome" in attributes, record)
     except (OSError, *UNREADABLE) as error:
         raise StoreError(f"{path}: no mask store is here, or it is damaged ({error}); `verify` says more") from error

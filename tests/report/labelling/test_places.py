@@ -11,6 +11,7 @@ import tifffile
 import zarr
 
 from microseg_ray.geometry import Box
+from microseg_ray.report.kept import kept_of
 from microseg_ray.report.labelling.places import Search, find_places, write_places
 from microseg_ray.report.labelling.ranking import rarity
 from microseg_ray.report.labelling.windows import doubt_of, spread_boxes, windows_of
@@ -58,7 +59,9 @@ def test_windows_are_those_of_the_pixels(tmp_path, extra):
     run = write_run(tmp_path, ["a.tif"], extra)
     store = MaskStore.open(run.store_path("a.tif"))
     mask, rare = store.mask[:], np.array([0.0, 0.5, 1.0])
-    found = windows_of("a.tif", store, spread_boxes(store, 99), rare, lambda box: np.zeros(box.shape, bool), 32, 99)
+    found = windows_of(
+        "a.tif", kept_of(store.path), spread_boxes(store.spec, 99), rare, lambda box: np.zeros(box.shape, bool), 32, 99
+    )
     # Shards of 64 px: windows never cross them, and what is cut off is kept from half of a window on.
     assert sum(each.box.area for each in found) == mask.size
     for window in found:
@@ -88,7 +91,7 @@ def test_the_doubt_of_probabilities_is_that_of_their_margin(tmp_path):
     store = MaskStore.create(tmp_path / "a.zarr", MaskSpec((64, 64), CLASSES, shard=64, extra="probabilities"), {})
     chances = np.random.default_rng(0).dirichlet(np.ones(3), (64, 64)).transpose(2, 0, 1).astype(np.float16)
     store.commit((0, 0), chances.argmax(axis=0).astype(np.uint8), chances)
-    source, doubt = doubt_of(store)
+    source, doubt = doubt_of(kept_of(store.path))
     ordered = np.sort(chances.astype(float), axis=0)
     assert source == "probabilities"
     box = Box(3, 5, 40, 60)
@@ -157,9 +160,9 @@ def test_a_run_that_is_half_done_is_ranked_as_far_as_it_is(tmp_path):
 
 def test_a_huge_mask_is_looked_at_in_parts_that_are_spread(tmp_path):
     store = MaskStore.create(tmp_path / "a.zarr", MaskSpec((640, 640), CLASSES, shard=64), {})
-    boxes = list(spread_boxes(store, 7))
+    boxes = list(spread_boxes(store.spec, 7))
     assert len(set(boxes)) == len(boxes) == 7
     assert boxes[0] == Box(0, 0, 64, 64)
     assert boxes[-1] == Box(576, 576, 640, 640)
-    assert len(list(spread_boxes(store, 1000))) == 100
+    assert len(list(spread_boxes(store.spec, 1000))) == 100
     assert rarity(np.array([1.0])).tolist() == [0.0]
