@@ -95,7 +95,7 @@ def run(arguments: list[str]) -> list[Table]:
     from microseg_ray.models import largest, predictor, probing
     from microseg_ray.models.runtimes import eager, vino
     from microseg_ray.models.strips import kept
-    from microseg_ray.runs import streaming, worker
+    from microseg_ray.runs import finisher, streaming, worker
     from microseg_ray.runs.store.masks import MaskStore
 
     clock = Clock()
@@ -126,7 +126,8 @@ def run(arguments: list[str]) -> list[Table]:
             (kept.KeptRows, "add", "kept rows"),
             (worker.ArchiveWorker, "_read", "reading"),
             (worker.ArchiveWorker, "_prepare", "preparing the micrograph"),
-            (worker, "audit_seams", WHOLE),
+            (finisher, "audit_seams", WHOLE),
+            (finisher, "audit_seam", WHOLE),
             (streaming.Streamer, "audit", WHOLE),
             (MaskStore, "commit", "writing shards"),
             (MaskStore, "finish", "pyramid and metadata"),
