@@ -119,17 +119,17 @@ def pretrain(
 
     settings = settled(_located(_as_train_reads(settings)), gpu=settings.gpu)
     with sole_writer(settings.output):
-        Fence.raised(settings.output)
+        fence = Fence.raised(settings.output)
         claim(settings.output, OWNER, ENTRIES)
         if settings.overwrite:
             drop(settings.output, OWNER)
         settings = settings.model_copy(update={"overwrite": False})
         # One worker would read no faster than this process.
         made = in_process(on_draw) if mapper is None or settings.workers <= 1 else mapper(on_draw, settings.workers)
-        return _pretrain(settings, report, launch, made)
+        return _pretrain(settings, report, launch, _squares(settings, made, fence))
 
 
-def _pretrain(settings: PretrainSettings, report: Report, launch: Launch | None, mapper: Mapper) -> Pretrained:
+def _pretrain(settings: PretrainSettings, report: Report, launch: Launch | None, drawn: Drawn) -> Pretrained:
     from microseg_ray.fitting.pretraining.loop import check_pretraining, reconstruct
     from microseg_ray.fitting.pretraining.writing import RECORD_FILE, WEIGHTS_FILE
     from microseg_ray.fitting.state import saved_state
@@ -138,7 +138,6 @@ def _pretrain(settings: PretrainSettings, report: Report, launch: Launch | None,
     output = Path(settings.output)
     for name in (STOP_FILE, END_FILE):
         delete_file(output / name)
-    drawn = _squares(settings, mapper)
     store = check_pretraining(settings, Workers(world=max(1, settings.workers)))
     # Refused before any worker is started, and before the settings of the other fit are replaced.
     saved_state(settings, store)
@@ -161,7 +160,7 @@ def _pretrain(settings: PretrainSettings, report: Report, launch: Launch | None,
     )
 
 
-def _squares(settings: PretrainSettings, mapper: Mapper) -> Drawn:
+def _squares(settings: PretrainSettings, mapper: Mapper, fence: Fence) -> Drawn:
     drawing = Drawing(
         settings.archive,
         settings.crops,
@@ -171,7 +170,7 @@ def _squares(settings: PretrainSettings, mapper: Mapper) -> Drawn:
         settings.source,
         settings.fingerprint,
     )
-    drawn = draw_squares(drawing, Path(settings.store), "pretrain.archive", mapper)
+    drawn = draw_squares(drawing, Path(settings.store), "pretrain.archive", mapper, fence)
     output = Path(settings.output)
     write_failures(output / FAILURES_FILE, drawn.failures)
     write_accounts(output / ACCOUNTS_FILE, drawn.accounts)

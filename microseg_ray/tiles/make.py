@@ -10,19 +10,21 @@ import numpy as np
 
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.catalog import build_catalog
-from microseg_ray.errors import InputError, ObjectStoreError, SettingsError, StoreError
-from microseg_ray.files import place
+from microseg_ray.errors import InputError, ObjectStoreError, RunMismatchError, SettingsError, StoreError
+from microseg_ray.fence import Fence
+from microseg_ray.files import place, sole_writer
 from microseg_ray.outputs import Kind, check, claim, settle
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.recognition import is_store
 from microseg_ray.settings import IGNORE_INDEX
+from microseg_ray.sources import fingerprint
 from microseg_ray.sources.specimen.profile import pooled_profile
 from microseg_ray.sources.unchanged import require_unchanged
 from microseg_ray.tiles.audit import audit_splits
 from microseg_ray.tiles.checks import class_notes, common_pixel_size, scale_notes
 from microseg_ray.tiles.history import differences, made_from, merged, refuse_other_settings, settled_groups
 from microseg_ray.tiles.mapping import Mapper, Report, in_process
-from microseg_ray.tiles.shards import TRAINED_ON, changed_pair, shard_task, tile_rows, write_shard
+from microseg_ray.tiles.shards import TRAINED_ON, changed_pair, shard_task, stop_if_over, tile_rows, write_shard
 from microseg_ray.tiles.spec import TileSpec
 from microseg_ray.tiles.store import TileStore, write_table
 from microseg_ray.tiles.survey import OUTAGE, survey, survey_task
@@ -105,6 +107,7 @@ def tile(settings: TileSettings, report: Report = lambda *_: None, mapper: Mappe
         SettingsError: No classes, images or masks are named; the output holds a store of other inputs or settings.
         InputError: Nothing usable is in the archive, or splits share micrographs (`data.audit`).
         StoreError: The store in the output is damaged.
+        RunMismatchError: Another job is writing there, or something there is not ours.
     """
     _check(settings)
     if settings.workers and mapper is None:
@@ -119,7 +122,8 @@ def tile(settings: TileSettings, report: Report = lambda *_: None, mapper: Mappe
     }
     proven = is_store(output / "tiles.zarr")
     check(output, "tile", entries, proven=proven)
-    finished = (output / "tiles.parquet").exists()
+    found = _table_mark(output)
+    finished = bool(found)
     if settings.append and not finished:
         raise SettingsError(f"tile.append: {output} holds no finished tile store; run without --append to make one")
     old = TileStore.open(output) if finished and not settings.overwrite else None
@@ -134,9 +138,20 @@ def tile(settings: TileSettings, report: Report = lambda *_: None, mapper: Mappe
         if not settings.append or changes.refused:
             raise SettingsError(changes.message(output, append=settings.append))
         rows = [row for row in rows if row.name in changes.added]
-    claim(output, "tile", entries, proven=proven)
-    made = mapper(report, settings.workers) if mapper is not None and settings.workers else in_process(report)
-    return _Making(settings, output, made, old).run(rows, catalog)
+    with sole_writer(output):
+        # What was found without the lock decides what is written.
+        if _table_mark(output) != found:
+            raise RunMismatchError(f"{output}: another job has written here meanwhile; run the same command again")
+        fence = Fence.raised(output)
+        claim(output, "tile", entries, proven=proven)
+        made = mapper(report, settings.workers) if mapper is not None and settings.workers else in_process(report)
+        return _Making(settings, (output, fence), made, old).run(rows, catalog)
+
+
+def _table_mark(output: Place) -> str:
+    """The fingerprint of the table, which is replaced whenever tiles become part of a store; empty where there is none."""
+    table = output / "tiles.parquet"
+    return fingerprint(table, "stat") if table.exists() else ""
 
 
 def summarise(tiles: Iterable[dict[str, Any]], settings: TileSettings) -> list[TileSummary]:
@@ -186,9 +201,11 @@ def _unchanged(store: TileStore, catalog: Catalog, settings: TileSettings) -> Ti
 class _Making:
     """One writing of tiles: a whole store, or what is added to `old`."""
 
-    def __init__(self, settings: TileSettings, output: Place, mapper: Mapper, old: TileStore | None) -> None:
+    def __init__(
+        self, settings: TileSettings, output: tuple[Place, Fence], mapper: Mapper, old: TileStore | None
+    ) -> None:
         self.settings = settings
-        self.output = output
+        self.output, self.fence = output
         self.mapper = mapper
         self.old = old
         self.where = settings.table or settings.images
@@ -240,11 +257,12 @@ class _Making:
         if not tiles:
             raise InputError(self.where, "every tile was left out", f"lower min_labelled ({settings.min_labelled})")
         record = made_from(good, bad, settings, left_out)
-        if self.old is None:
-            store = TileStore.create(self.output, _spec(good, len(tiles), settings), record)
-        else:
-            store = self._grown(self.old, good, len(tiles))
-            record = merged(self.old.made_from, record)
+        with self.fence.writing():
+            if self.old is None:
+                store = TileStore.create(self.output, _spec(good, len(tiles), settings), record)
+            else:
+                store = self._grown(self.old, good, len(tiles))
+                record = merged(self.old.made_from, record)
         used = {found.pair.name for found in good} | set(held)
         accounts = (
             *catalog.accounts([row for row in catalog.rows if row.name in used], failures),
@@ -252,11 +270,12 @@ class _Making:
         )
         write_accounts(self.output / ACCOUNTS_FILE, accounts)
         self._write(store, tiles, good, failures)
-        if self.old is None:
-            write_table(self.output, [row.record() for row in tiles])
-        else:
-            self.old.finish_append([row.record() for row in tiles], record, store.spec)
-        settle(self.output, "tile")
+        with self.fence.writing():
+            if self.old is None:
+                write_table(self.output, [row.record() for row in tiles])
+            else:
+                self.old.finish_append([row.record() for row in tiles], record, store.spec)
+            settle(self.output, "tile")
         made = self._result(TileStore.open(self.output), failures, left_out, (len(tiles), leaks, good))
         return replace(made, accounts=accounts)
 
@@ -267,11 +286,9 @@ class _Making:
         write_failures(self.output / "failures.csv", failures)
         start = 0 if self.old is None else self.old.spec.shards
         sources = {found.pair.name: (found.pair, found.fingerprints) for found in good}
-        tasks = [shard_task(store, shard, tiles, sources) for shard in range(start, store.spec.shards)]
+        tasks = [shard_task(store, shard, tiles, sources, self.fence) for shard in range(start, store.spec.shards)]
         broken = [found for found in self.mapper(write_shard, tasks, "write") if found.reason]
-        full = next((found for found in broken if found.full), None)
-        if full is not None:
-            raise StoreError(f"{self.output}: {full.reason}; free some space and run the same command again")
+        stop_if_over(broken, self.output)
         changed = {found.pair: found.reason for found in broken if found.pair}
         if self.settings.fingerprint == "content":
             # Workers look at sizes and times only.

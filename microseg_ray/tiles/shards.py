@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microseg_ray.errors import InputError, MicrosegError
+from microseg_ray.errors import FencedError, InputError, MicrosegError, StoreError
 from microseg_ray.geometry import Box
 from microseg_ray.quarantine import is_full
 from microseg_ray.settings import IGNORE_INDEX
@@ -19,15 +19,17 @@ from microseg_ray.tiles.survey import mask_of
 from microseg_ray.tiles.tasks import Member, ShardResult, ShardTask, TileRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from microseg_ray.fence import Fence
+    from microseg_ray.files import Where
     from microseg_ray.settings import TileSettings
     from microseg_ray.tiles.spec import TileSpec
     from microseg_ray.tiles.tasks import Pair, Surveyed
 
-__all__ = ["LeftOut", "changed_pair", "shard_task", "tile_rows", "write_shard"]
+__all__ = ["LeftOut", "changed_pair", "shard_task", "stop_if_over", "tile_rows", "write_shard"]
 
 TRAINED_ON = "train"
 
@@ -88,7 +90,11 @@ def _empty_to_drop(rows: Sequence[TileRow], settings: TileSettings) -> set[int]:
 
 
 def shard_task(
-    store: TileStore, shard: int, tiles: Sequence[TileRow], sources: Mapping[str, tuple[Pair, tuple[str, str]]]
+    store: TileStore,
+    shard: int,
+    tiles: Sequence[TileRow],
+    sources: Mapping[str, tuple[Pair, tuple[str, str]]],
+    fence: Fence | None = None,
 ) -> ShardTask:
     """The task that writes one shard.
 
@@ -97,6 +103,7 @@ def shard_task(
         shard: Index of the shard.
         tiles: Rows of the tiles that are being written, in tile order.
         sources: Of each micrograph, its pair and the fingerprints of image and mask.
+        fence: The epoch of the job.
     """
     members = [tiles[index - tiles[0].index] for index in store.spec.shard_range(shard)]
     names = sorted({row.micrograph for row in members})
@@ -108,6 +115,7 @@ def shard_task(
         tuple(sources[name][0] for name in names),
         tuple(sources[name][1] for name in names),
         tuple(Member(places[row.micrograph], row.y0, row.x0) for row in members),
+        fence,
     )
 
 
@@ -116,7 +124,31 @@ def write_shard(task: ShardTask) -> ShardResult:
     try:
         return _write_shard(task)
     except (MicrosegError, OSError) as error:
-        return ShardResult(str(error), full=is_full(error))
+        return ShardResult(str(error), full=is_full(error), fenced=isinstance(error, FencedError))
+
+
+def stop_if_over(results: Iterable[ShardResult], output: Where) -> None:
+    """Stop the job where no result of another micrograph could be kept.
+
+    Args:
+        results: Of `write_shard`.
+        output: The job's output.
+
+    Raises:
+        FencedError: Another job has begun to write here.
+        StoreError: The disk is full.
+
+    Example:
+        >>> stop_if_over([ShardResult(), ShardResult("no space is left", full=True)], "/tiles")
+        Traceback (most recent call last):
+            ...
+        microseg_ray.errors.StoreError: /tiles: no space is left; free some space and run the same command again
+    """
+    for found in results:
+        if found.fenced:
+            raise FencedError(found.reason)
+        if found.full:
+            raise StoreError(f"{output}: {found.reason}; free some space and run the same command again")
 
 
 def _write_shard(task: ShardTask) -> ShardResult:
@@ -135,7 +167,8 @@ def _write_shard(task: ShardTask) -> ShardResult:
             return ShardResult(reason or str(error).removeprefix(f"{pair.image}: "), pair=pair.name)
         if reason := changed_pair(pair, task.marks[place], _inputs.require):
             return ShardResult(reason, pair=pair.name)
-    store.write_shard(task.shard, images, masks)
+    with task.writing():
+        store.write_shard(task.shard, images, masks)
     return ShardResult()
 
 

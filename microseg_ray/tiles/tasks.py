@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from microseg_ray.catalog import Reduced
+    from microseg_ray.fence import Fence
     from microseg_ray.settings import Scaling, SourceSettings
     from microseg_ray.sources.specimen.profile import IntensitySample
 
@@ -217,6 +221,7 @@ class ShardTask:
         pairs: The pairs that its tiles come from.
         marks: The fingerprints of image and mask of each pair, from the survey.
         tiles: Its tiles, in order.
+        fence: Keeps a worker that outlives its job from writing; None where this process holds the lock itself.
     """
 
     store: str
@@ -225,6 +230,15 @@ class ShardTask:
     pairs: tuple[Pair, ...]
     marks: tuple[tuple[str, str], ...]
     tiles: tuple[Member, ...]
+    fence: Fence | None = None
+
+    def writing(self) -> AbstractContextManager[None]:
+        """What the write of the shard is wrapped in.
+
+        Raises:
+            FencedError: On entering: another job has begun to write there.
+        """
+        return nullcontext() if self.fence is None else self.fence.writing()
 
 
 @dataclass(frozen=True)
@@ -235,8 +249,10 @@ class ShardResult:
         reason: Why not; empty where it was.
         full: The disk is full.
         pair: The micrograph that is to blame; empty where none is.
+        fenced: The job is over: another one writes here now.
     """
 
     reason: str = ""
     full: bool = False
     pair: str = ""
+    fenced: bool = False

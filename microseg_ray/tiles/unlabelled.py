@@ -20,7 +20,7 @@ from microseg_ray.sources import fingerprint, intensity_limits, open_prepared, s
 from microseg_ray.sources.agreement import float_objection
 from microseg_ray.sources.specimen.intensity import intensity_range
 from microseg_ray.tiles.mapping import Mapper, in_process
-from microseg_ray.tiles.shards import TRAINED_ON, shard_task, write_shard
+from microseg_ray.tiles.shards import TRAINED_ON, shard_task, stop_if_over, write_shard
 from microseg_ray.tiles.spec import TileSpec
 from microseg_ray.tiles.store import TileStore, write_table
 from microseg_ray.tiles.tasks import Pair, TileRow
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from microseg_ray.fence import Fence
     from microseg_ray.settings import Scaling, SourceSettings
 
 __all__ = ["Drawing", "Drawn", "draw_squares", "shares"]
@@ -107,7 +108,17 @@ class _Seen:
     reason: str = ""
 
 
-def draw_squares(drawing: Drawing, output: Path, key: str, mapper: Mapper | None = None) -> Drawn:
+@dataclass(frozen=True)
+class _Steps:
+    """What runs the steps of a drawing, and the epoch that their writes belong to."""
+
+    mapper: Mapper
+    fence: Fence | None
+
+
+def draw_squares(
+    drawing: Drawing, output: Path, key: str, mapper: Mapper | None = None, fence: Fence | None = None
+) -> Drawn:
     """Draw squares from an archive into a tile store, or find that a finished one holds them.
 
     Args:
@@ -115,8 +126,10 @@ def draw_squares(drawing: Drawing, output: Path, key: str, mapper: Mapper | None
         output: Folder of the store.
         key: The setting that names the archive, for errors: `pretrain.archive`.
         mapper: Runs the steps; None in this process.
+        fence: The epoch of the job; None where no worker can outlive it.
 
     Raises:
+        FencedError: Another job has begun to write here.
         InputError: Nothing in the archive can be used.
         SettingsError: The store in the output was drawn from other files or with other settings.
         StoreError: The store is damaged, or cannot be written.
@@ -134,7 +147,8 @@ def draw_squares(drawing: Drawing, output: Path, key: str, mapper: Mapper | None
         source = drawing.source.model_copy(update={"pixel_sizes": None, "pixel_size_um": None})
         pairs = (Pair(name, path, "", name, TRAINED_ON, source) for name, path in listing.entries)
         looks = [_Look(pair, drawing.scaling, drawing.fingerprint) for pair in pairs]
-        store, failures = _drawn(mapper or in_process(lambda *_: None), looks, drawing, output, made_from)
+        steps = _Steps(mapper or in_process(lambda *_: None), fence)
+        store, failures = _drawn(steps, looks, drawing, output, made_from)
     used = set(marks) - {failure.path for failure in failures}
     return Drawn(store, failures, (file_account(marks, used, failures, not_taken),))
 
@@ -171,9 +185,9 @@ def _require_same(store: TileStore, made_from: dict[str, Any], key: str) -> None
 
 
 def _drawn(
-    mapper: Mapper, looks: Sequence[_Look], drawing: Drawing, output: Path, made_from: dict[str, Any]
+    steps: _Steps, looks: Sequence[_Look], drawing: Drawing, output: Path, made_from: dict[str, Any]
 ) -> tuple[TileStore, tuple[Failure, ...]]:
-    seen = mapper(_look, looks, "micrographs opened")
+    seen = steps.mapper(_look, looks, "micrographs opened")
     failures = [Failure(each.pair.name, "read", each.reason) for each in seen if each.reason]
     good = [each for each in seen if not each.reason]
     channels = max((each.channels for each in good), default=1)
@@ -188,7 +202,7 @@ def _drawn(
     ]
     good = [each for each in good if each not in odd]
     while good:
-        broken = _written(mapper, good, drawing, output, {**made_from, "set_aside": _plain(failures)})
+        broken = _written(steps, good, drawing, output, {**made_from, "set_aside": _plain(failures)})
         if not broken:
             return TileStore.open(output), tuple(failures)
         failures += [Failure(name, "read", reason) for name, reason in broken.items()]
@@ -202,7 +216,7 @@ def _plain(failures: Sequence[Failure]) -> list[list[str]]:
 
 
 def _written(
-    mapper: Mapper, good: Sequence[_Seen], drawing: Drawing, output: Path, made_from: dict[str, Any]
+    steps: _Steps, good: Sequence[_Seen], drawing: Drawing, output: Path, made_from: dict[str, Any]
 ) -> dict[str, str]:
     """Write the store; returns the micrographs that could not be read, with the reason of each."""
     rows = _rows(good, drawing)
@@ -217,10 +231,11 @@ def _written(
     )
     store = TileStore.create(output, spec, made_from)
     sources = {each.pair.name: (each.pair, (each.mark, "")) for each in good}
-    tasks = [shard_task(store, shard, rows, sources) for shard in range(spec.shards)]
-    failed = [found for found in mapper(write_shard, tasks, "squares read") if found.reason]
+    tasks = [shard_task(store, shard, rows, sources, steps.fence) for shard in range(spec.shards)]
+    failed = [found for found in steps.mapper(write_shard, tasks, "squares read") if found.reason]
+    stop_if_over(failed, output)
     for found in failed:
-        if found.full or not found.pair:
+        if not found.pair:
             raise StoreError(f"{output}: {found.reason}; free some space and run the same command again")
     if not failed:
         write_table(output, [row.record() for row in rows])
