@@ -38,7 +38,7 @@ def make_run(folder: Path, side: int) -> None:
     mask = np.digitize(field, np.quantile(field, (0.6, 0.95))).astype(np.uint8)
     record = {
         "archive": str(folder / "archive"),
-        "source": "",
+        "source": str(folder / "archive"),
         "checkpoint": "",
         "classes": [each.model_dump() for each in classes],
         "settings": {},

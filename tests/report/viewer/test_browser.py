@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.measure import label
 
 from microseg_ray.geometry import Box
 from microseg_ray.names import text
@@ -118,6 +119,29 @@ def test_zoom_classes_seams_keys_and_the_link_to_a_place(tab, viewed_run):
     tab.wait_for_selector(f"body[data-ready]:not([data-ready^='#m/{key_of('large.tif')}'])")
     assert tab.url != first
     assert tab.inner_text("#name") in {text(HOSTILE), text(BROKEN), "large.tif", "empty.tif"}
+
+
+def test_an_object_under_the_mouse_shows_its_row(tab, viewed_run):
+    from microseg_ray.runs.store.masks import MaskStore
+
+    store = MaskStore.open(Run.open(viewed_run).store_path("large.tif"))
+    mask = store.mask[:]
+    open_in(tab, "large.tif", "?y=500&x=400&z=1")
+    y, x = tab.evaluate("(() => { const p = window.microseg.toImage(400, 400); return p.map(Math.floor); })()")
+    # The place of the screen's pixel (400, 400), and the component of its class there: edges and corners join.
+    components = label(mask == mask[y, x], connectivity=2)
+    pixels = int((components == components[y, x]).sum())
+    assert pixels >= 5, "the table has no smaller objects"
+    box = tab.locator("#zoom").bounding_box()
+    tab.mouse.move(box["x"] + 380, box["y"] + 380)
+    tab.mouse.move(box["x"] + 400, box["y"] + 400)
+    tab.wait_for_selector("#object tr")
+    cells = tab.eval_on_selector_all(
+        "#object tr", "rows => rows.map((row) => [row.cells[0].textContent, row.cells[1].textContent])"
+    )
+    shown = dict(cells)
+    assert int(shown["pixel_count"]) == pixels
+    assert shown["class_name"] == store.spec.classes[int(mask[y, x])].name
 
 
 def saved(tab):
