@@ -97,7 +97,8 @@ def _print_intervals(result: Evaluation, document: dict[str, Any] | None, title:
     if document is None:
         return
     if document["reason"]:
-        console.print(f"no interval: {document['reason']}")
+        console.print(f"{'intervals' if document['resamples'] else 'no interval'}: {document['reason']}")
+    if not document["resamples"]:
         return
     table = Table("", "pixel accuracy", "mean IoU", *(f"IoU {escape(name)}" for name in result.classes))
     table.title = escape(title.format(units=document["units"], of=document["of"]))

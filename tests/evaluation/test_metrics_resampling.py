@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +17,7 @@ from microseg_ray.evaluation.metrics import (
     figure_intervals,
     units_of,
 )
-from microseg_ray.statistics.bootstrap import resampled_counts
+from microseg_ray.statistics.bootstrap import percentile_interval, resampled_counts
 
 NAMES = ["clay", "silt", "pore"]
 
@@ -118,6 +120,21 @@ def test_a_paired_difference_is_narrower_than_the_intervals_of_both():
     assert (nothing["low"], nothing["high"], nothing["share_above"]) == (0, 0, 0)
     with pytest.raises(ValueError, match="same ones"):
         difference_intervals(one, units_of(better, groups_of(better)), NAMES, 10, 0)
+
+
+def test_intervals_of_few_units_say_what_they_hold_in_truth():
+    generator = np.random.default_rng(0)
+    for units in (3, 5):
+        matrices = matrices_of(1, units)
+        document = figure_intervals(units_of(matrices, {name: name for name in matrices}), NAMES, 100, 0)
+        stated = int(re.search(rf"{units} units are few: .* in (\d+)%, not 95%", document["reason"]).group(1)) / 100
+        values = generator.normal(size=(400, units))
+        means = values[np.arange(400)[:, None, None], generator.integers(0, units, (400, 500, units))].mean(axis=2)
+        ends = [percentile_interval(row, units) for row in means]
+        # Three standard errors of a share of 400.
+        assert np.mean([low <= 0 <= high for low, high in ends]) == pytest.approx(stated, abs=0.065)
+    matrices = matrices_of(1, 6)
+    assert figure_intervals(units_of(matrices, {name: name for name in matrices}), NAMES, 100, 0)["reason"] == ""
 
 
 def test_one_unit_and_a_class_that_is_nowhere():
