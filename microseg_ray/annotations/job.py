@@ -13,10 +13,10 @@ from microseg_ray.annotations.matching import ImageIndex, NoMatchError, RefusedN
 from microseg_ray.annotations.opening import annotation_files, open_labels
 from microseg_ray.annotations.painting import rasterise
 from microseg_ray.annotations.regions import Drawing, ReadOptions, Region
-from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, holds_masks, write_report
+from microseg_ray.annotations.report import TABLES, AnnotationReport, MaskLine, holds_masks, write_report
 from microseg_ray.annotations.writing import write_mask
 from microseg_ray.errors import InputError, SettingsError
-from microseg_ray.files import delete_file, lies_in, name_below, place
+from microseg_ray.files import delete_file, lies_in, name_below, place, sole_writer
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.settings.classes import IGNORE_INDEX
 from microseg_ray.sources import listing_root, open_micrograph, survey_files
@@ -53,6 +53,7 @@ def annotate(
 
     Raises:
         SettingsError: The output would overwrite something.
+        RunMismatchError: Another job is writing into the output, or something there is not ours.
         InputError: No images, no annotations, or none of the annotation files can be read.
 
     Example:
@@ -88,11 +89,20 @@ def annotate(
     output = place(settings.output).absolute()
     stems = _mask_stems(settings, images, root, output, report)
     _protect(settings, output, [*images, *files])
-    masks = [name_below(stem, output) + suffix for stem in stems.values() for suffix in (".png", ".tif")]
-    claim(output, "annotate", dict.fromkeys((REPORT_NAME, "failures.csv", *masks), Kind.FILE))
+    with sole_writer(output):
+        # Again: another job may have come to its end meanwhile.
+        _protect(settings, output, [*images, *files])
+        _write_masks(_Work(settings, report, root, output, stems, met), chosen, files, progress)
+    return report
+
+
+def _write_masks(work: _Work, chosen: str, files: list[Place], progress: Callable[[str, int, int], None]) -> None:
+    """All that is written, under the lock of the output."""
+    settings, report, output = work.settings, work.report, work.output
+    masks = [name_below(stem, output) + suffix for stem in work.stems.values() for suffix in (".png", ".tif")]
+    claim(output, "annotate", dict.fromkeys((*TABLES, *masks), Kind.FILE))
     # Masks of an earlier run that this one does not write again would be taken for its own.
     drop(output, "annotate")
-    work = _Work(settings, report, root, output, stems, met)
     if chosen in READERS:
         work.draw(chosen, files, progress)
     else:
@@ -102,10 +112,9 @@ def annotate(
         left_out = ", ".join(f"{count} {name}" for name, count in report.problems.items()) or "no annotations"
         report.failures.append((settings.annotations or settings.images or "", "annotation", f"no mask: {left_out}"))
     report.failures.sort()
-    report.accounting = met.accounts(report, drawn=chosen in READERS)
+    report.accounting = work.met.accounts(report, drawn=chosen in READERS)
     write_report(output, report, settings.resolved())
     settle(output, "annotate")
-    return report
 
 
 class _Work:

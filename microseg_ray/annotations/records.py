@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from microseg_ray.accounts import Account
 from microseg_ray.annotations.pixels import IndexLabels
-from microseg_ray.annotations.report import REPORT_NAME, AnnotationReport, MaskLine, holds_masks, write_report
+from microseg_ray.annotations.report import TABLES, AnnotationReport, MaskLine, holds_masks, write_report
 from microseg_ray.annotations.writing import write_mask
 from microseg_ray.errors import InputError, SettingsError
-from microseg_ray.files import name_below, place, whole
+from microseg_ray.files import name_below, place, sole_writer, whole
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.settings.classes import IGNORE_INDEX
 from microseg_ray.sources import list_files, open_micrograph
@@ -56,10 +56,23 @@ def unpack_records(settings: AnnotateSettings, progress: Callable[[str, int, int
     """
     files = list_files(settings.annotations or "", _SUFFIXES)
     output = place(settings.output).absolute()
+    _refuse_masks(output, settings)
+    with sole_writer(output):
+        # Again: another job may have come to its end meanwhile.
+        _refuse_masks(output, settings)
+        return _unpack(settings, files, output, progress)
+
+
+def _refuse_masks(output: Place, settings: AnnotateSettings) -> None:
     if holds_masks(output) and not settings.overwrite:
         raise SettingsError(f"annotate.output: {output} is not empty; give another folder, or --overwrite")
+
+
+def _unpack(
+    settings: AnnotateSettings, files: list[Place], output: Place, progress: Callable[[str, int, int], None]
+) -> AnnotationReport:
     report = AnnotationReport("tfrecord", tuple(item.name for item in settings.classes))
-    claim(output, "annotate", dict.fromkeys((REPORT_NAME, "failures.csv"), Kind.FILE))
+    claim(output, "annotate", dict.fromkeys(TABLES, Kind.FILE))
     drop(output, "annotate")
     for done, file in enumerate(files):
         progress("records", done, len(files))

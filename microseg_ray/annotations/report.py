@@ -7,18 +7,20 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from microseg_ray.accounts import ACCOUNTS_FILE
+from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
 from microseg_ray.files import BOOKS, write_text
 from microseg_ray.outputs import MANIFEST, foreign_in, has_manifest
-from microseg_ray.quarantine import FAILURES_FILE
+from microseg_ray.quarantine import FAILURES_FILE, Failure, write_failures
 
 if TYPE_CHECKING:
     from microseg_ray.accounts import Account
     from microseg_ray.files import Place
 
-__all__ = ["REPORT_NAME", "AnnotationReport", "MaskLine", "holds_masks", "write_report"]
+__all__ = ["TABLES", "AnnotationReport", "MaskLine", "holds_masks", "write_report"]
 
 REPORT_NAME = "report.json"
+TABLES = (REPORT_NAME, FAILURES_FILE, ACCOUNTS_FILE)
+"""What is written beside the masks."""
 
 
 @dataclass(frozen=True)
@@ -151,16 +153,17 @@ def holds_masks(folder: Place) -> bool:
         >>> holds_masks(Path("/nowhere"))
         False
     """
-    tables = {REPORT_NAME, FAILURES_FILE, ACCOUNTS_FILE}
     books = {MANIFEST, *BOOKS}
     if not folder.is_dir():
         return False
     proven = has_manifest(folder) and not foreign_in(folder)
-    return any(each.name not in books and not (proven and each.name in tables) for each in folder.iterdir())
+    return any(each.name not in books and not (proven and each.name in TABLES) for each in folder.iterdir())
 
 
 def write_report(folder: Place, report: AnnotationReport, settings: dict[str, Any]) -> Place:
-    """Write report.json, whole or not at all."""
+    """Write report.json, failures.csv and accounting.csv, each whole or not at all."""
+    write_failures(folder / FAILURES_FILE, [Failure(*failure) for failure in report.failures])
+    write_accounts(folder / ACCOUNTS_FILE, report.accounting)
     target = folder / REPORT_NAME
     document = {**report.as_json(), "settings": settings}
     text = json.dumps(document, indent=1, ensure_ascii=True)

@@ -11,10 +11,10 @@ import numpy as np
 
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.catalog.build import build_catalog
-from microseg_ray.catalog.rows import CatalogRow
+from microseg_ray.catalog.rows import Catalog, CatalogRow
 from microseg_ray.catalog.table import write_catalog
 from microseg_ray.errors import InputError, SettingsError
-from microseg_ray.files import whole
+from microseg_ray.files import sole_writer, whole
 from microseg_ray.geometry import Box
 from microseg_ray.names import below
 from microseg_ray.outputs import Kind, claim, drop, settle
@@ -103,12 +103,23 @@ def divide(settings: DivideSettings, report: Callable[[int, int], None] = lambda
     Raises:
         SettingsError: There are no masks to be had, or the output holds regions already.
         InputError: There are no micrographs.
+        RunMismatchError: Another job is writing into the output, or something there is not ours.
     """
     output = Path(settings.output).absolute()
-    table = output / TABLE
-    if table.exists() and not settings.overwrite:
-        raise SettingsError(f"divide.output: {table} exists; give another folder, or --overwrite")
+    _refuse_finished(output, settings)
     found = build_catalog(settings.data)
+    with sole_writer(output):
+        # Again: another job may have come to its end meanwhile.
+        _refuse_finished(output, settings)
+        return _divide(settings, output, found, report)
+
+
+def _refuse_finished(output: Path, settings: DivideSettings) -> None:
+    if (output / TABLE).exists() and not settings.overwrite:
+        raise SettingsError(f"divide.output: {output / TABLE} exists; give another folder, or --overwrite")
+
+
+def _divide(settings: DivideSettings, output: Path, found: Catalog, report: Callable[[int, int], None]) -> Divided:
     rows, failures = found.rows, found.failures
     _claim(settings, output, rows)
     done = Divided(output, failures=failures)
@@ -129,7 +140,7 @@ def divide(settings: DivideSettings, report: Callable[[int, int], None] = lambda
     write_failures(output / "failures.csv", done.failures)
     done.accounts = found.accounts(used, done.failures)
     write_accounts(output / ACCOUNTS_FILE, done.accounts)
-    write_catalog(table, done.rows)
+    write_catalog(output / TABLE, done.rows)
     settle(output, "divide")
     return done
 

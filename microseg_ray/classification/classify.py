@@ -13,7 +13,7 @@ from microseg_ray.classification.classifier import load_classifier
 from microseg_ray.classification.judging import VERDICT_FILES, Verdict, write_table, write_verdict
 from microseg_ray.classification.labelled import class_folder
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
-from microseg_ray.files import write_json
+from microseg_ray.files import sole_writer, write_json
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.quarantine import Failure, write_failures
 from microseg_ray.recognition import is_record, read_record
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from microseg_ray.classification.classifier import Classifier
     from microseg_ray.classification.views import Views
     from microseg_ray.settings import ClassifySettings
+    from microseg_ray.sources import Listing
 
 __all__ = ["Classified", "classify"]
 
@@ -67,6 +68,7 @@ def classify(settings: ClassifySettings, report: Report = lambda *_: None) -> Cl
         CheckpointError: No classifier.
         InputError: The archive is missing or empty.
         SettingsError: The output holds classes by another model or of another archive.
+        RunMismatchError: Another job is writing into the output, or something there is not ours.
     """
     device = "cuda" if settings.gpu else "cpu"
     classifier = load_classifier(
@@ -77,8 +79,13 @@ def classify(settings: ClassifySettings, report: Report = lambda *_: None) -> Cl
         runtime=settings.runtime,
     )
     listing = survey_inputs(settings.archive)
-    inputs = listing.entries
     folder = Path(settings.output).absolute()
+    with sole_writer(folder):
+        return _classify(settings, classifier, listing, report)
+
+
+def _classify(settings: ClassifySettings, classifier: Classifier, listing: Listing, report: Report) -> Classified:
+    folder, inputs = Path(settings.output).absolute(), listing.entries
     _claim(folder, settings, classifier)
     done = Classified(folder, classifier.classes)
     for number, (name, views) in enumerate(_read(inputs, classifier, settings), 1):

@@ -23,6 +23,7 @@ from microseg_ray.classification.rule import GradientRule, fit_rule, mean_gradie
 from microseg_ray.classification.views import Seeing, Views, read_views
 from microseg_ray.errors import InputError, MicrosegError, SettingsError
 from microseg_ray.figures import plot_training
+from microseg_ray.files import sole_writer
 from microseg_ray.fitting.augmentation import apply_symmetry, augment, draw
 from microseg_ray.fitting.sampling import BatchOrder, epoch_order
 from microseg_ray.fitting.schedules import Progress, learning_rate
@@ -92,14 +93,30 @@ def fit_classifier(settings: ClassifierJobSettings, report: Report = lambda *_: 
         SettingsError: As `find_labelled`; the output holds a classifier and `overwrite` is not set.
         InputError: As `find_labelled`; no training micrograph can be read.
         MicrosegError: The loss is not finite.
+        RunMismatchError: Another job is writing into the output, or something there is not ours.
     """
     output = Path(settings.output).absolute()
+    _refuse_other_fit(output, settings)
+    labelled = find_labelled(settings)
+    with sole_writer(output):
+        # Again: another job may have come to its end meanwhile.
+        return _fit_classifier(settings, labelled, report, proven=_refuse_other_fit(output, settings))
+
+
+def _refuse_other_fit(output: Path, settings: ClassifierJobSettings) -> bool:
+    """Refuse to replace a fit unasked; whether the output is known by its content."""
     ours = is_record(output / "best" / "model.json", "architecture")
     if (output / "metrics.csv").exists() and not settings.overwrite:
         # A file of somebody else is refused as such: `--overwrite` would not help.
         check(output, "classifier", {"metrics.csv": Kind.FILE}, proven=ours)
         raise SettingsError(f"classifier.output: {output} holds a fit; give another output, or --overwrite")
-    labelled = find_labelled(settings)
+    return ours
+
+
+def _fit_classifier(
+    settings: ClassifierJobSettings, labelled: Labelled, report: Report, *, proven: bool
+) -> FittedClassifier:
+    output = Path(settings.output).absolute()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     seen = _read(labelled, _seeing(settings), settings)
@@ -107,7 +124,7 @@ def fit_classifier(settings: ClassifierJobSettings, report: Report = lambda *_: 
         output,
         "classifier",
         _entries(labelled.splits),
-        proven=ours,
+        proven=proven,
     )
     write_failures(output / "failures.csv", labelled.failures)
     accounts = labelled.accounts(one.item.row.name for own in seen.values() for one in own)

@@ -21,7 +21,7 @@ from microseg_ray.evaluation.predicting import CheckpointPredictions
 from microseg_ray.evaluation.result import Evaluation
 from microseg_ray.evaluation.sections import SectionRow, ShapeRule, class_named, class_sections, with_shape
 from microseg_ray.evaluation.writing import OWNER, write_back, write_evaluation
-from microseg_ray.files import place
+from microseg_ray.files import place, sole_writer
 from microseg_ray.outputs import settle
 from microseg_ray.quarantine import Failure
 from microseg_ray.settings import IGNORE_INDEX
@@ -56,14 +56,28 @@ def evaluate(settings: EvaluateSettings, report: Report = lambda *_: None) -> Ev
         InputError: There is nothing to compare.
         SettingsError: A split or a class that does not exist, or nothing to write back, or nothing to compare with.
         CheckpointError: The checkpoint cannot be used.
+        RunMismatchError: Another job is writing into the output, or something there is not ours.
     """
     specs = true_classes(settings)
     listed = pair_rows(settings)
-    only = None if settings.find is None else class_named(settings.find, specs)
+    if settings.find is not None:
+        class_named(settings.find, specs)
     if settings.write_back and not listed.calibration:
         raise SettingsError(f"evaluate.write_back: there is no calibration to write ({listed.reason})")
     # Read first: a folder that cannot be compared with is named before anything is computed.
     other = None if settings.against is None else read_confusions(settings.against, specs)
+    with sole_writer(settings.output):
+        return _evaluate(settings, specs, listed, other, report)
+
+
+def _evaluate(
+    settings: EvaluateSettings,
+    specs: tuple[ClassSpec, ...],
+    listed: PairRows,
+    other: Confusions | None,
+    report: Report,
+) -> Evaluation:
+    only = None if settings.find is None else class_named(settings.find, specs)
     predictions = None if settings.checkpoint is None else CheckpointPredictions(settings)
     make = _pair_maker(listed, predictions)
     total = len(listed.rows) + len(listed.calibration)

@@ -21,11 +21,9 @@ _LISTED = 10
 
 def annotate(settings: AnnotateSettings, _start: StartRay) -> int:
     """Turn annotations into masks; print class fractions and what was left out."""
-    from microseg_ray.accounts import ACCOUNTS_FILE, write_accounts
     from microseg_ray.annotations import READERS
     from microseg_ray.annotations import annotate as write_masks
-    from microseg_ray.outputs import Kind, claim
-    from microseg_ray.quarantine import Failure, write_failures
+    from microseg_ray.quarantine import Failure
 
     with progress_bar() as bar:
         report = write_masks(settings, bar.update)
@@ -43,9 +41,6 @@ def annotate(settings: AnnotateSettings, _start: StartRay) -> int:
         _print_empty_classes(report, settings)
     _list_problems(report)
     failures = [Failure(*failure) for failure in report.failures]
-    claim(output, "annotate", dict.fromkeys(("failures.csv", ACCOUNTS_FILE), Kind.FILE))
-    write_failures(output / "failures.csv", failures)
-    write_accounts(output / ACCOUNTS_FILE, report.accounting)
     code = quarantine(failures, output / "failures.csv", report.accounting)
     if settings.strict and report.problems:
         console.print("[red]strict:[/] " + ", ".join(f"{count} {name}" for name, count in report.problems.items()))

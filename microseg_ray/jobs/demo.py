@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from microseg_ray.errors import SettingsError
-from microseg_ray.files import delete_folder, move
+from microseg_ray.files import BOOKS, children, delete_file, delete_folder, move, sole_writer
 from microseg_ray.jobs.console import StartRay, console, progress_bar, quarantine
 from microseg_ray.jobs.tables import pieces
 from microseg_ray.outputs import Kind, claim, foreign_in
@@ -94,14 +94,21 @@ def demonstrate(settings: DemoSettings, report: Report, start_ray: Callable[[], 
 
     Raises:
         SettingsError: The output holds something that no demo wrote.
+        RunMismatchError: Another demo is writing there.
     """
+    output = Path(settings.output).absolute()
+    _require_own(output, overwrite=settings.overwrite)
+    with sole_writer(output):
+        _fresh_folder(output, overwrite=settings.overwrite)
+        return _demonstrate(settings, output, report, start_ray)
+
+
+def _demonstrate(settings: DemoSettings, output: Path, report: Report, start_ray: Callable[[], None]) -> Demonstrated:
     from microseg_ray.evaluation.job import evaluate
     from microseg_ray.on_ray import actors
     from microseg_ray.report import report_run
     from microseg_ray.simulation import simulate_archive
 
-    output = Path(settings.output).absolute()
-    _fresh_folder(output, overwrite=settings.overwrite)
     learn, keep = output / "train", output / "archive"
     simulate_archive(learn, settings.count, (TRAINING_SIDE, TRAINING_SIDE), settings.seed)
     report("simulate", 1, 2, "")
@@ -172,8 +179,10 @@ def _epoch(last: dict[str, object] | None) -> str:
     return "" if last is None else f"validation mean IoU {last['val_mean_iou']:.4f}"
 
 
-def _fresh_folder(output: Path, *, overwrite: bool) -> None:
-    if output.exists() and any(output.iterdir()):
+def _require_own(output: Path, *, overwrite: bool) -> list[Place]:
+    """What an earlier demo left, to be deleted."""
+    found = [path for path in children(output) if path.name not in BOOKS]
+    if found:
         if not (output / MARKER).exists() or not overwrite:
             raise SettingsError(f"demo.output: {output} is not empty and no earlier demo's; give an empty folder")
         foreign = foreign_in(output)
@@ -181,8 +190,16 @@ def _fresh_folder(output: Path, *, overwrite: bool) -> None:
             raise SettingsError(
                 f"demo.output: {foreign[0]} is not a demo's, so nothing in {output} is deleted; give an empty folder"
             )
-        delete_folder(output)
-    output.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def _fresh_folder(output: Path, *, overwrite: bool) -> None:
+    # The lock stays, which this job holds.
+    for path in _require_own(output, overwrite=overwrite):
+        if path.is_dir():
+            delete_folder(path)
+        else:
+            delete_file(path)
     claim(output, "demo", {MARKER: Kind.FILE}, proven=True)
     (output / MARKER).touch()
 

@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from microseg_ray.errors import SettingsError
-from microseg_ray.files import delete_file, whole, whole_folder
+from microseg_ray.files import delete_file, sole_writer, whole, whole_folder
 from microseg_ray.outputs import Kind, claim
 from microseg_ray.recognition import is_only_zarr
 from microseg_ray.simulation.micrograph import Bands, simulate_bands
@@ -93,27 +93,28 @@ def simulate_archive(
         raise SettingsError(f"seed {seed} is negative; use zero or more")
     file_options = _FileOptions(image_format, viridis)
     pairs: list[tuple[Path, Path]] = []
-    _claim(output, count, size, preset, image_format)
-    truth: list[tuple[str, str, int, float]] = []
-    for index in range(count):
-        own_seed = int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)[0])
-        folder, own = _class_of(preset, index)
+    with sole_writer(output):
+        _claim(output, count, size, preset, image_format)
+        truth: list[tuple[str, str, int, float]] = []
+        for index in range(count):
+            own_seed = int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)[0])
+            folder, own = _class_of(preset, index)
 
-        bands = simulate_bands(size, own_seed, preset=own, imaging=imaging, clusters=clusters)
-        image, mask = (output / name for name in _names(preset, index, size, image_format))
-        for path in (image, mask):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        counts = _write_pair(bands, image, mask, file_options, own_seed)
-        total = int(counts.sum())
-        truth += [
-            ((Path(folder) / image.name).as_posix(), spec.name, number, number / total)
-            for spec, number in zip(bands.classes, counts.tolist(), strict=True)
-        ]
-        pairs.append((image, mask))
-    if image_format == "npy":
-        _stack(output, pairs)
+            bands = simulate_bands(size, own_seed, preset=own, imaging=imaging, clusters=clusters)
+            image, mask = (output / name for name in _names(preset, index, size, image_format))
+            for path in (image, mask):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            counts = _write_pair(bands, image, mask, file_options, own_seed)
+            total = int(counts.sum())
+            truth += [
+                ((Path(folder) / image.name).as_posix(), spec.name, number, number / total)
+                for spec, number in zip(bands.classes, counts.tolist(), strict=True)
+            ]
+            pairs.append((image, mask))
+        if image_format == "npy":
+            _stack(output, pairs)
 
-    write_csv(output / "truth.csv", ("micrograph", "class", "pixel_count", "area_fraction"), truth)
+        write_csv(output / "truth.csv", ("micrograph", "class", "pixel_count", "area_fraction"), truth)
     return pairs
 
 

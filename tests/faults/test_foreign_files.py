@@ -4,6 +4,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -338,3 +341,42 @@ def test_nothing_is_written_through_a_link(tmp_path):
 def test_the_manifest_lists_what_a_job_creates(made):
     entries = json.loads((made / "run" / MANIFEST).read_text())["entries"]
     assert entries["masks"] == {"job": "run", "kind": "stores"}
+
+
+# --- what another job is writing ------------------------------------------------------------------------------------
+HOLDER = """
+import contextlib, sys, time
+from microseg_ray.files import sole_writer
+
+with contextlib.ExitStack() as held:
+    for folder in sys.argv[1:]:
+        held.enter_context(sole_writer(folder))
+    print("held", flush=True)
+    time.sleep(600)
+"""
+# These write a few files, each whole or not at all, into a folder that is no output of theirs alone.
+UNLOCKED = {"catalog", "export"}
+LOCKED = (*(job for job in JOBS if job not in UNLOCKED), "measure", "report")
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory):
+    """A folder for each job, in which another process is writing."""
+    folder = tmp_path_factory.mktemp("held")
+    command = [sys.executable, "-c", HOLDER, *(str(folder / job) for job in LOCKED)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        yield folder
+        holder.kill()
+
+
+@pytest.mark.parametrize("job", LOCKED)
+def test_a_folder_that_another_job_writes_into_stays_as_it_is(job, held, prepared, checkpoint, microseg, tree_of):
+    output = held / job
+    if job in {"measure", "report"}:
+        shutil.copytree(prepared / "run", output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
+    before = tree_of(output)
+    ran = microseg(*arguments(job, prepared, checkpoint, output))
+    assert ran.code in {1, 2}, ran
+    assert "another job is writing here; wait for it, or give another output" in ran.err
+    assert tree_of(output) == before

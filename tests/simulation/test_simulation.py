@@ -140,6 +140,7 @@ def test_an_archive_holds_pixels_pixel_size_and_truth(tmp_path):
     pairs = simulate_archive(tmp_path, 2, (70, 301), seed=4)
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert files == [
+        ".lock",
         ".microseg.json",
         "images/grains_0000.tif",
         "images/grains_0001.tif",
