@@ -137,6 +137,9 @@ def test_a_store_that_goes_away_costs_no_micrograph(places, server, microseg, mo
     """Tiles without the micrographs of an outage would be another training set."""
     _, there = places
     monkeypatch.setattr("microseg_ray.files.client._TRIES", 1)
+    # A lock that could not be given back runs out.
+    for name, seconds in (("BEAT_SECONDS", 0.1), ("LEASE_SECONDS", 1.0), ("GRACE_SECONDS", 0.1)):
+        monkeypatch.setattr(f"microseg_ray.files.lease.{name}", seconds)
     real = make.survey
 
     def survey(task):
