@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from microseg_ray.errors import SettingsError
-from microseg_ray.files import delete_folder, whole
+from microseg_ray.files import delete_folder, rotate, whole
 from microseg_ray.fitting.history import EpochReport, write_history
 from microseg_ray.fitting.precision import settled
 from microseg_ray.models.checkpoint import save_checkpoint
@@ -189,7 +189,7 @@ def save_state(state: Fit, settings: EpochSettings, identity: str, classes: list
     with whole(output / STATE_FILE) as partial:
         torch.save({"identity": identity, "settings": _deciding(settings), **state.document()}, partial)
         if (output / STATE_FILE).exists():
-            (output / STATE_FILE).replace(output / OLDER_STATE_FILE)
+            rotate(output / STATE_FILE, output / OLDER_STATE_FILE)
     write_history(output, state.history, classes)
 
 

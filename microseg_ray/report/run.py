@@ -78,38 +78,36 @@ def report_run(
 
     Raises:
         StoreError: The folder holds no run.
-        RunMismatchError: Another job is writing into the run.
     """
     run, shown = Run.open(folder), shown or Shown()
-    with run.locked():
-        areas = run.areas()
-        scores = scores_of(areas)
-        ranked = outliers_first(scores)
-        # Tables hold the text of a name; files are found by the name itself.
-        by = {text(name): name for name in run.names()}
-        names = [by[name] for name in ranked if name in by]
-        # The order of the table where all of them are shown.
-        panels = names[: shown.panels] if len(names) > shown.panels else sorted(names)
-        page = run.folder / "report.html"
-        run.claim({page.name: Kind.FILE})
-        accounts = read_accounts(run.folder / ACCOUNTS_FILE) or run.accounts()
-        report = RunReport(
-            title=title or f"Run {text(run.folder.name)}",
-            identity=_identity(run, accounts),
-            areas=_sorted(areas, ranked, _intervals(run)),
-            failures=[vars(failure) for failure in run.failures()],
-            panels=[panel for name in panels if (panel := _panel(run, name)) is not None],
-            truth=None if truth is None else dict(truth),
-            objects=_objects(run, ranked),
-            statistics=statistics_of(run),
-            methods=methods_of(run, areas, accounts),
-            scores=scores if len(scores) > 2 else {},
-            thumbnails=write_thumbnails(run, names if shown.thumbnails else []),
-            places=uncertain_places(run, sorted(names), shown.places),
-            classes=run.classes,
-            provenance=provenance_of(run),
-        )
-        write_run_report(page, report)
+    areas = run.areas()
+    scores = scores_of(areas)
+    ranked = outliers_first(scores)
+    # Tables hold the text of a name; files are found by the name itself.
+    by = {text(name): name for name in run.names()}
+    names = [by[name] for name in ranked if name in by]
+    # The order of the table where all of them are shown.
+    panels = names[: shown.panels] if len(names) > shown.panels else sorted(names)
+    page = run.folder / "report.html"
+    run.claim({page.name: Kind.FILE})
+    accounts = read_accounts(run.folder / ACCOUNTS_FILE) or run.accounts()
+    report = RunReport(
+        title=title or f"Run {text(run.folder.name)}",
+        identity=_identity(run, accounts),
+        areas=_sorted(areas, ranked, _intervals(run)),
+        failures=[vars(failure) for failure in run.failures()],
+        panels=[panel for name in panels if (panel := _panel(run, name)) is not None],
+        truth=None if truth is None else dict(truth),
+        objects=_objects(run, ranked),
+        statistics=statistics_of(run),
+        methods=methods_of(run, areas, accounts),
+        scores=scores if len(scores) > 2 else {},
+        thumbnails=write_thumbnails(run, names if shown.thumbnails else []),
+        places=uncertain_places(run, sorted(names), shown.places),
+        classes=run.classes,
+        provenance=provenance_of(run),
+    )
+    write_run_report(page, report)
     return page
 
 
