@@ -62,7 +62,7 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
         ("no", "no such file or folder"),
         ("x", r"no images found; supported are \.tif, \.tiff"),
         ("x/*.tif", r"no images found; supported"),
-        ("s3://bucket/x", "a URL cannot be used here; copy the files"),
+        ("https://example.org/x", "a URL cannot be used here; copy the files"),
     ],
 )
 def test_nothing_to_list_is_an_error(tmp_path, monkeypatch, where, message):
