@@ -37,6 +37,7 @@ def plot_confusion(path: Where, counts: NDArray[np.int64], names: Sequence[str],
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     plot_confusion(f"{folder}/a.png", np.array([[3, 1], [0, 4]]), ["clay", "pore"])
         ...     Path(f"{folder}/a.png").stat().st_size > 1000
@@ -75,6 +76,7 @@ def plot_training(path: Where, metrics: Where | Sequence[Mapping[str, Any]]) -> 
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> rows = [{"epoch": 1, "loss": 0.9, "val_mean_iou": 0.4}, {"epoch": 2, "loss": 0.5, "val_mean_iou": ""}]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     plot_training(f"{folder}/curves.png", rows)

@@ -67,6 +67,7 @@ def read_pixel_sizes(table: Where) -> tuple[TableRow, ...]:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "sizes.csv"
         ...     _ = path.write_text("pattern,um_per_pixel\na*.tif,0.5\n*,nan\n")
