@@ -109,7 +109,9 @@ def run(arguments: list[str]) -> list[Table]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks segment", description=__doc__)
     parser.add_argument("--side", type=int, nargs="+", default=[4096])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model", default="resunet")
+    parser.add_argument(
+        "--model", default="resunet", help="with random weights; efficientnet_unet is what train fits by default"
+    )
     parser.add_argument("--roi", type=int, default=1024, help="window of MONAI and tile of the bare pass, px")
     parser.add_argument("--runtime", default="openvino", help="of the bare pass and of MONAI's second and third row")
     parser.add_argument("--no-peers", action="store_true")
