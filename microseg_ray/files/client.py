@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from datetime import timedelta
 from functools import lru_cache
 from platform import node
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from microseg_ray.errors import ObjectStoreError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from obstore.store import ClientConfig, RetryConfig, S3Store
 
@@ -21,6 +22,7 @@ __all__ = [
     "SCHEME",
     "client_of",
     "client_options",
+    "delete_surely",
     "endpoint",
     "failure",
     "reaching",
@@ -123,6 +125,31 @@ def retries() -> RetryConfig:
         "backoff": {"init_backoff": _FIRST_PAUSE, "max_backoff": _LONGEST_PAUSE, "base": 2},
         "retry_timeout": _PATIENCE,
     }
+
+
+def delete_surely(delete: Callable[[], object]) -> None:
+    """Call a deletion until it is done, as often as `retries` says.
+
+    The client deletes by a POST, which it does not send again after a reset. To delete twice is the same as once.
+
+    Args:
+        delete: Deletes; an error of the client is tried again.
+    """
+    from obstore.exceptions import GenericError
+
+    pause, until = _FIRST_PAUSE, time.monotonic() + _PATIENCE.total_seconds()
+    for _ in range(_TRIES):
+        try:
+            delete()
+        except GenericError:
+            # What the client tried again itself has taken its time.
+            if time.monotonic() > until:
+                raise
+            time.sleep(pause.total_seconds())
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        else:
+            return
+    delete()
 
 
 @contextlib.contextmanager

@@ -79,8 +79,7 @@ class _Objects(ObjectStore[Any]):
             await self.set(key, value)
 
     async def delete(self, key: str) -> None:
-        with reaching(self._key(key)):
-            await super().delete(self._key(key))
+        ObjectPath(self.store.config["bucket"], self._key(key)).unlink(missing_ok=True)
 
     async def delete_dir(self, prefix: str) -> None:
         ObjectPath(self.store.config["bucket"], self._key(prefix).strip("/")).delete_below()

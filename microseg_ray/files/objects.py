@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from microseg_ray.errors import StoreError
-from microseg_ray.files.client import SCHEME, client_of, reaching
+from microseg_ray.files.client import SCHEME, client_of, delete_surely, reaching
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -276,14 +276,14 @@ class ObjectPath:
         if not missing_ok:
             self.stat()
         with reaching(self):
-            self.client.delete(self.key)
+            delete_surely(lambda: self.client.delete(self.key))
 
     def delete_below(self) -> None:
         """Delete all objects below."""
         keys: list[str] = [each["path"] for each in self.below()]
         with reaching(self):
             if keys:
-                self.client.delete(keys)
+                delete_surely(lambda: self.client.delete(keys))
 
     def write(self, content: bytes | Path) -> None:
         """Write the object, in place of an older one: readers see all of it or nothing.

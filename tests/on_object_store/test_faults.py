@@ -64,6 +64,11 @@ def test_each_fault_is_tried_again(bucket, faulty, quick, kind):
         path.write(str(number).encode())
         assert path.read_bytes() == str(number).encode()
         assert [str(each) for each in (bucket / "a").iterdir()] == [str(path)]
+        # A deletion is a POST, which the client itself does not send again.
+        path.unlink()
+        path.write(b"x")
+        (bucket / "a").delete_below()
+        assert list((bucket / "a").iterdir()) == []
     assert faults.injected[kind] > 0
 
 
