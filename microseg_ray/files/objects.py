@@ -181,10 +181,7 @@ class ObjectPath:
         Raises:
             FileNotFoundError: There is no such object.
         """
-        if not self.key:
-            raise FileNotFoundError(str(self))
-        with reaching(self):
-            found = self.client.head(self.key)
+        found = self._head()
         return _Stat(found["size"], found["last_modified"].timestamp())
 
     def entity_tag(self) -> str:
@@ -193,10 +190,14 @@ class ObjectPath:
         Raises:
             FileNotFoundError: There is no such object.
         """
+        return str(self._head()["e_tag"])
+
+    def _head(self) -> Mapping[str, Any]:
+        """What the store says of the object without sending it."""
         if not self.key:
             raise FileNotFoundError(str(self))
         with reaching(self):
-            return str(self.client.head(self.key)["e_tag"])
+            return self.client.head(self.key)
 
     def read_bytes(self) -> bytes:
         """The content.

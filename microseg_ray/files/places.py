@@ -56,11 +56,13 @@ def absolute_text(where: Where) -> str:
     """A path from the root of this machine, for workers that begin in other folders; an address as it is.
 
     Example:
-        >>> absolute_text("s3://bucket//model/best/"), absolute_text("/data/./a")
-        ('s3://bucket/model/best', '/data/a')
+        >>> absolute_text("s3://bucket//model/best/"), absolute_text("/data/./a"), absolute_text("https://host/a.tif")
+        ('s3://bucket/model/best', '/data/a', 'https://host/a.tif')
     """
     found = place(where)
-    return str(found) if isinstance(found, ObjectPath) else str(found.expanduser().absolute())
+    if isinstance(found, ObjectPath):
+        return str(found)
+    return str(where) if "://" in str(where) else str(found.expanduser().absolute())
 
 
 def children(folder: Place) -> list[Place]:

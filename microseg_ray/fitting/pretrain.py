@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from microseg_ray.accounts import ACCOUNTS_FILE, Account, write_accounts
 from microseg_ray.errors import SettingsError
 from microseg_ray.fence import Fence
-from microseg_ray.files import delete_file, sole_writer, write_json
+from microseg_ray.files import absolute_text, delete_file, sole_writer, write_json
 from microseg_ray.fitting.history import read_history
 from microseg_ray.fitting.train import (
     END_FILE,
@@ -26,7 +26,6 @@ from microseg_ray.fitting.train import (
 from microseg_ray.outputs import Kind, claim, drop, settle
 from microseg_ray.quarantine import FAILURES_FILE, Failure, write_failures
 from microseg_ray.settings.model import OPTIONS
-from microseg_ray.sources.remote import is_url
 from microseg_ray.tiles.mapping import Mapper, in_process
 from microseg_ray.tiles.unlabelled import Drawing, Drawn, draw_squares
 
@@ -179,8 +178,8 @@ def _squares(settings: PretrainSettings, mapper: Mapper, fence: Fence) -> Drawn:
 
 def _located(settings: PretrainSettings) -> PretrainSettings:
     """Absolute places: a worker may run in another folder."""
-    archive = settings.archive if is_url(settings.archive) else str(Path(settings.archive).expanduser().absolute())
-    return settings.model_copy(update={"archive": archive, "output": str(Path(settings.output).absolute())})
+    output = str(Path(settings.output).absolute())
+    return settings.model_copy(update={"archive": absolute_text(settings.archive), "output": output})
 
 
 def _as_train_reads(settings: PretrainSettings) -> PretrainSettings:

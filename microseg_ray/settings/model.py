@@ -169,10 +169,8 @@ class ModelSettings(Frozen):
     def _named_by_its_options(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("name") is not None:
             return values
-        given = any(values.get(option) is not None for option in _OPTIONS_OF_RESUNET)
-        return (
-            {**values, "name": "resunet"} if given else {key: value for key, value in values.items() if key != "name"}
-        )
+        named = any(values.get(option) is not None for option in _OPTIONS_OF_RESUNET)
+        return {key: value for key, value in values.items() if key != "name"} | ({"name": "resunet"} if named else {})
 
     @model_validator(mode="before")
     @classmethod

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field, field_validator
 
+from microseg_ray.files import absolute_text
 from microseg_ray.settings.base import Frozen
 from microseg_ray.settings.source import SourceSettings
 
@@ -39,4 +38,4 @@ class UnlabelledSettings(Frozen):
     @classmethod
     def _findable(cls, value: str) -> str:
         # A worker may run in another folder.
-        return value if "://" in value else str(Path(value).expanduser().absolute())
+        return absolute_text(value)
